@@ -1,1 +1,24 @@
-//! model
+//! Words and rules: what the other crates talk about, and what follows from it without asking anybody.
+//!
+//! **Invariant.** Nothing here waits: no async function, no I/O, no clock of its own, no randomness but by argument.
+//!
+//! **To add a word:** a file named after it, its type, its rules as pure functions, its tests beside them.
+
+mod change;
+mod event;
+mod kind;
+mod position;
+mod room_version;
+mod signing;
+mod state;
+
+pub use change::{Change, TimelineEvent, UserStream};
+pub use event::{Draft, MAX_PDU_BYTES, Pdu, PduError, Place};
+pub use kind::Kind;
+pub use position::{EventNid, Position, RoomNid, SnapshotNid};
+pub use room_version::{is_supported, rules_of, supported_room_versions};
+pub use signing::SigningKey;
+pub use state::{StateKey, StateMap};
+
+/// Milliseconds since 1970, as the protocol counts time.
+pub type Millis = i64;

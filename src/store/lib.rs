@@ -1,1 +1,98 @@
-//! store
+//! The store: the only crate that names sqlx or holds SQL.
+//!
+//! **Invariant.** What the store has acknowledged is durable, and becomes visible in the order of its positions. One SQL
+//! text runs on SQLite and PostgreSQL; only `engine` knows which it is.
+//!
+//! Reading is a method of a table group (`store.accounts().find(…)`), one file each. Writing is a value: table groups
+//! add rows to a [`Write`], and the [writer](writer) commits many of them in one transaction.
+//!
+//! **To add a table:** a migration, listed in `migrations`; a file here with a view (`pub struct Things<'a>(&'a Store)`),
+//! its reads, and functions that add to a `Write`; a test with [`testing::on_each_engine`].
+
+mod engine;
+mod error;
+mod ids;
+mod migrations;
+mod write;
+mod writer;
+
+pub mod testing;
+
+use std::{borrow::Cow, sync::Arc};
+
+use model::Position;
+
+pub use engine::{Arg, Location, Row};
+pub use error::Error;
+pub use write::{Committed, Table, Write};
+pub use writer::{OnCommit, Pending, Slot};
+
+/// The database of this deployment. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    pool: engine::Pool,
+    writer: writer::Writer,
+    ids: Arc<ids::Ids>,
+}
+
+impl Store {
+    /// Opens the database, brings its schema up to date and starts the writer.
+    ///
+    /// `readers`: how many connections may read at once. `on_commit` hears of every commit in order.
+    pub async fn open(location: &Location, readers: u32, on_commit: OnCommit) -> Result<Self, Error> {
+        let pool = engine::Pool::open(location, readers).await?;
+        pool.migrate(&migrations::for_engine(pool.is_postgres())).await?;
+        let visible = visible_position(&pool).await?;
+        let ids = Arc::new(ids::Ids::open(pool.clone()).await?);
+        // Whoever listens starts from what was there before.
+        on_commit(Committed { upto: visible, changes: Arc::new([]), gap: true });
+        let writer = writer::Writer::start(pool.clone(), visible, on_commit);
+        Ok(Self { pool, writer, ids })
+    }
+
+    /// Hands `write` to the writer and waits until it is durable. Answers the first of its positions.
+    pub async fn commit(&self, write: Write) -> Result<Position, Error> {
+        self.writer.enqueue(write).await?.committed().await
+    }
+
+    /// Takes a place in the writer's queue: what is then handed over takes effect in the order of handing over.
+    pub async fn reserve(&self) -> Result<Slot<'_>, Error> {
+        self.writer.reserve().await
+    }
+
+    /// Sees to it that `count` calls of [`Self::next_nid`] can follow.
+    pub async fn ensure_nids(&self, count: i64) -> Result<(), Error> {
+        self.ids.ensure(count).await
+    }
+
+    /// A new number for a room, an event or a snapshot.
+    pub fn next_nid(&self) -> i64 {
+        self.ids.next()
+    }
+
+    /// The highest position that can be read now.
+    pub async fn visible_position(&self) -> Result<Position, Error> {
+        visible_position(&self.pool).await
+    }
+
+    /// Runs a query. Its text is made of constants; what comes from outside is in `args`.
+    pub(crate) async fn query(&self, sql: impl Into<Cow<'static, str>>, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
+        self.pool.fetch_all(sql.into(), args).await
+    }
+
+    /// Closes the connections that read; the writer goes on until its queue is empty.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+async fn visible_position(pool: &engine::Pool) -> Result<Position, Error> {
+    const VISIBLE: &str = "SELECT position FROM positions WHERE stream = 'main'";
+    let rows = pool.fetch_all(VISIBLE.into(), Vec::new()).await?;
+    rows.first().ok_or_else(|| Error::Corrupt("no row in positions".into()))?.int(0).map(Position)
+}
+
+/// `$1, $2, $3` for a list of `count` values that begins at parameter `first`.
+pub(crate) fn places(first: usize, count: usize) -> String {
+    (first..first + count).map(|place| format!("${place}")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,71 @@
+//! What has just become durable, for everybody who waits for it.
+
+use std::sync::Arc;
+
+use ruma::{OwnedRoomId, OwnedUserId};
+
+use crate::{EventNid, Pdu, Position, RoomNid, SnapshotNid};
+
+/// One thing that happened, at one position.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// An event became visible in a room's timeline.
+    Event(Arc<TimelineEvent>),
+    /// Who types in a room changed. Lives in memory only.
+    Typing {
+        /// The room.
+        room_id: OwnedRoomId,
+        /// Everybody who types now.
+        user_ids: Arc<[OwnedUserId]>,
+    },
+    /// A receipt in a room changed. `user_id` set: a private one, which only that user hears of.
+    Receipt {
+        /// The room.
+        room_id: OwnedRoomId,
+        /// Whose private receipt it is.
+        private_to: Option<OwnedUserId>,
+    },
+    /// Something changed that belongs to a user, or that those who share a room with the user hear of.
+    User {
+        /// The user.
+        user_id: OwnedUserId,
+        /// What of the user's.
+        stream: UserStream,
+    },
+}
+
+/// The streams that a user has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UserStream {
+    /// Account data, global or of a room, push rules and tags among it.
+    AccountData,
+    /// Messages to the user's devices.
+    ToDevice,
+    /// The user's device keys or cross-signing keys: heard by all who share a room.
+    DeviceKeys,
+    /// How many one-time keys are left; heard by the user's own devices.
+    OneTimeKeys,
+    /// Presence: heard by all who share a room.
+    Presence,
+}
+
+/// An event in its place in a room's timeline.
+#[derive(Clone, Debug)]
+pub struct TimelineEvent {
+    /// The event's number.
+    pub nid: EventNid,
+    /// The room's number.
+    pub room_nid: RoomNid,
+    /// When it became visible. For an event on its way to the store: not yet known, 0.
+    pub position: Position,
+    /// The state in which it was made.
+    pub state_before: Option<SnapshotNid>,
+    /// The event itself.
+    pub pdu: Arc<Pdu>,
+    /// `(device id, transaction id)` of the client that sent it, which is told so.
+    pub transaction_id: Option<(String, String)>,
+    /// The event that redacted it.
+    pub redacted_by: Option<ruma::OwnedEventId>,
+    /// Allowed by its own state but not by the room's: kept, never shown.
+    pub soft_failed: bool,
+}

@@ -1,0 +1,26 @@
+//! The ways in which a request can fail, whatever protocol it came by.
+
+/// What kind of refusal an error is. Each face turns it into its own protocol's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// What was sent is not well-formed or not allowed as it stands; sending it again will not help.
+    Invalid,
+    /// Nobody has said who they are, or their token is of no use.
+    Unauthenticated,
+    /// Known, but not allowed.
+    Forbidden,
+    /// There is no such thing, or it isn't for the asker to know.
+    NotFound,
+    /// It exists already, or is being changed by somebody else.
+    Conflict,
+    /// Larger than this server takes.
+    TooLarge,
+    /// Too often; later is fine.
+    RateLimited,
+    /// This server does not do that.
+    Unsupported,
+    /// Something that this server depends on is away; later is fine.
+    Unavailable,
+    /// A fault of ours.
+    Internal,
+}

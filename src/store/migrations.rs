@@ -1,0 +1,43 @@
+//! The schema, step by step. Each step lands once and is never edited afterwards.
+
+use std::borrow::Cow;
+
+use sqlx::{
+    SqlSafeStr as _,
+    migrate::{Migration, MigrationType, Migrator},
+};
+
+macro_rules! migrations {
+    ($($version:literal $name:literal),* $(,)?) => {
+        &[$(($version, $name, include_str!(concat!("../../migrations/", $name, ".sql")))),*]
+    };
+}
+
+type Step = (i64, &'static str, &'static str);
+
+/// One text for both engines.
+const SHARED: &[Step] = migrations![
+    1 "0001_positions",
+    2 "0002_accounts",
+    3 "0003_rooms",
+    4 "0004_streams",
+];
+
+/// What only SQLite knows.
+const SQLITE: &[Step] = &[];
+
+/// What only PostgreSQL knows.
+const POSTGRES: &[Step] = &[];
+
+pub(crate) fn for_engine(is_postgres: bool) -> Migrator {
+    let own = if is_postgres { POSTGRES } else { SQLITE };
+    let mut steps: Vec<Migration> = SHARED
+        .iter()
+        .chain(own)
+        .map(|(version, name, sql)| {
+            Migration::new(*version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
+        })
+        .collect();
+    steps.sort_by_key(|step| step.version);
+    Migrator::with_migrations(steps)
+}

@@ -1,0 +1,42 @@
+//! For tests of this crate and of those above: a fresh store on each engine.
+
+use std::sync::Arc;
+
+use crate::{Location, OnCommit, Store};
+
+/// Names the PostgreSQL server on which tests make databases of their own.
+pub const POSTGRES_URL: &str = "COMITY_TEST_POSTGRES_URL";
+
+/// Runs `story` on a fresh SQLite store, and on a fresh PostgreSQL one where [`POSTGRES_URL`] names a server.
+pub async fn on_each_engine<E: std::fmt::Debug>(story: impl AsyncFn(Store) -> Result<(), E>) {
+    on_each_engine_with(Arc::new(|_| ()), story).await;
+}
+
+/// As [`on_each_engine`], with a listener.
+pub async fn on_each_engine_with<E: std::fmt::Debug>(on_commit: OnCommit, story: impl AsyncFn(Store) -> Result<(), E>) {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let store = Store::open(&Location::Sqlite(folder.path().join("test.db")), 2, on_commit.clone())
+        .await
+        .expect("SQLite opens in an empty folder");
+    story(store).await.expect("the story ends well on SQLite");
+
+    let Ok(server) = std::env::var(POSTGRES_URL) else {
+        return;
+    };
+    let database = fresh_postgres(&server).await;
+    let store = Store::open(&Location::Postgres(database), 2, on_commit).await.expect("a fresh database opens");
+    story(store).await.expect("the story ends well on PostgreSQL");
+}
+
+/// Makes an empty database on `server` and answers its URL.
+async fn fresh_postgres(server: &str) -> String {
+    use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+    use std::time::{SystemTime, UNIX_EPOCH};
+    let unique = SystemTime::now().duration_since(UNIX_EPOCH).expect("the clock is past 1970").as_nanos();
+    let name = format!("t_{}_{unique}", std::process::id());
+    let mut connection = sqlx::PgConnection::connect(server).await.expect("the test server takes connections");
+    connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("tests may make databases");
+    let (base, query) = server.split_once('?').unwrap_or((server, ""));
+    let (host, _) = base.rsplit_once('/').expect("the URL names a database");
+    format!("{host}/{name}?{query}")
+}

@@ -1,0 +1,102 @@
+//! What a service asks the writer to do, as a value.
+
+use std::sync::Arc;
+
+use model::{Change, RoomNid};
+
+use crate::engine::Arg;
+
+/// Rows, what must still be true when they are written, and whom to tell afterwards. All of it takes effect, or none.
+#[derive(Debug, Default)]
+pub struct Write {
+    pub(crate) statements: Vec<Statement>,
+    pub(crate) room: Option<RoomStep>,
+    pub(crate) positions: u32,
+    pub(crate) changes: Vec<(u32, Change)>,
+}
+
+/// A room goes from one version to the next.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoomStep {
+    pub(crate) room: RoomNid,
+    pub(crate) from: i64,
+}
+
+/// A statement that runs inside the writer's transaction.
+#[derive(Debug)]
+pub(crate) enum Statement {
+    /// Runs by itself, in order with the others of its Write.
+    Run { sql: &'static str, args: Vec<Arg> },
+    /// A row for a table; the writer gathers the rows that many Writes have for one table into few statements.
+    Insert { into: &'static Table, row: Vec<Arg> },
+}
+
+/// How rows come into a table.
+#[derive(Debug)]
+pub struct Table {
+    /// `INSERT INTO name (columns)`.
+    pub insert: &'static str,
+    /// How many columns `insert` names.
+    pub columns: usize,
+    /// `ON CONFLICT …`, or nothing.
+    pub conflict: &'static str,
+    /// The first so many columns are the key: of several rows with one key in one commit, the last is written.
+    /// 0: every row is written.
+    pub key: usize,
+}
+
+impl Write {
+    /// A write of nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Runs `sql` in the writer's transaction. Reads nothing back.
+    pub fn run(&mut self, sql: &'static str, args: Vec<Arg>) -> &mut Self {
+        self.statements.push(Statement::Run { sql, args });
+        self
+    }
+
+    /// Puts `row` into a table.
+    pub fn insert(&mut self, into: &'static Table, row: Vec<Arg>) -> &mut Self {
+        debug_assert_eq!(into.columns, row.len(), "{}", into.insert);
+        self.statements.push(Statement::Insert { into, row });
+        self
+    }
+
+    /// Takes effect only if the room is still at version `from`; it is at `from + 1` afterwards.
+    pub fn room_step(&mut self, room: RoomNid, from: i64) -> &mut Self {
+        self.room = Some(RoomStep { room, from });
+        self
+    }
+
+    /// Asks for one more stream position, to be named in rows by [`Arg::Position`] of the returned offset.
+    pub fn position(&mut self) -> u32 {
+        self.positions += 1;
+        self.positions - 1
+    }
+
+    /// Tells `change` to everybody who waits, once it is durable, at the position of `offset`.
+    pub fn tell(&mut self, offset: u32, change: Change) -> &mut Self {
+        self.changes.push((offset, change));
+        self
+    }
+
+    /// Asks for a position, and tells `change` at it: the usual case. Returns the argument for the rows.
+    pub fn tell_next(&mut self, change: Change) -> Arg {
+        let offset = self.position();
+        self.tell(offset, change);
+        Arg::Position(offset)
+    }
+}
+
+/// What has become durable and visible, in order.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Everything up to here may be read.
+    pub upto: model::Position,
+    /// What happened since the last one.
+    pub changes: Arc<[(model::Position, Change)]>,
+    /// Something up to `upto` happened that `changes` doesn't tell: whoever remembers must look it up.
+    pub gap: bool,
+}
