@@ -24,3 +24,19 @@ pub enum Kind {
     /// A fault of ours.
     Internal,
 }
+
+/// An error of a service, as its caller may see it.
+pub trait Refusal: std::error::Error {
+    /// What kind of refusal it is.
+    fn kind(&self) -> Kind;
+
+    /// The Matrix error code, where the specification has one more exact than the kind's own.
+    fn errcode(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// How long to wait before asking again, milliseconds.
+    fn retry_after_ms(&self) -> Option<u64> {
+        None
+    }
+}

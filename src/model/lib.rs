@@ -14,7 +14,7 @@ mod state;
 
 pub use change::{Change, TimelineEvent, UserStream};
 pub use event::{Draft, MAX_PDU_BYTES, Pdu, PduError, Place};
-pub use kind::Kind;
+pub use kind::{Kind, Refusal};
 pub use position::{EventNid, Position, RoomNid, SnapshotNid};
 pub use room_version::{is_supported, rules_of, supported_room_versions};
 pub use signing::SigningKey;

@@ -56,3 +56,13 @@ impl From<sqlx::Error> for Error {
         if is_outage { Self::Unavailable(error) } else { Self::Database(error) }
     }
 }
+
+impl model::Refusal for Error {
+    fn kind(&self) -> model::Kind {
+        match self {
+            Self::Duplicate | Self::Conflict => model::Kind::Conflict,
+            Self::Unavailable(_) | Self::Overloaded => model::Kind::Unavailable,
+            Self::Database(_) | Self::Migrate(_) | Self::Corrupt(_) => model::Kind::Internal,
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! An endpoint: one of ruma's request types and the function that answers it, erased to one type, so that the routing
+//! stack is compiled once and not for every handler.
+
+use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+
+use axum::{
+    body::Body,
+    extract::{ConnectInfo, FromRequestParts as _, RawPathParams},
+    response::{IntoResponse as _, Response},
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, Method, Request, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use ruma::api::{
+    IncomingRequest, IncomingRequestExt as _, OutgoingResponseExt as _,
+    auth_scheme::{self, AuthScheme},
+    error::{DeserializationError, FromHttpRequestError},
+    path_builder::PathBuilder,
+};
+
+use crate::{Error, Services, SharedServices, json_path::path_at};
+
+/// How long a client may take to send a body.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A request that has been authenticated and parsed.
+pub struct Ask<R: IncomingRequest>
+where
+    R::Authentication: Authenticate,
+{
+    /// What is asked.
+    pub request: R,
+    /// Who asks, as the endpoint's authentication scheme demands: a session, perhaps a session, or nothing.
+    pub session: <R::Authentication as Authenticate>::Session,
+    /// From where.
+    pub address: IpAddr,
+    /// The headers, for the few endpoints that look at them.
+    pub headers: HeaderMap,
+    /// What can be asked.
+    pub services: SharedServices,
+}
+
+/// What a handler answers.
+pub type Answer<R> = Result<R, Error>;
+
+/// How ruma's authentication schemes are met here.
+pub trait Authenticate: AuthScheme {
+    /// Who asks.
+    type Session: Send;
+
+    /// Finds out who asks.
+    fn authenticate(
+        parts: &Parts,
+        address: IpAddr,
+        services: &Services,
+    ) -> impl Future<Output = Result<Self::Session, Error>> + Send;
+}
+
+impl Authenticate for auth_scheme::NoAuthentication {
+    type Session = ();
+
+    async fn authenticate(_: &Parts, _: IpAddr, _: &Services) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl Authenticate for auth_scheme::NoAccessToken {
+    type Session = ();
+
+    async fn authenticate(_: &Parts, _: IpAddr, _: &Services) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+type Handler = dyn Fn(Request<Body>, SharedServices) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync;
+
+/// An endpoint as the router mounts it.
+#[derive(Clone)]
+pub struct Route {
+    pub(crate) method: Method,
+    pub(crate) paths: Vec<&'static str>,
+    pub(crate) handler: Arc<Handler>,
+}
+
+impl Route {
+    /// Serves the same at one more path. Path arguments that it lacks, from the right, are empty.
+    #[must_use]
+    pub fn also_at(mut self, path: &'static str) -> Self {
+        self.paths.push(path);
+        self
+    }
+}
+
+/// Makes a route of an async function from [`Ask`] to [`Answer`].
+pub fn endpoint<R, F, Fut>(handler: F) -> Route
+where
+    R: IncomingRequest + Send + 'static,
+    R::Authentication: Authenticate,
+    R::OutgoingResponse: Send,
+    F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Answer<R::OutgoingResponse>> + Send + 'static,
+{
+    let paths: Vec<&'static str> = R::PATH_BUILDER.all_paths().collect();
+    let arguments = paths.first().map_or(0, |path| path.matches('{').count());
+    Route {
+        method: R::METHOD,
+        paths,
+        handler: Arc::new(move |request, services| {
+            Box::pin(async move {
+                let answer = match read::<R>(request, arguments, services).await {
+                    Ok(ask) => handler(ask).await,
+                    Err(error) => Err(error),
+                };
+                match answer {
+                    Ok(answer) => render::<R>(answer),
+                    Err(error) => error.into_response(),
+                }
+            })
+        }),
+    }
+}
+
+/// Makes a route of an async function that looks at the request itself: for the few endpoints that ruma doesn't know.
+pub fn plain_endpoint<F, Fut>(method: Method, path: &'static str, handler: F) -> Route
+where
+    F: Fn(PlainAsk) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Result<Response, Error>> + Send + 'static,
+{
+    Route {
+        method,
+        paths: vec![path],
+        handler: Arc::new(move |request, services| {
+            Box::pin(async move {
+                let answer = async {
+                    let (mut parts, body) = request.into_parts();
+                    let address = address_of(&parts);
+                    let arguments = path_arguments(&mut parts).await?;
+                    let body = read_body(body, services.config.max_body.0).await?;
+                    handler(PlainAsk { parts, arguments, body, address, services }).await
+                };
+                answer.await.unwrap_or_else(Error::into_response)
+            })
+        }),
+    }
+}
+
+/// A request as it came.
+pub struct PlainAsk {
+    /// Method, URI and headers.
+    pub parts: Parts,
+    /// The path's arguments, decoded, in order.
+    pub arguments: Vec<String>,
+    /// The whole body.
+    pub body: Bytes,
+    /// From where.
+    pub address: IpAddr,
+    /// What can be asked.
+    pub services: SharedServices,
+}
+
+async fn read<R>(request: Request<Body>, arguments: usize, services: SharedServices) -> Result<Ask<R>, Error>
+where
+    R: IncomingRequest,
+    R::Authentication: Authenticate,
+{
+    let (mut parts, body) = request.into_parts();
+    let address = address_of(&parts);
+    // Who asks is known before any of the body is read.
+    let session = R::Authentication::authenticate(&parts, address, &services).await?;
+    let mut path_args = path_arguments(&mut parts).await?;
+    path_args.resize(arguments.max(path_args.len()), String::new());
+    let mut body = read_body(body, services.config.max_body.0).await?;
+    // Many clients leave out the body where every field of it is optional.
+    let takes_json = matches!(parts.method, Method::POST | Method::PUT | Method::DELETE);
+    if takes_json {
+        let is_empty = body.iter().all(u8::is_ascii_whitespace);
+        if is_empty {
+            body = Bytes::from_static(b"{}");
+        } else {
+            check_json(&body)?;
+        }
+    }
+
+    let mut request = Request::new(&body[..]);
+    *request.method_mut() = parts.method.clone();
+    *request.uri_mut() = parts.uri.clone();
+    *request.headers_mut() = std::mem::take(&mut parts.headers);
+    let headers = request.headers().clone();
+    let path_args: Vec<&str> = path_args.iter().map(String::as_str).collect();
+    let request = R::try_from_http_request(request, &path_args).map_err(|error| explain(error, &body))?;
+    Ok(Ask { request, session, address, headers, services })
+}
+
+fn render<R: IncomingRequest>(answer: R::OutgoingResponse) -> Response {
+    match answer.try_into_http_response::<BytesMut>() {
+        Ok(response) => response.map(|body| Body::from(body.freeze())),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "failed to render an answer");
+            Error::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "internal server error").into_response()
+        }
+    }
+}
+
+fn address_of(parts: &Parts) -> IpAddr {
+    parts
+        .extensions
+        .get::<ConnectInfo<std::net::SocketAddr>>()
+        .map_or(IpAddr::from([127, 0, 0, 1]), |ConnectInfo(peer)| peer.ip())
+}
+
+async fn path_arguments(parts: &mut Parts) -> Result<Vec<String>, Error> {
+    let params = RawPathParams::from_request_parts(parts, &())
+        .await
+        .map_err(|_| Error::invalid_param("a part of the path is not valid UTF-8"))?;
+    Ok(params.iter().map(|(_, value)| value.to_owned()).collect())
+}
+
+async fn read_body(body: Body, limit: usize) -> Result<Bytes, Error> {
+    let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect())
+        .await
+        .map_err(|_| Error::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "the body did not arrive in time"))?;
+    match collected {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Error::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "M_TOO_LARGE",
+            format!("the body is larger than {limit} bytes"),
+        )),
+        Err(_) => Err(Error::new(StatusCode::BAD_REQUEST, "M_UNKNOWN", "the body broke off")),
+    }
+}
+
+/// Tells what is no JSON at all from JSON of the wrong shape, which the request's own type finds.
+fn check_json(body: &[u8]) -> Result<(), Error> {
+    let not_json = |message: String| Error::new(StatusCode::BAD_REQUEST, "M_NOT_JSON", message);
+    let text = std::str::from_utf8(body).map_err(|error| not_json(format!("the body is not UTF-8: {error}")))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text)
+        .map_err(|error| not_json(format!("the body is not JSON: {error}")))?;
+    Ok(())
+}
+
+fn explain(error: FromHttpRequestError, body: &[u8]) -> Error {
+    let FromHttpRequestError::Deserialization(error) = error else {
+        return Error::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", error.to_string());
+    };
+    match error {
+        DeserializationError::Json(error) => {
+            let place = std::str::from_utf8(body)
+                .ok()
+                .and_then(|body| path_at(body, error.line(), error.column()))
+                .map(|path| format!(" in `{path}`"))
+                .unwrap_or_default();
+            Error::bad_json(format!("the body is not what this endpoint takes: {error}{place}"))
+        }
+        DeserializationError::Query(error) => Error::invalid_param(format!("the query is wrong: {error}")),
+        DeserializationError::Ident(error) => Error::invalid_param(format!("a part of the path is wrong: {error}")),
+        error => Error::invalid_param(error.to_string()),
+    }
+}
+
+/// The token that the client sent, in its header or, as old clients do, in the query.
+pub(crate) fn bearer_token(parts: &Parts) -> Option<String> {
+    let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    if let Some(token) =
+        header.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+    {
+        return Some(token.1.trim().to_owned());
+    }
+    auth_scheme::AccessTokenOptional::extract_authentication(&Request::from_parts(parts.clone(), ())).ok().flatten()
+}

@@ -1,0 +1,110 @@
+//! Mounts the routes, and what surrounds every request: limits, CORS, counting, panics kept from taking a connection.
+
+use std::{convert::Infallible, pin::Pin, task, time::Instant};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::MatchedPath,
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
+    routing::{MethodFilter, on_service},
+};
+use http::{Method, Request, StatusCode};
+use metrics::{counter, gauge, histogram};
+use serde::Deserialize;
+use tower_http::{catch_panic::CatchPanicLayer, cors};
+
+use crate::{Error, SharedServices, client, endpoint::Route};
+
+/// `[client_api]`: how the client-server face behaves.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ApiConfig {
+    /// The largest body that is read, in bytes, media excepted.
+    pub max_body: ByteSize,
+}
+
+impl Default for ApiConfig {
+    fn default() -> Self {
+        Self { max_body: ByteSize(4 << 20) }
+    }
+}
+
+/// A number of bytes.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(transparent)]
+pub struct ByteSize(pub usize);
+
+/// Everything that is served on the client listener.
+pub fn router(services: SharedServices) -> Router {
+    let mut router = Router::new();
+    for route in client::routes() {
+        router = mount(router, route, &services);
+    }
+    let cors = cors::CorsLayer::new()
+        .allow_origin(cors::Any)
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS])
+        .allow_headers([
+            http::HeaderName::from_static("x-requested-with"),
+            http::header::CONTENT_TYPE,
+            http::header::AUTHORIZATION,
+        ]);
+    router
+        .fallback(async || Error::unrecognized())
+        .method_not_allowed_fallback(async || {
+            Error::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", "this endpoint does not take this method")
+        })
+        .layer(middleware::from_fn(measure))
+        .layer(cors)
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
+            tracing::error!("a handler panicked");
+            Error::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "internal server error").into_response()
+        }))
+}
+
+fn mount(mut router: Router, route: Route, services: &SharedServices) -> Router {
+    let filter = MethodFilter::try_from(route.method.clone()).expect("endpoints use the usual methods");
+    let endpoint = Mounted { route: route.clone(), services: services.clone() };
+    for path in &route.paths {
+        router = router.route(path, on_service(filter, endpoint.clone()));
+    }
+    router
+}
+
+/// One type for every endpoint.
+#[derive(Clone)]
+struct Mounted {
+    route: Route,
+    services: SharedServices,
+}
+
+impl tower::Service<Request<Body>> for Mounted {
+    type Response = Response;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut task::Context<'_>) -> task::Poll<Result<(), Infallible>> {
+        task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let answer = (self.route.handler)(request, self.services.clone());
+        Box::pin(async move { Ok(answer.await) })
+    }
+}
+
+/// Counts and times each request by its endpoint; what no endpoint takes is counted together.
+async fn measure(request: Request<Body>, next: Next) -> Response {
+    let began = Instant::now();
+    let method = request.method().as_str().to_owned();
+    let path =
+        request.extensions().get::<MatchedPath>().map_or_else(|| "none".to_owned(), |path| path.as_str().to_owned());
+    gauge!("comity_http_requests_in_flight").increment(1.0);
+    let response = next.run(request).await;
+    gauge!("comity_http_requests_in_flight").decrement(1.0);
+    let status = response.status().as_u16().to_string();
+    histogram!("comity_http_request_seconds", "endpoint" => path.clone()).record(began.elapsed().as_secs_f64());
+    counter!("comity_http_requests_total", "endpoint" => path, "method" => method, "status" => status).increment(1);
+    response
+}
