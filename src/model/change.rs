@@ -11,6 +11,8 @@ use crate::{EventNid, Pdu, Position, RoomNid, SnapshotNid};
 pub enum Change {
     /// An event became visible in a room's timeline.
     Event(Arc<TimelineEvent>),
+    /// An event that was in a timeline already lost its content to a redaction: this is what is left of it.
+    Redacted(Arc<TimelineEvent>),
     /// Who types in a room changed. Lives in memory only.
     Typing {
         /// The room.

@@ -11,8 +11,11 @@
 
 mod engine;
 mod error;
+pub mod events;
 mod ids;
 mod migrations;
+pub mod rooms;
+pub mod state;
 mod write;
 mod writer;
 
@@ -73,6 +76,21 @@ impl Store {
     /// The highest position that can be read now.
     pub async fn visible_position(&self) -> Result<Position, Error> {
         visible_position(&self.pool).await
+    }
+
+    /// Reads rooms and memberships.
+    pub fn rooms(&self) -> rooms::Rooms<'_> {
+        rooms::Rooms(self)
+    }
+
+    /// Reads events.
+    pub fn events(&self) -> events::Events<'_> {
+        events::Events(self)
+    }
+
+    /// Reads room states.
+    pub fn state(&self) -> state::State<'_> {
+        state::State(self)
     }
 
     /// Runs a query. Its text is made of constants; what comes from outside is in `args`.

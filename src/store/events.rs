@@ -1,0 +1,303 @@
+//! Events, in the order of their rooms' timelines.
+
+use std::sync::Arc;
+
+use model::{EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid, TimelineEvent};
+use ruma::{EventId, OwnedEventId, UserId, api::Direction};
+
+use crate::{Arg, Error, Row, Store, Table, Write, args, places};
+
+static EVENTS: Table = Table {
+    insert: "INSERT INTO events (nid, event_id, room_nid, position, depth, type, state_key, sender, origin_server_ts,
+        state_before_nid, json, transaction_id, rejected_at, soft_failed_at)",
+    columns: 14,
+    conflict: "",
+    key: 0,
+};
+
+static RELATIONS: Table = Table {
+    insert: "INSERT INTO relations (room_nid, parent_id, event_nid, rel_type, type, sender, position)",
+    columns: 7,
+    conflict: "ON CONFLICT DO NOTHING",
+    key: 0,
+};
+
+static TRANSACTIONS: Table = Table {
+    insert: "INSERT INTO transactions (user_id, device_id, scope, transaction_id, answer, created_at)",
+    columns: 6,
+    conflict: "",
+    key: 0,
+};
+
+/// Adds `event` to its room's timeline at `position`.
+pub fn insert(write: &mut Write, event: &TimelineEvent, position: Arg) {
+    let pdu = &event.pdu;
+    let transaction = event
+        .transaction_id
+        .as_ref()
+        .map(|pair| serde_json::to_string(pair).expect("two strings are JSON"));
+    let mut row = args![event.nid.0, pdu.event_id.as_str(), event.room_nid.0];
+    row.push(position);
+    row.extend(args![
+        pdu.depth,
+        pdu.kind.to_string(),
+        pdu.state_key.as_deref(),
+        pdu.sender.as_str(),
+        i64::from(pdu.origin_server_ts.get()),
+        event.state_before.map(|snapshot| snapshot.0),
+        pdu.json.clone(),
+        transaction,
+        None::<i64>,
+        event.soft_failed.then_some(i64::from(pdu.origin_server_ts.get())),
+    ]);
+    write.insert(&EVENTS, row);
+}
+
+/// Notes that `event` relates to `parent` by `rel_type`.
+pub fn insert_relation(write: &mut Write, event: &TimelineEvent, parent: &str, rel_type: &str, position: Arg) {
+    let mut row = args![
+        event.room_nid.0,
+        parent,
+        event.nid.0,
+        rel_type,
+        event.pdu.kind.to_string(),
+        event.pdu.sender.as_str()
+    ];
+    row.push(position);
+    write.insert(&RELATIONS, row);
+}
+
+/// Puts the redacted form of an event in the place of the original, of which nothing stays.
+pub fn redact(write: &mut Write, event: EventNid, json: Arc<str>, redacted_by: &EventId) {
+    const REDACT: &str = "UPDATE events SET json = $2, redacted_by = $3, transaction_id = NULL WHERE nid = $1";
+    write.run(REDACT, args![event.0, json, redacted_by.as_str()]);
+}
+
+/// Remembers what a client's transaction was answered. A second one with the same id fails with [`Error::Duplicate`].
+pub fn insert_transaction(write: &mut Write, transaction: &Transaction<'_>, answer: &str, now: Millis) {
+    write.insert(
+        &TRANSACTIONS,
+        args![
+            transaction.user_id.as_str(),
+            transaction.device_id,
+            transaction.scope,
+            transaction.transaction_id,
+            answer,
+            now
+        ],
+    );
+}
+
+/// What a client calls one of its requests, so that repeating it does nothing more.
+#[derive(Clone, Copy, Debug)]
+pub struct Transaction<'a> {
+    /// Who sends.
+    pub user_id: &'a UserId,
+    /// From which device.
+    pub device_id: &'a str,
+    /// Which endpoint, and which room.
+    pub scope: &'a str,
+    /// As the client chose it.
+    pub transaction_id: &'a str,
+}
+
+/// Reads events.
+pub struct Events<'a>(pub(crate) &'a Store);
+
+const COLUMNS: &str = "
+    SELECT nid, event_id, room_nid, position, state_before_nid, json, transaction_id, rejected_at, soft_failed_at,
+        redacted_by
+    FROM events";
+
+fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
+    let event_id: OwnedEventId = row.parse(1)?;
+    let pdu = Pdu::from_stored(event_id, row.text(5)?.into(), row.opt_int(7)?.is_some())
+        .map_err(|error| Error::Corrupt(error.to_string()))?;
+    let transaction_id = row
+        .opt_text(6)?
+        .map(|pair| serde_json::from_str(&pair).map_err(|error| Error::Corrupt(format!("transaction_id: {error}"))))
+        .transpose()?;
+    Ok(Arc::new(TimelineEvent {
+        nid: EventNid(row.int(0)?),
+        room_nid: RoomNid(row.int(2)?),
+        position: Position(row.opt_int(3)?.unwrap_or_default()),
+        state_before: row.opt_int(4)?.map(SnapshotNid),
+        pdu: Arc::new(pdu),
+        transaction_id,
+        redacted_by: row.opt_parse(9)?,
+        soft_failed: row.opt_int(8)?.is_some(),
+    }))
+}
+
+impl Events<'_> {
+    /// The event called `event_id`.
+    pub async fn find(&self, event_id: &EventId) -> Result<Option<Arc<TimelineEvent>>, Error> {
+        let sql = const_format(COLUMNS, "WHERE event_id = $1");
+        self.0.query(sql, args![event_id.as_str()]).await?.first().map(event).transpose()
+    }
+
+    /// These events, in no particular order; those that aren't there are left out.
+    pub async fn by_nids(&self, nids: &[EventNid]) -> Result<Vec<Arc<TimelineEvent>>, Error> {
+        const AT_ONCE: usize = 64;
+        let mut found = Vec::with_capacity(nids.len());
+        for chunk in nids.chunks(AT_ONCE) {
+            // Statements of few sizes are prepared once.
+            let size = chunk.len().next_power_of_two();
+            let sql = format!("{COLUMNS} WHERE nid IN ({})", places(1, size));
+            let args = (0..size).map(|at| Arg::Int(chunk[at.min(chunk.len() - 1)].0)).collect();
+            for row in self.0.query(sql, args).await? {
+                found.push(event(&row)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// A stretch of a room's timeline, rejected events left out.
+    ///
+    /// `Forward`: the oldest `limit` events after `from` and up to `to`, oldest first. `Backward`: the latest `limit`
+    /// events up to `from` and after `to`, latest first. `to` of `None`: without end.
+    pub async fn timeline(
+        &self,
+        room: RoomNid,
+        from: Position,
+        to: Option<Position>,
+        limit: usize,
+        direction: Direction,
+    ) -> Result<Vec<Arc<TimelineEvent>>, Error> {
+        let (sql, to) = match direction {
+            Direction::Forward => (
+                const_format(
+                    COLUMNS,
+                    "WHERE room_nid = $1 AND position > $2 AND position <= $3 AND rejected_at IS NULL
+                     ORDER BY position LIMIT $4",
+                ),
+                to.map_or(i64::MAX, |to| to.0),
+            ),
+            Direction::Backward => (
+                const_format(
+                    COLUMNS,
+                    "WHERE room_nid = $1 AND position <= $2 AND position > $3 AND rejected_at IS NULL
+                     ORDER BY position DESC LIMIT $4",
+                ),
+                to.map_or(i64::MIN, |to| to.0),
+            ),
+        };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.0.query(sql, args![room.0, from.0, to, limit]).await?.iter().map(event).collect()
+    }
+
+    /// The position of the room's latest event.
+    pub async fn latest_position(&self, room: RoomNid) -> Result<Option<Position>, Error> {
+        const LATEST: &str = "
+            SELECT position
+            FROM events
+            WHERE room_nid = $1 AND position IS NOT NULL
+            ORDER BY position DESC
+            LIMIT 1";
+        let rows = self.0.query(LATEST, args![room.0]).await?;
+        rows.first().map(|row| row.int(0).map(Position)).transpose()
+    }
+
+    /// The latest event made at or before (`Backward`), or the first made at or after (`Forward`) a moment.
+    pub async fn nearest(
+        &self,
+        room: RoomNid,
+        moment: Millis,
+        direction: Direction,
+    ) -> Result<Option<Arc<TimelineEvent>>, Error> {
+        let sql = match direction {
+            Direction::Forward => const_format(
+                COLUMNS,
+                "WHERE room_nid = $1 AND position IS NOT NULL AND rejected_at IS NULL AND origin_server_ts >= $2
+                 ORDER BY origin_server_ts, position LIMIT 1",
+            ),
+            Direction::Backward => const_format(
+                COLUMNS,
+                "WHERE room_nid = $1 AND position IS NOT NULL AND rejected_at IS NULL AND origin_server_ts <= $2
+                 ORDER BY origin_server_ts DESC, position DESC LIMIT 1",
+            ),
+        };
+        self.0.query(sql, args![room.0, moment]).await?.first().map(event).transpose()
+    }
+
+    /// What a transaction was answered before, if it was.
+    pub async fn transaction(&self, transaction: &Transaction<'_>) -> Result<Option<String>, Error> {
+        const FIND: &str = "
+            SELECT answer
+            FROM transactions
+            WHERE user_id = $1 AND device_id = $2 AND scope = $3 AND transaction_id = $4";
+        let rows = self
+            .0
+            .query(
+                FIND,
+                args![
+                    transaction.user_id.as_str(),
+                    transaction.device_id,
+                    transaction.scope,
+                    transaction.transaction_id
+                ],
+            )
+            .await?;
+        rows.first().map(|row| row.text(0)).transpose()
+    }
+
+    /// The events that relate to `parent`, by position. `from`, `to`, `limit`, `direction` as for [`Self::timeline`].
+    #[allow(clippy::too_many_arguments, reason = "the specification's filter has them all")]
+    pub async fn relations(
+        &self,
+        room: RoomNid,
+        parent: &EventId,
+        rel_type: Option<&str>,
+        kind: Option<&str>,
+        from: Position,
+        to: Option<Position>,
+        limit: usize,
+        direction: Direction,
+    ) -> Result<Vec<Arc<TimelineEvent>>, Error> {
+        const FORWARD: &str = "
+            SELECT event_nid
+            FROM relations
+            WHERE room_nid = $1 AND parent_id = $2 AND ($3 = '' OR rel_type = $3) AND ($4 = '' OR type = $4)
+                AND position > $5 AND position <= $6
+            ORDER BY position
+            LIMIT $7";
+        const BACKWARD: &str = "
+            SELECT event_nid
+            FROM relations
+            WHERE room_nid = $1 AND parent_id = $2 AND ($3 = '' OR rel_type = $3) AND ($4 = '' OR type = $4)
+                AND position <= $5 AND position > $6
+            ORDER BY position DESC
+            LIMIT $7";
+        let (sql, end) = match direction {
+            Direction::Forward => (FORWARD, i64::MAX),
+            Direction::Backward => (BACKWARD, i64::MIN),
+        };
+        let rows = self
+            .0
+            .query(
+                sql,
+                args![
+                    room.0,
+                    parent.as_str(),
+                    rel_type.unwrap_or_default(),
+                    kind.unwrap_or_default(),
+                    from.0,
+                    to.map_or(end, |to| to.0),
+                    i64::try_from(limit).unwrap_or(i64::MAX)
+                ],
+            )
+            .await?;
+        let nids: Vec<EventNid> = rows.iter().map(|row| row.int(0).map(EventNid)).collect::<Result<_, _>>()?;
+        let mut events = self.by_nids(&nids).await?;
+        events.sort_by_key(|event| event.position);
+        if direction == Direction::Backward {
+            events.reverse();
+        }
+        Ok(events)
+    }
+}
+
+/// The columns, and which rows.
+fn const_format(columns: &'static str, rest: &'static str) -> String {
+    format!("{columns} {rest}")
+}
