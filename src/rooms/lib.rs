@@ -1,1 +1,111 @@
-//! rooms
+//! Rooms: how they are made, who is in them, and what is said.
+//!
+//! **Invariant.** Every new event enters a room through one door, [`timeline`](timeline)'s `append`, whoever made it.
+//! Inside, one at a time for each room: build on the head, authorise against the state, sign, hand to the writer. Waiting
+//! for the commit happens outside, so that consecutive events of a busy room share one.
+//!
+//! **To add an act on rooms:** a file with an `impl Rooms`, which makes [`model::Draft`]s and appends them.
+
+mod create;
+mod error;
+mod live;
+mod membership;
+mod send;
+mod state;
+mod timeline;
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use model::{EventNid, Millis, SigningKey, TimelineEvent};
+use quick_cache::sync::Cache;
+use ruma::{OwnedRoomId, RoomId, RoomVersionId, ServerName};
+use serde::Deserialize;
+use store::Store;
+
+pub use create::NewRoom;
+pub use error::RoomError;
+pub use live::{LiveRoom, View};
+pub use membership::{Change as MembershipChange, Target};
+pub use send::{Sent, Wish};
+pub use timeline::Transaction;
+
+/// `[rooms]`: what rooms are like here.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoomsConfig {
+    /// The room version of new rooms whose maker doesn't choose one.
+    pub default_version: RoomVersionId,
+    /// How many rooms are kept in memory with their state.
+    pub cached_rooms: usize,
+    /// How many events are kept in memory.
+    pub cached_events: usize,
+}
+
+impl Default for RoomsConfig {
+    fn default() -> Self {
+        Self { default_version: RoomVersionId::V12, cached_rooms: 2_000, cached_events: 20_000 }
+    }
+}
+
+/// The rooms of this deployment. Cheap to clone.
+#[derive(Clone)]
+pub struct Rooms {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    key: Arc<SigningKey>,
+    config: RoomsConfig,
+    live: Cache<OwnedRoomId, Arc<LiveRoom>>,
+    events: Cache<EventNid, Arc<TimelineEvent>>,
+    /// State events whose commit is still under way: not in the store yet, needed to authorise what follows.
+    in_flight: std::sync::Mutex<std::collections::HashMap<EventNid, Arc<TimelineEvent>>>,
+}
+
+impl Rooms {
+    /// `key`: what this server signs events with, and the name it does so for.
+    pub fn new(store: Store, key: Arc<SigningKey>, config: RoomsConfig) -> Self {
+        let live = Cache::new(config.cached_rooms);
+        let events = Cache::new(config.cached_events);
+        Self { shared: Arc::new(Shared { store, key, config, live, events, in_flight: std::sync::Mutex::default() }) }
+    }
+
+    /// The name of this server.
+    pub fn server_name(&self) -> &ServerName {
+        self.shared.key.server_name()
+    }
+
+    /// The room version of new rooms whose maker doesn't choose one.
+    pub fn default_version(&self) -> &RoomVersionId {
+        &self.shared.config.default_version
+    }
+
+    /// The room called `room_id`, from memory or from the store.
+    pub async fn get(&self, room_id: &RoomId) -> Result<Arc<LiveRoom>, RoomError> {
+        if let Some(room) = self.shared.live.get(room_id) {
+            return Ok(room);
+        }
+        let row = self.shared.store.rooms().find(room_id).await?.ok_or(RoomError::UnknownRoom)?;
+        let room = Arc::new(LiveRoom::from_row(&row)?);
+        // Two who load one room at once must agree on one copy, or its turn would be two.
+        Ok(match self.shared.live.get_value_or_guard(room_id, None) {
+            quick_cache::sync::GuardResult::Value(room) => room,
+            quick_cache::sync::GuardResult::Guard(guard) => {
+                // The guard is gone only if the room was removed meanwhile; ours is as good as another then.
+                let _ = guard.insert(room.clone());
+                room
+            }
+            quick_cache::sync::GuardResult::Timeout => room,
+        })
+    }
+}
+
+/// Milliseconds since 1970.
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}

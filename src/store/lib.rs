@@ -9,6 +9,7 @@
 //! **To add a table:** a migration, listed in `migrations`; a file here with a view (`pub struct Things<'a>(&'a Store)`),
 //! its reads, and functions that add to a `Write`; a test with [`testing::on_each_engine`].
 
+pub mod aliases;
 mod engine;
 mod error;
 pub mod events;
@@ -81,6 +82,11 @@ impl Store {
     /// Reads rooms and memberships.
     pub fn rooms(&self) -> rooms::Rooms<'_> {
         rooms::Rooms(self)
+    }
+
+    /// Reads aliases and the directory.
+    pub fn aliases(&self) -> aliases::Aliases<'_> {
+        aliases::Aliases(self)
     }
 
     /// Reads events.

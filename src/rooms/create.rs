@@ -1,0 +1,258 @@
+//! A room is made.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#creation>
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use model::{Draft, RoomNid};
+use ruma::{
+    OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId,
+    api::client::room::create_room::v3::RoomPreset,
+    events::{TimelineEventType, room::member::MembershipState},
+    serde::Raw,
+};
+use serde_json::{Map, Value, json, value::RawValue, value::to_raw_value};
+
+use crate::{RoomError, Rooms, live::Head, live::LiveRoom, live::SharedRoom, membership::member_content, now};
+
+/// What a room shall be like.
+#[derive(Clone, Debug)]
+pub struct NewRoom {
+    /// Who makes it.
+    pub creator: OwnedUserId,
+    /// Its version; `None`: the default.
+    pub version: Option<RoomVersionId>,
+    /// Which rules it begins with.
+    pub preset: RoomPreset,
+    /// More for the content of `m.room.create`.
+    pub creation_content: Map<String, Value>,
+    /// Events that say more, or other, than the preset: `(type, state key, content)`.
+    pub initial_state: Vec<(String, String, Box<RawValue>)>,
+    /// Overrides in `m.room.power_levels`.
+    pub power_levels: Map<String, Value>,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its topic.
+    pub topic: Option<String>,
+    /// Its address.
+    pub alias: Option<OwnedRoomAliasId>,
+    /// Who is invited.
+    pub invite: Vec<OwnedUserId>,
+    /// Whether it is a direct chat.
+    pub is_direct: bool,
+    /// Whether the room directory lists it.
+    pub is_listed: bool,
+}
+
+impl Rooms {
+    /// Makes a room with everything that was asked for, in one write, and answers when it is durable.
+    pub async fn create(&self, new: NewRoom) -> Result<OwnedRoomId, RoomError> {
+        let shared = &self.shared;
+        let version = new.version.clone().unwrap_or_else(|| shared.config.default_version.clone());
+        let rules =
+            model::rules_of(&version).ok_or_else(|| RoomError::UnsupportedVersion(version.as_str().to_owned()))?;
+        if let Some(alias) = &new.alias
+            && shared.store.aliases().find(alias).await?.is_some()
+        {
+            return Err(RoomError::AliasTaken(alias.to_string()));
+        }
+        shared.store.ensure_nids(64).await?;
+        let nid = RoomNid(shared.store.next_nid());
+        let drafts = self.drafts(&new, &version).await?;
+
+        let room_id = if rules.event_format.require_room_create_room_id {
+            RoomId::new_v1(self.server_name())
+        } else {
+            // The id is made of the create event's hash, so the event is sealed once to learn it. What it says, moment
+            // included, is fixed in its draft, and so are its hash and its signature.
+            let place = model::Place { room_id: None, prev_events: Vec::new(), auth_events: Vec::new(), depth: 1 };
+            drafts[0].clone().seal(place, &rules, &shared.key)?.room_id
+        };
+        let room: SharedRoom = Arc::new(LiveRoom::new(nid, room_id.clone(), version, Some(Head::default()))?);
+        let alias = new.alias.clone();
+        let creator = new.creator.clone();
+        let is_listed = new.is_listed;
+        let appended = self
+            .append(&room, &drafts, None, &move |write| {
+                if let Some(alias) = &alias {
+                    store::aliases::insert(write, alias, nid, &creator, now());
+                }
+                if is_listed {
+                    store::aliases::set_listed(write, nid, true, now());
+                }
+            })
+            .await;
+        match appended {
+            Ok(_) => {
+                shared.live.insert(room_id.clone(), room);
+                Ok(room_id)
+            }
+            Err(RoomError::Store(store::Error::Duplicate)) if let Some(alias) = new.alias => {
+                Err(RoomError::AliasTaken(alias.to_string()))
+            }
+            // The maker of a room may do everything in it: what is forbidden contradicts the rest.
+            Err(RoomError::Forbidden(reason)) => Err(RoomError::InvalidInitialState(reason)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The events of the new room, in the order that the specification gives.
+    async fn drafts(&self, new: &NewRoom, version: &RoomVersionId) -> Result<Vec<Draft>, RoomError> {
+        let rules = model::rules_of(version).ok_or_else(|| RoomError::UnsupportedVersion(version.to_string()))?;
+        let mut drafts = Drafts { sender: new.creator.clone(), moment: now(), drafts: Vec::new() };
+
+        let mut create = new.creation_content.clone();
+        create.insert("room_version".into(), version.as_str().into());
+        if rules.authorization.use_room_create_sender {
+            create.remove("creator");
+        } else {
+            create.insert("creator".into(), new.creator.as_str().into());
+        }
+        let mut additional_creators: Vec<OwnedUserId>;
+        if rules.authorization.additional_room_creators {
+            additional_creators = match create.get("additional_creators") {
+                Some(list) => serde_json::from_value(list.clone())
+                    .map_err(|error| RoomError::Invalid(format!("additional_creators: {error}")))?,
+                None => Vec::new(),
+            };
+            if new.preset == RoomPreset::TrustedPrivateChat {
+                additional_creators.extend(new.invite.iter().cloned());
+                additional_creators.sort();
+                additional_creators.dedup();
+                additional_creators.retain(|user_id| *user_id != new.creator);
+            }
+            if !additional_creators.is_empty() {
+                create.insert("additional_creators".into(), json!(additional_creators));
+            }
+        } else {
+            create.remove("additional_creators");
+        }
+        drafts.state(TimelineEventType::RoomCreate, "", &create)?;
+
+        let profile = self.profile_for_membership(&new.creator).await?;
+        let join = member_content(&MembershipState::Join, &profile, None, new.is_direct.then_some(false));
+        drafts.state(TimelineEventType::RoomMember, new.creator.as_str(), &join)?;
+
+        let mut power_levels = initial_power_levels(new, &rules.authorization);
+        for (key, value) in &new.power_levels {
+            power_levels.insert(key.clone(), value.clone());
+        }
+        drafts.state(TimelineEventType::RoomPowerLevels, "", &power_levels)?;
+
+        if let Some(alias) = &new.alias {
+            drafts.state(TimelineEventType::RoomCanonicalAlias, "", &json!({ "alias": alias }))?;
+        }
+        let (join_rule, guest_access) = match new.preset {
+            RoomPreset::PublicChat => ("public", "forbidden"),
+            _ => ("invite", "can_join"),
+        };
+        let is_set = |kind: &TimelineEventType| {
+            new.initial_state.iter().any(|(set, key, _)| *set == kind.to_string() && key.is_empty())
+        };
+        for (kind, content) in [
+            (TimelineEventType::RoomJoinRules, json!({ "join_rule": join_rule })),
+            (TimelineEventType::RoomHistoryVisibility, json!({ "history_visibility": "shared" })),
+            (TimelineEventType::RoomGuestAccess, json!({ "guest_access": guest_access })),
+        ] {
+            if !is_set(&kind) {
+                drafts.state(kind, "", &content)?;
+            }
+        }
+        for (kind, state_key, content) in &new.initial_state {
+            let kind = TimelineEventType::from(kind.clone());
+            let is_overridden = match kind {
+                TimelineEventType::RoomName => new.name.is_some(),
+                TimelineEventType::RoomTopic => new.topic.is_some(),
+                TimelineEventType::RoomCreate => true,
+                _ => false,
+            };
+            if !is_overridden {
+                drafts.push(kind, state_key, content.clone());
+            }
+        }
+        if let Some(name) = &new.name {
+            drafts.state(TimelineEventType::RoomName, "", &json!({ "name": name }))?;
+        }
+        if let Some(topic) = &new.topic {
+            let content = json!({ "topic": topic, "m.topic": { "m.text": [{ "body": topic }] } });
+            drafts.state(TimelineEventType::RoomTopic, "", &content)?;
+        }
+        for user_id in new.invite.iter().filter(|user_id| **user_id != new.creator) {
+            let profile = self.profile_for_membership(user_id).await?;
+            let invite = member_content(&MembershipState::Invite, &profile, None, new.is_direct.then_some(true));
+            drafts.state(TimelineEventType::RoomMember, user_id.as_str(), &invite)?;
+        }
+        Ok(drafts.drafts)
+    }
+}
+
+/// Drafts by one sender at one moment.
+struct Drafts {
+    sender: OwnedUserId,
+    moment: i64,
+    drafts: Vec<Draft>,
+}
+
+impl Drafts {
+    fn state(
+        &mut self,
+        kind: TimelineEventType,
+        state_key: &str,
+        content: &impl serde::Serialize,
+    ) -> Result<(), RoomError> {
+        let content = to_raw_value(content).map_err(|error| RoomError::BadContent(error.to_string()))?;
+        self.push(kind, state_key, content);
+        Ok(())
+    }
+
+    fn push(&mut self, kind: TimelineEventType, state_key: &str, content: Box<RawValue>) {
+        self.drafts.push(Draft {
+            sender: self.sender.clone(),
+            kind,
+            content,
+            state_key: Some(state_key.to_owned()),
+            redacts: None,
+            origin_server_ts: self.moment,
+        });
+    }
+}
+
+fn initial_power_levels(new: &NewRoom, rules: &ruma::room_version_rules::AuthorizationRules) -> Map<String, Value> {
+    let mut users: BTreeMap<&UserId, i64> = BTreeMap::new();
+    // Since room version 12 creators stand above all levels and may not be listed.
+    if !rules.explicitly_privilege_room_creators {
+        users.insert(&new.creator, 100);
+        if new.preset == RoomPreset::TrustedPrivateChat {
+            users.extend(new.invite.iter().map(|user_id| (&**user_id, 100)));
+        }
+    }
+    let tombstone = if rules.explicitly_privilege_room_creators { 150 } else { 100 };
+    let content = json!({
+        "users": users,
+        "users_default": 0,
+        "events_default": 0,
+        "state_default": 50,
+        "ban": 50,
+        "kick": 50,
+        "redact": 50,
+        "invite": 0,
+        "historical": 100,
+        "events": {
+            "m.room.name": 50,
+            "m.room.avatar": 50,
+            "m.room.canonical_alias": 50,
+            "m.room.history_visibility": 100,
+            "m.room.power_levels": 100,
+            "m.room.server_acl": 100,
+            "m.room.encryption": 100,
+            "m.room.tombstone": tombstone,
+        },
+    });
+    let Value::Object(content) = content else { unreachable!("written as an object above") };
+    content
+}
+
+/// Reads a raw JSON object as a map.
+pub(crate) fn object_of<T>(raw: &Raw<T>) -> Result<Map<String, Value>, RoomError> {
+    serde_json::from_str(raw.json().get()).map_err(|error| RoomError::BadContent(error.to_string()))
+}

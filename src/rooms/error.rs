@@ -1,0 +1,72 @@
+//! Why an act on a room was refused.
+
+use model::{Kind, PduError, Refusal};
+
+/// Why an act on a room was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RoomError {
+    /// This server knows no such room.
+    #[error("there is no such room, or you are not in it")]
+    UnknownRoom,
+    /// This server knows no such event, or not for the asker.
+    #[error("there is no such event, or you may not see it")]
+    UnknownEvent,
+    /// There is no such thing.
+    #[error("{0}")]
+    NotFound(String),
+    /// Only members may do this.
+    #[error("you are not in this room")]
+    NotJoined,
+    /// The room's rules, or this server's, forbid it.
+    #[error("{0}")]
+    Forbidden(String),
+    /// The request makes no sense for this room.
+    #[error("{0}")]
+    Invalid(String),
+    /// The content isn't what an event of this type holds.
+    #[error("{0}")]
+    BadContent(String),
+    /// The initial state contradicts itself.
+    #[error("the room's initial state is not allowed: {0}")]
+    InvalidInitialState(String),
+    /// This server neither makes nor joins such rooms.
+    #[error("this server does not support room version {0}")]
+    UnsupportedVersion(String),
+    /// Somebody has this alias.
+    #[error("the alias {0} is taken")]
+    AliasTaken(String),
+    /// It can't be an event.
+    #[error(transparent)]
+    Pdu(#[from] PduError),
+    /// The room changed faster than this server could follow.
+    #[error("the room is too busy")]
+    Busy,
+    /// The store failed.
+    #[error("the room could not be read or written")]
+    Store(#[from] store::Error),
+}
+
+impl Refusal for RoomError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::UnknownRoom | Self::UnknownEvent | Self::NotFound(_) => Kind::NotFound,
+            Self::NotJoined | Self::Forbidden(_) => Kind::Forbidden,
+            Self::Invalid(_) | Self::BadContent(_) | Self::InvalidInitialState(_) => Kind::Invalid,
+            Self::UnsupportedVersion(_) | Self::AliasTaken(_) => Kind::Invalid,
+            Self::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => Kind::TooLarge,
+            Self::Pdu(PduError::Malformed(_)) => Kind::Invalid,
+            Self::Busy => Kind::Unavailable,
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    fn errcode(&self) -> Option<&'static str> {
+        match self {
+            Self::InvalidInitialState(_) => Some("M_INVALID_ROOM_STATE"),
+            Self::UnsupportedVersion(_) => Some("M_UNSUPPORTED_ROOM_VERSION"),
+            Self::AliasTaken(_) => Some("M_ROOM_IN_USE"),
+            Self::BadContent(_) | Self::Pdu(PduError::Malformed(_)) => Some("M_BAD_JSON"),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A room in memory.
+
+use std::sync::{Arc, RwLock};
+
+use model::{EventNid, RoomNid, SnapshotNid, StateMap};
+use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::StateEventType, room_version_rules::RoomVersionRules};
+use store::{Store, rooms::RoomRow};
+
+use crate::RoomError;
+
+/// A room whose rules, number and latest state are at hand.
+pub struct LiveRoom {
+    /// Its number.
+    pub nid: RoomNid,
+    /// Its id.
+    pub room_id: OwnedRoomId,
+    /// Its version.
+    pub version: RoomVersionId,
+    /// What follows from the version.
+    pub rules: RoomVersionRules,
+    /// Whose turn it is to extend the room. `None`: what was there proved wrong and must be read again.
+    pub(crate) turn: tokio::sync::Mutex<Option<Head>>,
+    view: RwLock<Option<View>>,
+}
+
+/// The room's state as far as it is durable.
+#[derive(Clone)]
+pub struct View {
+    /// How many writes the room had seen.
+    pub version: i64,
+    /// Its number in the store.
+    pub snapshot: SnapshotNid,
+    /// What holds.
+    pub state: StateMap,
+}
+
+impl View {
+    /// The event that holds for `kind` and `state_key`.
+    pub fn get(&self, kind: StateEventType, state_key: &str) -> Option<EventNid> {
+        self.state.get(&(kind, state_key.to_owned())).copied()
+    }
+}
+
+/// Where the room's next event goes; may be ahead of what is durable.
+#[derive(Clone)]
+pub(crate) struct Head {
+    pub(crate) version: i64,
+    pub(crate) extremities: Vec<(OwnedEventId, i64)>,
+    pub(crate) snapshot: SnapshotNid,
+    /// How many parents `snapshot` has up to a whole one.
+    pub(crate) chain: i64,
+    pub(crate) state: StateMap,
+}
+
+impl Head {
+    pub(crate) fn view(&self) -> View {
+        View { version: self.version, snapshot: self.snapshot, state: self.state.clone() }
+    }
+}
+
+impl LiveRoom {
+    pub(crate) fn from_row(row: &RoomRow) -> Result<Self, RoomError> {
+        Self::new(row.nid, row.room_id.clone(), row.room_version.clone(), None)
+    }
+
+    pub(crate) fn new(
+        nid: RoomNid,
+        room_id: OwnedRoomId,
+        version: RoomVersionId,
+        head: Option<Head>,
+    ) -> Result<Self, RoomError> {
+        let rules =
+            model::rules_of(&version).ok_or_else(|| RoomError::UnsupportedVersion(version.as_str().to_owned()))?;
+        Ok(Self { nid, room_id, version, rules, turn: tokio::sync::Mutex::new(head), view: RwLock::new(None) })
+    }
+
+    /// What is durable of the room's state.
+    pub(crate) async fn view(&self, store: &Store) -> Result<View, RoomError> {
+        if let Some(view) = self.view.read().expect("nothing panics under this lock").clone() {
+            return Ok(view);
+        }
+        let head = Head::load(store, &self.room_id).await?;
+        Ok(self.advance(head.view()))
+    }
+
+    /// Shows `view`, unless a later one is shown already. Answers what is shown.
+    pub(crate) fn advance(&self, view: View) -> View {
+        let mut shown = self.view.write().expect("nothing panics under this lock");
+        match &*shown {
+            Some(later) if later.version >= view.version => later.clone(),
+            _ => shown.insert(view).clone(),
+        }
+    }
+
+    /// Forgets everything: the next who needs it reads it again.
+    pub(crate) async fn forget(&self) {
+        self.turn.lock().await.take();
+        self.view.write().expect("nothing panics under this lock").take();
+    }
+}
+
+impl Head {
+    pub(crate) async fn load(store: &Store, room_id: &ruma::RoomId) -> Result<Self, RoomError> {
+        let row = store.rooms().find(room_id).await?.ok_or(RoomError::UnknownRoom)?;
+        // Snapshots never change, so these belong to the row whatever is written meanwhile.
+        let state = store.state().at(row.snapshot).await?;
+        let chain = store.state().chain(row.snapshot).await?;
+        Ok(Self { version: row.version, extremities: row.extremities, snapshot: row.snapshot, chain, state })
+    }
+}
+
+/// A room that is being made: nothing holds yet.
+impl Default for Head {
+    fn default() -> Self {
+        Self { version: 0, extremities: Vec::new(), snapshot: SnapshotNid(0), chain: 0, state: StateMap::new() }
+    }
+}
+
+/// Rooms are shared by everybody who acts on them.
+pub(crate) type SharedRoom = Arc<LiveRoom>;

@@ -1,0 +1,235 @@
+//! Who is in a room.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#room-membership>
+
+use model::Draft;
+use ruma::{
+    OwnedRoomId, OwnedUserId, UserId,
+    events::{
+        StateEventType, TimelineEventType,
+        room::{
+            join_rules::{AllowRule, JoinRule, RoomJoinRulesEventContent},
+            member::MembershipState,
+        },
+    },
+};
+use serde_json::{Map, Value, value::to_raw_value};
+use store::Write;
+
+use crate::{RoomError, Rooms, live::SharedRoom, now};
+
+/// What shall become of somebody's membership.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Come in.
+    Join,
+    /// Be asked in by somebody.
+    Invite,
+    /// Ask to be asked in.
+    Knock,
+    /// Go, or decline an invitation, or take a knock back.
+    Leave,
+    /// Be put out by somebody.
+    Kick,
+    /// Be put out and kept out.
+    Ban,
+    /// Be kept out no longer.
+    Unban,
+}
+
+/// Whom it concerns, and what is said of it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Who acts.
+    pub sender: OwnedUserId,
+    /// Whose membership changes.
+    pub user_id: OwnedUserId,
+    /// Why.
+    pub reason: Option<String>,
+    /// For an invitation: whether the room is a direct chat.
+    pub is_direct: Option<bool>,
+}
+
+/// Name and avatar, as an `m.room.member` event repeats them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct MemberProfile {
+    pub(crate) display_name: Option<String>,
+    pub(crate) avatar_url: Option<String>,
+}
+
+impl Rooms {
+    /// Changes a membership, if the room's rules allow it. What holds already is not repeated.
+    pub async fn change_membership(&self, room: &SharedRoom, change: Change, target: Target) -> Result<(), RoomError> {
+        let current = self.membership(room, &target.user_id).await?.unwrap_or(MembershipState::Leave);
+        let wanted = match change {
+            Change::Join => MembershipState::Join,
+            Change::Invite => MembershipState::Invite,
+            Change::Knock => MembershipState::Knock,
+            Change::Leave | Change::Kick | Change::Unban => MembershipState::Leave,
+            Change::Ban => MembershipState::Ban,
+        };
+        match (change, &current) {
+            (Change::Join, MembershipState::Join) | (Change::Ban, MembershipState::Ban) => return Ok(()),
+            (Change::Knock, MembershipState::Knock) => return Ok(()),
+            (Change::Invite, MembershipState::Join) => {
+                return Err(RoomError::Forbidden(format!("{} is in the room already", target.user_id)));
+            }
+            (Change::Invite, MembershipState::Ban) => {
+                return Err(RoomError::Forbidden(format!("{} is banned from the room", target.user_id)));
+            }
+            (Change::Leave, MembershipState::Leave | MembershipState::Ban) => return Err(RoomError::NotJoined),
+            (Change::Kick, MembershipState::Leave | MembershipState::Ban) => {
+                return Err(RoomError::Forbidden(format!("{} is not in the room", target.user_id)));
+            }
+            (Change::Unban, now) if *now != MembershipState::Ban => {
+                return Err(RoomError::Forbidden(format!("{} is not banned from the room", target.user_id)));
+            }
+            _ => {}
+        }
+
+        let names_itself = matches!(change, Change::Join | Change::Invite | Change::Knock);
+        let profile =
+            if names_itself { self.profile_for_membership(&target.user_id).await? } else { MemberProfile::default() };
+        let mut content = member_content(&wanted, &profile, target.reason.as_deref(), target.is_direct);
+        if change == Change::Join
+            && let Some(inviter) = self.authorising_user(room, &target.user_id, &current).await?
+        {
+            content.insert("join_authorised_via_users_server".into(), inviter.as_str().into());
+        }
+        self.append_member(room, &target.sender, &target.user_id, &content).await
+    }
+
+    /// Repeats a user's name and avatar in the rooms that the user is in, after they changed.
+    pub async fn update_profile(&self, user_id: &UserId) -> Result<(), RoomError> {
+        let profile = self.profile_for_membership(user_id).await?;
+        for membership in self.shared.store.rooms().memberships_of(user_id).await? {
+            if membership.membership != MembershipState::Join {
+                continue;
+            }
+            let room = self.get(&membership.room_id).await?;
+            let event = self.state_event(&room, StateEventType::RoomMember, user_id.as_str()).await?;
+            let Some(mut content) = event.and_then(|event| event.pdu.content_as::<Map<String, Value>>()) else {
+                continue;
+            };
+            set_profile(&mut content, &profile);
+            // Who authorised a join has no say in what the member is called.
+            content.remove("join_authorised_via_users_server");
+            match self.append_member(&room, user_id, user_id, &content).await {
+                // Left meanwhile: nothing to repeat.
+                Ok(()) | Err(RoomError::Forbidden(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The user wants to hear no more of a room that the user has left.
+    pub async fn forget(&self, room: &SharedRoom, user_id: &UserId) -> Result<(), RoomError> {
+        match self.membership(room, user_id).await? {
+            Some(MembershipState::Leave | MembershipState::Ban) => {}
+            None => return Err(RoomError::UnknownRoom),
+            Some(_) => return Err(RoomError::Invalid(format!("{user_id} is still in the room: leave it first"))),
+        }
+        let mut write = Write::new();
+        store::rooms::forget(&mut write, room.nid, user_id, now());
+        self.shared.store.commit(write).await?;
+        Ok(())
+    }
+
+    /// The rooms that `user_id` is in.
+    pub async fn joined_rooms(&self, user_id: &UserId) -> Result<Vec<OwnedRoomId>, RoomError> {
+        let memberships = self.shared.store.rooms().memberships_of(user_id).await?;
+        Ok(memberships
+            .into_iter()
+            .filter(|row| row.membership == MembershipState::Join)
+            .map(|row| row.room_id)
+            .collect())
+    }
+
+    async fn append_member(
+        &self,
+        room: &SharedRoom,
+        sender: &UserId,
+        user_id: &UserId,
+        content: &Map<String, Value>,
+    ) -> Result<(), RoomError> {
+        let draft = Draft {
+            sender: sender.to_owned(),
+            kind: TimelineEventType::RoomMember,
+            content: to_raw_value(content).map_err(|error| RoomError::BadContent(error.to_string()))?,
+            state_key: Some(user_id.to_string()),
+            redacts: None,
+            origin_server_ts: now(),
+        };
+        self.append(room, &[draft], None, &|_| ()).await.map(drop)
+    }
+
+    /// For a join that the room allows to members of other rooms: a member here who could invite.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms>
+    async fn authorising_user(
+        &self,
+        room: &SharedRoom,
+        user_id: &UserId,
+        current: &MembershipState,
+    ) -> Result<Option<OwnedUserId>, RoomError> {
+        if matches!(current, MembershipState::Invite | MembershipState::Join) {
+            return Ok(None);
+        }
+        let rules: Option<RoomJoinRulesEventContent> = self.state_content(room, StateEventType::RoomJoinRules).await?;
+        let Some(JoinRule::Restricted(restricted) | JoinRule::KnockRestricted(restricted)) =
+            rules.map(|content| content.join_rule)
+        else {
+            return Ok(None);
+        };
+        let mut is_allowed = false;
+        for rule in &restricted.allow {
+            let AllowRule::RoomMembership(rule) = rule else { continue };
+            let Ok(other) = self.get(&rule.room_id).await else { continue };
+            is_allowed |= self.membership(&other, user_id).await? == Some(MembershipState::Join);
+        }
+        if !is_allowed {
+            return Err(RoomError::Forbidden("you are in none of the rooms whose members may join".into()));
+        }
+        let power_levels = self.power_levels(room).await?;
+        let members = self.shared.store.rooms().members(room.nid, &MembershipState::Join).await?;
+        let inviter = members
+            .into_iter()
+            .map(|member| member.user_id)
+            .find(|member| member.server_name() == self.server_name() && power_levels.user_can_invite(member));
+        inviter.map(Some).ok_or_else(|| RoomError::Forbidden("nobody here may let you in".into()))
+    }
+
+    /// What a user is called, for an `m.room.member` event.
+    pub(crate) async fn profile_for_membership(&self, _user_id: &UserId) -> Result<MemberProfile, RoomError> {
+        Ok(MemberProfile::default())
+    }
+}
+
+/// The content of an `m.room.member` event.
+pub(crate) fn member_content(
+    membership: &MembershipState,
+    profile: &MemberProfile,
+    reason: Option<&str>,
+    is_direct: Option<bool>,
+) -> Map<String, Value> {
+    let mut content = Map::new();
+    content.insert("membership".into(), membership.as_str().into());
+    set_profile(&mut content, profile);
+    if let Some(reason) = reason {
+        content.insert("reason".into(), reason.into());
+    }
+    if is_direct == Some(true) {
+        content.insert("is_direct".into(), true.into());
+    }
+    content
+}
+
+fn set_profile(content: &mut Map<String, Value>, profile: &MemberProfile) {
+    for (key, value) in [("displayname", &profile.display_name), ("avatar_url", &profile.avatar_url)] {
+        match value {
+            Some(value) => content.insert(key.into(), value.as_str().into()),
+            None => content.remove(key),
+        };
+    }
+}
