@@ -4,7 +4,8 @@ CREATE TABLE rooms (
     nid BIGINT NOT NULL PRIMARY KEY,  -- the room's number inside this database
     room_id TEXT NOT NULL UNIQUE,     -- !opaque or !opaque:server
     room_version TEXT NOT NULL,       -- which rules the room obeys
-    version BIGINT NOT NULL,          -- counts the writes to the room; who extends the room names the one it built upon
+    version BIGINT NOT NULL,          -- counts the writes to the room
+    head_nid BIGINT NOT NULL,         -- events.nid of its latest event; who extends the room names the version and the event it built upon
     head TEXT NOT NULL,               -- JSON: {"extremities": [[event id, depth], …]}
     snapshot_nid BIGINT NOT NULL      -- the room's state now
 );

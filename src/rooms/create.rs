@@ -9,11 +9,17 @@ use ruma::{
     OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId,
     api::client::room::create_room::v3::RoomPreset,
     events::{TimelineEventType, room::member::MembershipState},
-    serde::Raw,
 };
 use serde_json::{Map, Value, json, value::RawValue, value::to_raw_value};
 
-use crate::{RoomError, Rooms, live::Head, live::LiveRoom, live::SharedRoom, membership::member_content, now};
+use crate::{
+    RoomError, Rooms,
+    live::Head,
+    live::LiveRoom,
+    live::SharedRoom,
+    membership::{NOT_FEDERATING, member_content},
+    now,
+};
 
 /// What a room shall be like.
 #[derive(Clone, Debug)]
@@ -51,6 +57,9 @@ impl Rooms {
         let version = new.version.clone().unwrap_or_else(|| shared.config.default_version.clone());
         let rules =
             model::rules_of(&version).ok_or_else(|| RoomError::UnsupportedVersion(version.as_str().to_owned()))?;
+        if new.invite.iter().any(|user_id| user_id.server_name() != self.server_name()) {
+            return Err(RoomError::Forbidden(NOT_FEDERATING.into()));
+        }
         if let Some(alias) = &new.alias
             && shared.store.aliases().find(alias).await?.is_some()
         {
@@ -250,9 +259,4 @@ fn initial_power_levels(new: &NewRoom, rules: &ruma::room_version_rules::Authori
     });
     let Value::Object(content) = content else { unreachable!("written as an object above") };
     content
-}
-
-/// Reads a raw JSON object as a map.
-pub(crate) fn object_of<T>(raw: &Raw<T>) -> Result<Map<String, Value>, RoomError> {
-    serde_json::from_str(raw.json().get()).map_err(|error| RoomError::BadContent(error.to_string()))
 }

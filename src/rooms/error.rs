@@ -35,6 +35,9 @@ pub enum RoomError {
     /// Somebody has this alias.
     #[error("the alias {0} is taken")]
     AliasTaken(String),
+    /// The alias isn't one of this room's.
+    #[error("the alias {0} does not point to this room")]
+    BadAlias(String),
     /// It can't be an event.
     #[error(transparent)]
     Pdu(#[from] PduError),
@@ -52,7 +55,7 @@ impl Refusal for RoomError {
             Self::UnknownRoom | Self::UnknownEvent | Self::NotFound(_) => Kind::NotFound,
             Self::NotJoined | Self::Forbidden(_) => Kind::Forbidden,
             Self::Invalid(_) | Self::BadContent(_) | Self::InvalidInitialState(_) => Kind::Invalid,
-            Self::UnsupportedVersion(_) | Self::AliasTaken(_) => Kind::Invalid,
+            Self::UnsupportedVersion(_) | Self::AliasTaken(_) | Self::BadAlias(_) => Kind::Invalid,
             Self::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => Kind::TooLarge,
             Self::Pdu(PduError::Malformed(_)) => Kind::Invalid,
             Self::Busy => Kind::Unavailable,
@@ -64,6 +67,7 @@ impl Refusal for RoomError {
         match self {
             Self::InvalidInitialState(_) => Some("M_INVALID_ROOM_STATE"),
             Self::UnsupportedVersion(_) => Some("M_UNSUPPORTED_ROOM_VERSION"),
+            Self::BadAlias(_) => Some("M_BAD_ALIAS"),
             Self::AliasTaken(_) => Some("M_ROOM_IN_USE"),
             Self::BadContent(_) | Self::Pdu(PduError::Malformed(_)) => Some("M_BAD_JSON"),
             _ => None,

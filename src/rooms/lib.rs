@@ -12,6 +12,8 @@ mod live;
 mod membership;
 mod send;
 mod state;
+#[cfg(test)]
+mod tests;
 mod timeline;
 
 use std::{
@@ -21,7 +23,7 @@ use std::{
 
 use model::{EventNid, Millis, SigningKey, TimelineEvent};
 use quick_cache::sync::Cache;
-use ruma::{OwnedRoomId, RoomId, RoomVersionId, ServerName};
+use ruma::{OwnedRoomId, RoomId, RoomOrAliasId, RoomVersionId, ServerName};
 use serde::Deserialize;
 use store::Store;
 
@@ -101,6 +103,18 @@ impl Rooms {
             }
             quick_cache::sync::GuardResult::Timeout => room,
         })
+    }
+
+    /// The id of the room that is called so here.
+    pub async fn resolve(&self, room: &RoomOrAliasId) -> Result<OwnedRoomId, RoomError> {
+        let alias = match <&RoomId>::try_from(room) {
+            Ok(room_id) => return Ok(room_id.to_owned()),
+            Err(alias) => alias,
+        };
+        let unknown = || RoomError::NotFound(format!("no room is called {alias}"));
+        let (nid, _) = self.shared.store.aliases().find(alias).await?.ok_or_else(unknown)?;
+        let row = self.shared.store.rooms().find_by_nid(nid).await?.ok_or_else(unknown)?;
+        Ok(row.room_id)
     }
 }
 

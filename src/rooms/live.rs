@@ -4,7 +4,7 @@ use std::sync::{Arc, RwLock};
 
 use model::{EventNid, RoomNid, SnapshotNid, StateMap};
 use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::StateEventType, room_version_rules::RoomVersionRules};
-use store::{Store, rooms::RoomRow};
+use store::{RoomVersion, Store, rooms::RoomRow};
 
 use crate::RoomError;
 
@@ -26,8 +26,8 @@ pub struct LiveRoom {
 /// The room's state as far as it is durable.
 #[derive(Clone)]
 pub struct View {
-    /// How many writes the room had seen.
-    pub version: i64,
+    /// The latest write that is in it.
+    pub version: RoomVersion,
     /// Its number in the store.
     pub snapshot: SnapshotNid,
     /// What holds.
@@ -44,7 +44,7 @@ impl View {
 /// Where the room's next event goes; may be ahead of what is durable.
 #[derive(Clone)]
 pub(crate) struct Head {
-    pub(crate) version: i64,
+    pub(crate) version: RoomVersion,
     pub(crate) extremities: Vec<(OwnedEventId, i64)>,
     pub(crate) snapshot: SnapshotNid,
     /// How many parents `snapshot` has up to a whole one.
@@ -87,7 +87,7 @@ impl LiveRoom {
     pub(crate) fn advance(&self, view: View) -> View {
         let mut shown = self.view.write().expect("nothing panics under this lock");
         match &*shown {
-            Some(later) if later.version >= view.version => later.clone(),
+            Some(later) if later.version.count >= view.version.count => later.clone(),
             _ => shown.insert(view).clone(),
         }
     }
@@ -112,7 +112,13 @@ impl Head {
 /// A room that is being made: nothing holds yet.
 impl Default for Head {
     fn default() -> Self {
-        Self { version: 0, extremities: Vec::new(), snapshot: SnapshotNid(0), chain: 0, state: StateMap::new() }
+        Self {
+            version: RoomVersion::default(),
+            extremities: Vec::new(),
+            snapshot: SnapshotNid(0),
+            chain: 0,
+            state: StateMap::new(),
+        }
     }
 }
 

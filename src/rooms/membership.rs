@@ -18,6 +18,9 @@ use store::Write;
 
 use crate::{RoomError, Rooms, live::SharedRoom, now};
 
+/// Why nobody of another domain can be brought in yet.
+pub(crate) const NOT_FEDERATING: &str = "this server does not talk with other servers yet";
+
 /// What shall become of somebody's membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
@@ -60,6 +63,9 @@ pub(crate) struct MemberProfile {
 impl Rooms {
     /// Changes a membership, if the room's rules allow it. What holds already is not repeated.
     pub async fn change_membership(&self, room: &SharedRoom, change: Change, target: Target) -> Result<(), RoomError> {
+        if change == Change::Invite && target.user_id.server_name() != self.server_name() {
+            return Err(RoomError::Forbidden(NOT_FEDERATING.into()));
+        }
         let current = self.membership(room, &target.user_id).await?.unwrap_or(MembershipState::Leave);
         let wanted = match change {
             Change::Join => MembershipState::Join,

@@ -2,12 +2,13 @@
 
 use model::Draft;
 use ruma::{
-    OwnedEventId, OwnedUserId,
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    OwnedEventId, OwnedRoomAliasId, OwnedUserId, UserId,
+    events::{AnyStateEventContent, RawExt as _, StateEventType, TimelineEventType, room::member::MembershipState},
+    serde::Raw,
 };
 use serde_json::value::RawValue;
 
-use crate::{RoomError, Rooms, Transaction, live::SharedRoom, now};
+use crate::{RoomError, Rooms, Transaction, live::SharedRoom, membership::NOT_FEDERATING, now};
 
 /// What a local user wants to say in a room.
 #[derive(Clone, Debug)]
@@ -44,6 +45,9 @@ impl Rooms {
             return Ok(sent);
         }
         self.check_content(room, &wish).await?;
+        if let Some(sent) = self.holds_already(room, &wish).await? {
+            return Ok(sent);
+        }
         let draft = Draft {
             sender: wish.sender,
             kind: wish.kind,
@@ -82,6 +86,21 @@ impl Rooms {
         if wish.kind == TimelineEventType::RoomCreate {
             return Err(RoomError::Forbidden("a room has one m.room.create event, and this room has it".into()));
         }
+        if wish.state_key.is_some() {
+            // ruma's types know what the specification demands of each state event it names.
+            Raw::<AnyStateEventContent>::from_json(wish.content.clone())
+                .deserialize_with_type(&wish.kind.to_string())
+                .map_err(|error| RoomError::BadContent(format!("content of {}: {error}", wish.kind)))?;
+        }
+        if wish.kind == TimelineEventType::RoomCanonicalAlias {
+            self.check_canonical_alias(room, &wish.content).await?;
+        }
+        if wish.kind == TimelineEventType::RoomMember
+            && let Some(user_id) = wish.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok())
+            && user_id.server_name() != self.server_name()
+        {
+            return Err(RoomError::Forbidden(NOT_FEDERATING.into()));
+        }
         let Some(target) = wish.redacts.as_ref().filter(|_| wish.kind == TimelineEventType::RoomRedaction) else {
             return Ok(());
         };
@@ -93,6 +112,38 @@ impl Rooms {
         let power_levels = self.power_levels(room).await?;
         if !power_levels.user_can_redact_event_of_other(&wish.sender) {
             return Err(RoomError::Forbidden("your power level does not let you redact other people's events".into()));
+        }
+        Ok(())
+    }
+
+    /// A state event of the same sender that says just what `wish` says.
+    async fn holds_already(&self, room: &SharedRoom, wish: &Wish) -> Result<Option<Sent>, RoomError> {
+        let Some(state_key) = &wish.state_key else { return Ok(None) };
+        let Some(event) = self.state_event(room, wish.kind.to_string().into(), state_key).await? else {
+            return Ok(None);
+        };
+        let says_the_same = event.pdu.sender == wish.sender
+            && event.pdu.content_as::<serde_json::Value>() == serde_json::from_str(wish.content.get()).ok();
+        Ok(says_the_same.then(|| Sent { event_id: event.pdu.event_id.clone() }))
+    }
+
+    /// A room says only of its own aliases that they are its names.
+    async fn check_canonical_alias(&self, room: &SharedRoom, content: &RawValue) -> Result<(), RoomError> {
+        #[derive(serde::Deserialize, Default)]
+        struct Content {
+            alias: Option<OwnedRoomAliasId>,
+            #[serde(default)]
+            alt_aliases: Vec<OwnedRoomAliasId>,
+        }
+        let wanted: Content =
+            serde_json::from_str(content.get()).map_err(|error| RoomError::Invalid(error.to_string()))?;
+        let held: Content = self.state_content(room, StateEventType::RoomCanonicalAlias).await?.unwrap_or_default();
+        let is_held = |alias: &OwnedRoomAliasId| held.alias.as_ref() == Some(alias) || held.alt_aliases.contains(alias);
+        for alias in wanted.alias.iter().chain(&wanted.alt_aliases).filter(|alias| !is_held(alias)) {
+            let found = self.shared.store.aliases().find(alias).await?;
+            if !found.is_some_and(|(nid, _)| nid == room.nid) {
+                return Err(RoomError::BadAlias(alias.to_string()));
+            }
         }
         Ok(())
     }

@@ -14,7 +14,7 @@ use ruma::{
     state_res,
 };
 use serde::Deserialize;
-use store::{Pending, Write, events, rooms::RoomRow, state};
+use store::{Pending, RoomVersion, Write, events, rooms::RoomRow, state};
 
 use crate::{
     RoomError, Rooms,
@@ -106,8 +106,10 @@ impl Rooms {
             events::insert_transaction(&mut write, &transaction.as_stored(), last.pdu.event_id.as_str(), now());
         }
         also(&mut write);
-        write.room_step(room.nid, head.version);
-        head.version += 1;
+        let Some(last) = events.last() else { return Ok(events) };
+        let version = RoomVersion { count: head.version.count + 1, head: last.nid };
+        write.room_step(room.nid, head.version, version);
+        head.version = version;
         store::rooms::put_room(
             &mut write,
             &RoomRow {
@@ -222,7 +224,7 @@ impl Sealing<'_> {
             nid: EventNid(shared.store.next_nid()),
             room_nid: self.room.nid,
             position: Position(0),
-            state_before: (self.head.version > 0 || !self.events.is_empty()).then_some(self.head.snapshot),
+            state_before: (self.head.version.count > 0 || !self.events.is_empty()).then_some(self.head.snapshot),
             pdu,
             transaction_id: transaction
                 .map(|transaction| (transaction.device_id.to_string(), transaction.transaction_id.clone())),
@@ -256,7 +258,7 @@ impl Sealing<'_> {
         let snapshot = SnapshotNid(self.rooms.shared.store.next_nid());
         let room = self.room.nid;
         self.head.state.insert(key.clone(), event.nid);
-        let is_first = self.head.version == 0 && self.fresh.is_empty();
+        let is_first = self.head.version.count == 0 && self.fresh.is_empty();
         if is_first || self.head.chain >= LONGEST_CHAIN {
             state::insert_snapshot(&mut self.write, snapshot, room, None, 0, self.head.state.values().copied());
             self.head.chain = 0;

@@ -20,6 +20,7 @@ pub mod state;
 mod write;
 mod writer;
 
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 use std::{borrow::Cow, sync::Arc};
@@ -28,7 +29,7 @@ use model::Position;
 
 pub use engine::{Arg, Location, Row};
 pub use error::Error;
-pub use write::{Committed, Table, Write};
+pub use write::{Committed, RoomVersion, Table, Write};
 pub use writer::{OnCommit, Pending, Slot};
 
 /// The database of this deployment. Cheap to clone.

@@ -6,7 +6,7 @@ use ruma::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Arg, Error, Row, Store, Table, Write, args, places};
+use crate::{Arg, Error, RoomVersion, Row, Store, Table, Write, args, places};
 
 /// A room as it is stored.
 #[derive(Clone, Debug)]
@@ -17,8 +17,8 @@ pub struct RoomRow {
     pub room_id: OwnedRoomId,
     /// Which rules it obeys.
     pub room_version: RoomVersionId,
-    /// How many writes it has seen.
-    pub version: i64,
+    /// Its latest write.
+    pub version: RoomVersion,
     /// The events that none follows yet, with their depths.
     pub extremities: Vec<(OwnedEventId, i64)>,
     /// Its state now.
@@ -31,10 +31,10 @@ struct Head {
 }
 
 static ROOMS: Table = Table {
-    insert: "INSERT INTO rooms (nid, room_id, room_version, version, head, snapshot_nid)",
-    columns: 6,
+    insert: "INSERT INTO rooms (nid, room_id, room_version, version, head_nid, head, snapshot_nid)",
+    columns: 7,
     conflict: "ON CONFLICT (nid) DO UPDATE
-        SET version = excluded.version, head = excluded.head, snapshot_nid = excluded.snapshot_nid",
+        SET version = excluded.version, head_nid = excluded.head_nid, head = excluded.head, snapshot_nid = excluded.snapshot_nid",
     key: 1,
 };
 
@@ -43,7 +43,15 @@ pub fn put_room(write: &mut Write, room: &RoomRow) {
     let head = serde_json::to_string(&Head { extremities: room.extremities.clone() }).expect("ids are plain text");
     write.insert(
         &ROOMS,
-        args![room.nid.0, room.room_id.as_str(), room.room_version.as_str(), room.version, head, room.snapshot.0],
+        args![
+            room.nid.0,
+            room.room_id.as_str(),
+            room.room_version.as_str(),
+            room.version.count,
+            room.version.head.0,
+            head,
+            room.snapshot.0
+        ],
     );
 }
 
@@ -129,7 +137,7 @@ impl Rooms<'_> {
     /// The room called `room_id`.
     pub async fn find(&self, room_id: &RoomId) -> Result<Option<RoomRow>, Error> {
         const FIND: &str = "
-            SELECT nid, room_id, room_version, version, head, snapshot_nid
+            SELECT nid, room_id, room_version, version, head, snapshot_nid, head_nid
             FROM rooms
             WHERE room_id = $1";
         let rows = self.0.query(FIND, args![room_id.as_str()]).await?;
@@ -139,7 +147,7 @@ impl Rooms<'_> {
     /// The room numbered `nid`.
     pub async fn find_by_nid(&self, nid: RoomNid) -> Result<Option<RoomRow>, Error> {
         const FIND: &str = "
-            SELECT nid, room_id, room_version, version, head, snapshot_nid
+            SELECT nid, room_id, room_version, version, head, snapshot_nid, head_nid
             FROM rooms
             WHERE nid = $1";
         let rows = self.0.query(FIND, args![nid.0]).await?;
@@ -227,7 +235,7 @@ fn room(row: &Row) -> Result<RoomRow, Error> {
         nid: RoomNid(row.int(0)?),
         room_id: row.parse(1)?,
         room_version: row.parse(2)?,
-        version: row.int(3)?,
+        version: RoomVersion { count: row.int(3)?, head: EventNid(row.int(6)?) },
         extremities: head.extremities,
         snapshot: SnapshotNid(row.int(5)?),
     })

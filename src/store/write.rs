@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Change, RoomNid};
+use model::{Change, EventNid, RoomNid};
 
 use crate::engine::Arg;
 
@@ -15,11 +15,22 @@ pub struct Write {
     pub(crate) changes: Vec<(u32, Change)>,
 }
 
+/// Which write to a room was the latest. The count alone would not do: of two nodes that count on from one version, one
+/// is refused, and what it had built upon that must not pass for a successor of the other's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RoomVersion {
+    /// How many writes the room has seen.
+    pub count: i64,
+    /// Its latest event.
+    pub head: EventNid,
+}
+
 /// A room goes from one version to the next.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RoomStep {
     pub(crate) room: RoomNid,
-    pub(crate) from: i64,
+    pub(crate) from: RoomVersion,
+    pub(crate) to: RoomVersion,
 }
 
 /// A statement that runs inside the writer's transaction.
@@ -64,9 +75,10 @@ impl Write {
         self
     }
 
-    /// Takes effect only if the room is still at version `from`; it is at `from + 1` afterwards.
-    pub fn room_step(&mut self, room: RoomNid, from: i64) -> &mut Self {
-        self.room = Some(RoomStep { room, from });
+    /// Takes effect only if the room is still at version `from`; it is at `to` afterwards. A new room comes from the
+    /// default.
+    pub fn room_step(&mut self, room: RoomNid, from: RoomVersion, to: RoomVersion) -> &mut Self {
+        self.room = Some(RoomStep { room, from, to });
         self
     }
 

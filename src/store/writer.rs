@@ -11,14 +11,14 @@ use std::{
 };
 
 use metrics::{counter, gauge, histogram};
-use model::{Position, RoomNid};
+use model::{EventNid, Position, RoomNid};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use crate::{
     engine::{Arg, Connection, Pool},
     error::Error,
-    write::{Committed, Statement, Table, Write},
+    write::{Committed, RoomVersion, Statement, Table, Write},
 };
 
 /// How many Writes may wait; more are refused with [`Error::Overloaded`] after [`ENQUEUE_TIMEOUT`].
@@ -230,12 +230,12 @@ impl Task {
         let mut rows = Rows::default();
         for write in writes {
             if let Some(step) = write.room {
-                let version = versions.entry(step.room).or_insert(0);
+                let version = versions.entry(step.room).or_default();
                 if *version != step.from {
                     answers.push(Err(Error::Conflict));
                     continue;
                 }
-                *version += 1;
+                *version = step.to;
             }
             for statement in &write.statements {
                 match statement {
@@ -322,9 +322,9 @@ fn place(args: &[Arg], first: i64) -> Vec<Arg> {
 }
 
 /// The versions of the rooms that these Writes move, read under the lock that `positions` gives.
-async fn room_versions(connection: &mut Connection, writes: &[Write]) -> Result<HashMap<RoomNid, i64>, Error> {
+async fn room_versions(connection: &mut Connection, writes: &[Write]) -> Result<HashMap<RoomNid, RoomVersion>, Error> {
     const VERSIONS: &str = "
-        SELECT nid, version
+        SELECT nid, version, head_nid
         FROM rooms
         WHERE nid IN ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)";
     const AT_ONCE: usize = 16;
@@ -336,7 +336,8 @@ async fn room_versions(connection: &mut Connection, writes: &[Write]) -> Result<
         // The statement keeps its size: what is left over names a room twice.
         let args = (0..AT_ONCE).map(|at| Arg::Int(chunk[at.min(chunk.len() - 1)].0)).collect();
         for row in connection.fetch_all(VERSIONS, args).await? {
-            versions.insert(RoomNid(row.int(0)?), row.int(1)?);
+            let version = RoomVersion { count: row.int(1)?, head: EventNid(row.int(2)?) };
+            versions.insert(RoomNid(row.int(0)?), version);
         }
     }
     Ok(versions)

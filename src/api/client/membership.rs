@@ -1,0 +1,158 @@
+//! Joining, inviting, leaving, and being made to.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#room-membership>
+
+use rooms::{LiveRoom, MembershipChange, Target};
+use ruma::{
+    OwnedUserId, RoomId,
+    api::client::{
+        knock::knock_room,
+        membership::{
+            ban_user, forget_room, invite_user, invite_user::v3::InvitationRecipient, join_room_by_id,
+            join_room_by_id_or_alias, joined_rooms, kick_user, leave_room, unban_user,
+        },
+    },
+};
+use std::sync::Arc;
+
+use crate::{Answer, Ask, Error, Route, Services, endpoint};
+
+/// The endpoints of this file.
+pub(crate) fn routes() -> Vec<Route> {
+    vec![
+        endpoint(join_by_id),
+        endpoint(join_by_id_or_alias),
+        endpoint(knock),
+        endpoint(invite),
+        endpoint(leave),
+        endpoint(kick),
+        endpoint(ban),
+        endpoint(unban),
+        endpoint(forget),
+        endpoint(joined),
+    ]
+}
+
+/// Whose membership of which room changes to what, and why.
+struct Step<'a> {
+    services: &'a Services,
+    room_id: &'a RoomId,
+    change: MembershipChange,
+    sender: &'a OwnedUserId,
+    user_id: &'a OwnedUserId,
+    reason: Option<String>,
+}
+
+impl Step<'_> {
+    async fn take(self) -> Result<(), Error> {
+        let room: Arc<LiveRoom> = self.services.rooms.get(self.room_id).await?;
+        let target =
+            Target { sender: self.sender.clone(), user_id: self.user_id.clone(), reason: self.reason, is_direct: None };
+        Ok(self.services.rooms.change_membership(&room, self.change, target).await?)
+    }
+}
+
+async fn join_by_id(ask: Ask<join_room_by_id::v3::Request>) -> Answer<join_room_by_id::v3::Response> {
+    let room_id = ask.request.room_id;
+    join(&ask.services, &room_id, &ask.session.user_id, ask.request.reason).await?;
+    Ok(join_room_by_id::v3::Response::new(room_id))
+}
+
+async fn join_by_id_or_alias(
+    ask: Ask<join_room_by_id_or_alias::v3::Request>,
+) -> Answer<join_room_by_id_or_alias::v3::Response> {
+    let room_id = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
+    join(&ask.services, &room_id, &ask.session.user_id, ask.request.reason).await?;
+    Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
+}
+
+async fn join(
+    services: &Services,
+    room_id: &RoomId,
+    user_id: &OwnedUserId,
+    reason: Option<String>,
+) -> Result<(), Error> {
+    services.limits.check_join(user_id)?;
+    Step { services, room_id, change: MembershipChange::Join, sender: user_id, user_id, reason }.take().await
+}
+
+async fn knock(ask: Ask<knock_room::v3::Request>) -> Answer<knock_room::v3::Response> {
+    let room_id = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
+    let user_id = &ask.session.user_id;
+    ask.services.limits.check_join(user_id)?;
+    let change = MembershipChange::Knock;
+    Step { services: &ask.services, room_id: &room_id, change, sender: user_id, user_id, reason: ask.request.reason }
+        .take()
+        .await?;
+    Ok(knock_room::v3::Response::new(room_id))
+}
+
+async fn invite(ask: Ask<invite_user::v3::Request>) -> Answer<invite_user::v3::Response> {
+    let InvitationRecipient::UserId(invited) = ask.request.recipient else {
+        return Err(Error::new(
+            http::StatusCode::FORBIDDEN,
+            "M_THREEPID_DENIED",
+            "this server invites by user id only",
+        ));
+    };
+    Step {
+        services: &ask.services,
+        room_id: &ask.request.room_id,
+        change: MembershipChange::Invite,
+        sender: &ask.session.user_id,
+        user_id: &invited.user_id,
+        reason: invited.reason,
+    }
+    .take()
+    .await?;
+    Ok(invite_user::v3::Response::new())
+}
+
+async fn leave(ask: Ask<leave_room::v3::Request>) -> Answer<leave_room::v3::Response> {
+    let user_id = &ask.session.user_id;
+    Step {
+        services: &ask.services,
+        room_id: &ask.request.room_id,
+        change: MembershipChange::Leave,
+        sender: user_id,
+        user_id,
+        reason: ask.request.reason,
+    }
+    .take()
+    .await?;
+    Ok(leave_room::v3::Response::new())
+}
+
+/// The three acts on somebody else have one shape.
+macro_rules! act_on_another {
+    ($name:ident, $module:ident, $change:ident) => {
+        async fn $name(ask: Ask<$module::v3::Request>) -> Answer<$module::v3::Response> {
+            Step {
+                services: &ask.services,
+                room_id: &ask.request.room_id,
+                change: MembershipChange::$change,
+                sender: &ask.session.user_id,
+                user_id: &ask.request.user_id,
+                reason: ask.request.reason,
+            }
+            .take()
+            .await?;
+            Ok($module::v3::Response::new())
+        }
+    };
+}
+
+act_on_another!(kick, kick_user, Kick);
+act_on_another!(ban, ban_user, Ban);
+act_on_another!(unban, unban_user, Unban);
+
+async fn forget(ask: Ask<forget_room::v3::Request>) -> Answer<forget_room::v3::Response> {
+    let room = ask.services.rooms.get(&ask.request.room_id).await?;
+    ask.services.rooms.forget(&room, &ask.session.user_id).await?;
+    Ok(forget_room::v3::Response::new())
+}
+
+async fn joined(ask: Ask<joined_rooms::v3::Request>) -> Answer<joined_rooms::v3::Response> {
+    let room_ids = ask.services.rooms.joined_rooms(&ask.session.user_id).await?;
+    Ok(joined_rooms::v3::Response::new(room_ids))
+}

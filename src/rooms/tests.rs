@@ -1,0 +1,234 @@
+//! Rooms on a real store, on each engine.
+
+use std::{collections::HashSet, sync::Arc};
+
+use model::{Position, SigningKey};
+use ruma::{
+    OwnedRoomId, OwnedUserId, RoomVersionId,
+    api::{Direction, client::room::create_room::v3::RoomPreset},
+    device_id,
+    events::room::member::MembershipState,
+    owned_server_name, user_id,
+};
+use serde_json::{Map, json, value::to_raw_value};
+use store::{Store, testing::on_each_engine};
+
+use crate::{MembershipChange, NewRoom, RoomError, Rooms, RoomsConfig, Target, Transaction, Wish};
+
+fn rooms(store: &Store) -> Rooms {
+    let key = SigningKey::from_seed(owned_server_name!("a.test"), "1", &[7; 32]).expect("a plain version");
+    Rooms::new(store.clone(), Arc::new(key), RoomsConfig::default())
+}
+
+fn alice() -> OwnedUserId {
+    user_id!("@alice:a.test").to_owned()
+}
+
+fn bob() -> OwnedUserId {
+    user_id!("@bob:a.test").to_owned()
+}
+
+fn new_room(version: RoomVersionId, preset: RoomPreset) -> NewRoom {
+    NewRoom {
+        creator: alice(),
+        version: Some(version),
+        preset,
+        creation_content: Map::new(),
+        initial_state: Vec::new(),
+        power_levels: Map::new(),
+        name: Some("Tea".into()),
+        topic: None,
+        alias: None,
+        invite: Vec::new(),
+        is_direct: false,
+        is_listed: false,
+    }
+}
+
+fn text(sender: OwnedUserId, body: &str) -> Wish {
+    Wish {
+        sender,
+        kind: "m.room.message".into(),
+        content: to_raw_value(&json!({ "msgtype": "m.text", "body": body })).expect("JSON"),
+        state_key: None,
+        redacts: None,
+        transaction: None,
+    }
+}
+
+fn own(user_id: OwnedUserId) -> Target {
+    Target { sender: user_id.clone(), user_id, reason: None, is_direct: None }
+}
+
+#[tokio::test]
+async fn a_room_of_each_version_takes_members_and_messages() {
+    on_each_engine(async |store| {
+        let rooms = rooms(&store);
+        for version in model::supported_room_versions() {
+            let room_id = rooms.create(new_room(version.clone(), RoomPreset::PublicChat)).await?;
+            let room = rooms.get(&room_id).await?;
+            rooms.change_membership(&room, MembershipChange::Join, own(bob())).await?;
+            let sent = rooms.send(&room, text(bob(), "hello")).await?;
+            assert_eq!(rooms.membership(&room, &bob()).await?, Some(MembershipState::Join), "{version}");
+
+            let stored = store.events().find(&sent.event_id).await?.expect("what was sent is stored");
+            assert_eq!(stored.pdu.room_id, room_id);
+            assert_eq!(stored.pdu.sender, bob());
+        }
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_is_not_in_a_room_can_say_nothing_there() {
+    on_each_engine(async |store| {
+        let rooms = rooms(&store);
+        let room_id = rooms.create(new_room(RoomVersionId::V12, RoomPreset::PrivateChat)).await?;
+        let room = rooms.get(&room_id).await?;
+        let before = store.visible_position().await?;
+        let refused = rooms.send(&room, text(bob(), "let me in")).await;
+        assert!(matches!(refused, Err(RoomError::Forbidden(_))), "{refused:?}");
+        let refused = rooms.change_membership(&room, MembershipChange::Join, own(bob())).await;
+        assert!(matches!(refused, Err(RoomError::Forbidden(_))), "{refused:?}");
+        assert_eq!(store.visible_position().await?, before, "nothing changed");
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn many_senders_at_once_make_one_chain_without_forks() {
+    on_each_engine(async |store| {
+        let rooms = rooms(&store);
+        let room_id = rooms.create(new_room(RoomVersionId::V12, RoomPreset::PublicChat)).await?;
+        let room = rooms.get(&room_id).await?;
+        let sends = (0..40).map(|number| {
+            let (rooms, room) = (rooms.clone(), room.clone());
+            tokio::spawn(async move { rooms.send(&room, text(alice(), &number.to_string())).await })
+        });
+        for send in sends.collect::<Vec<_>>() {
+            send.await.expect("no task panics")?;
+        }
+        let timeline = store.events().timeline(room.nid, Position(0), None, 1000, Direction::Forward).await?;
+        for pair in timeline.windows(2) {
+            assert_eq!(pair[1].pdu.prev_events, [pair[0].pdu.event_id.clone()]);
+            assert!(pair[1].position > pair[0].position);
+        }
+        let ids: HashSet<_> = timeline.iter().map(|event| event.pdu.event_id.clone()).collect();
+        assert_eq!(ids.len(), timeline.len());
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn two_nodes_on_one_database_extend_a_room_without_losing_an_event() {
+    on_each_engine(async |store| {
+        let (one, other) = (rooms(&store), rooms(&store));
+        let room_id = one.create(new_room(RoomVersionId::V11, RoomPreset::PublicChat)).await?;
+        let mut tasks = Vec::new();
+        for number in 0..20 {
+            let rooms = if number % 2 == 0 { one.clone() } else { other.clone() };
+            let room_id: OwnedRoomId = room_id.clone();
+            tasks.push(tokio::spawn(async move {
+                let room = rooms.get(&room_id).await?;
+                rooms.send(&room, text(alice(), &number.to_string())).await
+            }));
+        }
+        let mut acknowledged = HashSet::new();
+        for task in tasks {
+            match task.await.expect("no task panics") {
+                Ok(sent) => assert!(acknowledged.insert(sent.event_id)),
+                // Allowed under such a race, as long as nothing of it is there.
+                Err(RoomError::Busy) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let room = one.get(&room_id).await?;
+        let timeline = store.events().timeline(room.nid, Position(0), None, 1000, Direction::Forward).await?;
+        let messages: HashSet<_> = timeline
+            .iter()
+            .filter(|event| event.pdu.state_key.is_none())
+            .map(|event| event.pdu.event_id.clone())
+            .collect();
+        assert_eq!(messages, acknowledged);
+        for pair in timeline.windows(2) {
+            assert_eq!(pair[1].pdu.prev_events, [pair[0].pdu.event_id.clone()]);
+        }
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn one_transaction_id_sends_once_even_when_it_comes_twice_at_once() {
+    on_each_engine(async |store| {
+        let rooms = rooms(&store);
+        let room_id = rooms.create(new_room(RoomVersionId::V12, RoomPreset::PublicChat)).await?;
+        let room = rooms.get(&room_id).await?;
+        let wish = Wish {
+            transaction: Some(Transaction {
+                user_id: alice(),
+                device_id: device_id!("PHONE").to_owned(),
+                scope: "send".into(),
+                transaction_id: "1".into(),
+            }),
+            ..text(alice(), "once")
+        };
+        let (first, second) = tokio::join!(rooms.send(&room, wish.clone()), rooms.send(&room, wish.clone()));
+        let third = rooms.send(&room, wish).await?;
+        assert_eq!(first?.event_id, third.event_id);
+        assert_eq!(second?.event_id, third.event_id);
+        let timeline = store.events().timeline(room.nid, Position(0), None, 100, Direction::Forward).await?;
+        assert_eq!(timeline.iter().filter(|event| event.pdu.state_key.is_none()).count(), 1);
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_redaction_takes_the_content_out_of_the_store() {
+    on_each_engine(async |store| {
+        let rooms = rooms(&store);
+        let room_id = rooms.create(new_room(RoomVersionId::V12, RoomPreset::PublicChat)).await?;
+        let room = rooms.get(&room_id).await?;
+        let said = rooms.send(&room, text(alice(), "a secret")).await?;
+        let redaction = Wish {
+            kind: "m.room.redaction".into(),
+            content: to_raw_value(&json!({})).expect("JSON"),
+            redacts: Some(said.event_id.clone()),
+            ..text(alice(), "")
+        };
+        let by = rooms.send(&room, redaction).await?;
+        let left = store.events().find(&said.event_id).await?.expect("the event stays");
+        assert!(!left.pdu.json.contains("secret"));
+        assert_eq!(left.redacted_by, Some(by.event_id));
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_long_history_of_state_is_read_back_whole() {
+    on_each_engine(async |store| {
+        let rooms = rooms(&store);
+        let room_id = rooms.create(new_room(RoomVersionId::V12, RoomPreset::PublicChat)).await?;
+        let room = rooms.get(&room_id).await?;
+        for number in 0..120 {
+            let wish = Wish {
+                kind: "m.room.topic".into(),
+                content: to_raw_value(&json!({ "topic": number.to_string() })).expect("JSON"),
+                state_key: Some(String::new()),
+                ..text(alice(), "")
+            };
+            rooms.send(&room, wish).await?;
+        }
+        let shown = rooms.view(&room).await?;
+        assert_eq!(store.state().at(shown.snapshot).await?, shown.state);
+        assert_eq!(store.state().current(room.nid).await?, shown.state);
+        assert!(store.state().chain(shown.snapshot).await? <= 50);
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
