@@ -9,6 +9,7 @@ pub mod client;
 mod endpoint;
 mod error;
 mod json_path;
+mod operator;
 mod router;
 
 pub use endpoint::{Answer, Ask, Authenticate, Route, endpoint};
@@ -21,6 +22,12 @@ use std::sync::Arc;
 pub struct Services {
     /// How this face behaves.
     pub config: ApiConfig,
+    /// For the operator's questions only; what people ask goes through a service.
+    pub store: store::Store,
+    /// Rooms.
+    pub rooms: rooms::Rooms,
+    /// Writes the metrics out, if they are on.
+    pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }
 
 /// The services, shared by every request.

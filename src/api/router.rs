@@ -15,7 +15,7 @@ use metrics::{counter, gauge, histogram};
 use serde::Deserialize;
 use tower_http::{catch_panic::CatchPanicLayer, cors};
 
-use crate::{Error, SharedServices, client, endpoint::Route};
+use crate::{Error, SharedServices, client, endpoint::Route, operator};
 
 /// `[client_api]`: how the client-server face behaves.
 #[derive(Clone, Debug, Deserialize)]
@@ -51,6 +51,7 @@ pub fn router(services: SharedServices) -> Router {
             http::header::AUTHORIZATION,
         ]);
     router
+        .merge(operator::router(services))
         .fallback(async || Error::unrecognized())
         .method_not_allowed_fallback(async || {
             Error::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", "this endpoint does not take this method")
