@@ -23,7 +23,7 @@ use std::{
 
 use model::{EventNid, Millis, SigningKey, TimelineEvent};
 use quick_cache::sync::Cache;
-use ruma::{OwnedRoomId, RoomId, RoomOrAliasId, RoomVersionId, ServerName};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomOrAliasId, RoomVersionId, ServerName};
 use serde::Deserialize;
 use store::Store;
 
@@ -52,6 +52,9 @@ impl Default for RoomsConfig {
     }
 }
 
+/// How many answers to clients' transactions are kept in memory; all of them are in the store.
+const RECENT_TRANSACTIONS: usize = 4_096;
+
 /// The rooms of this deployment. Cheap to clone.
 #[derive(Clone)]
 pub struct Rooms {
@@ -64,6 +67,8 @@ struct Shared {
     config: RoomsConfig,
     live: Cache<OwnedRoomId, Arc<LiveRoom>>,
     events: Cache<EventNid, Arc<TimelineEvent>>,
+    /// What clients' latest transactions came to.
+    sent: Cache<Transaction, OwnedEventId>,
     /// State events whose commit is still under way: not in the store yet, needed to authorise what follows.
     in_flight: std::sync::Mutex<std::collections::HashMap<EventNid, Arc<TimelineEvent>>>,
 }
@@ -73,7 +78,9 @@ impl Rooms {
     pub fn new(store: Store, key: Arc<SigningKey>, config: RoomsConfig) -> Self {
         let live = Cache::new(config.cached_rooms);
         let events = Cache::new(config.cached_events);
-        Self { shared: Arc::new(Shared { store, key, config, live, events, in_flight: std::sync::Mutex::default() }) }
+        let sent = Cache::new(RECENT_TRANSACTIONS);
+        let in_flight = std::sync::Mutex::default();
+        Self { shared: Arc::new(Shared { store, key, config, live, events, sent, in_flight }) }
     }
 
     /// The name of this server.

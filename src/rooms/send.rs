@@ -39,11 +39,28 @@ impl Rooms {
     ///
     /// The same transaction id gives the same event again. A state event that says what holds already is not repeated.
     pub async fn send(&self, room: &SharedRoom, wish: Wish) -> Result<Sent, RoomError> {
-        if let Some(transaction) = &wish.transaction
-            && let Some(sent) = self.sent_before(transaction).await?
+        let transaction = wish.transaction.clone();
+        if let Some(transaction) = &transaction
+            && let Some(event_id) = self.shared.sent.get(transaction)
         {
-            return Ok(sent);
+            return Ok(Sent { event_id });
         }
+        // That a transaction id is new is the rule, so it isn't looked up first: the store refuses to take one twice.
+        match (self.send_new(room, wish).await, transaction) {
+            (Ok(sent), Some(transaction)) => {
+                self.shared.sent.insert(transaction, sent.event_id.clone());
+                Ok(sent)
+            }
+            // Whatever is wrong now, what was done before gets the same answer as before.
+            (Err(error), Some(transaction)) => self.sent_before(&transaction).await?.ok_or(match error {
+                RoomError::Store(store::Error::Duplicate) => RoomError::Busy,
+                error => error,
+            }),
+            (answer, None) => answer,
+        }
+    }
+
+    async fn send_new(&self, room: &SharedRoom, wish: Wish) -> Result<Sent, RoomError> {
         self.check_content(room, &wish).await?;
         if let Some(sent) = self.holds_already(room, &wish).await? {
             return Ok(sent);
@@ -56,17 +73,9 @@ impl Rooms {
             redacts: wish.redacts,
             origin_server_ts: now(),
         };
-        match self.append(room, &[draft], wish.transaction.as_ref(), &|_| ()).await {
-            Ok(events) => {
-                let event = events.last().expect("one draft makes one event");
-                Ok(Sent { event_id: event.pdu.event_id.clone() })
-            }
-            // The same request came twice at once, and the other one was first.
-            Err(RoomError::Store(store::Error::Duplicate)) if let Some(transaction) = &wish.transaction => {
-                self.sent_before(transaction).await?.ok_or(RoomError::Busy)
-            }
-            Err(error) => Err(error),
-        }
+        let events = self.append(room, &[draft], wish.transaction.as_ref(), &|_| ()).await?;
+        let event = events.last().expect("one draft makes one event");
+        Ok(Sent { event_id: event.pdu.event_id.clone() })
     }
 
     async fn sent_before(&self, transaction: &Transaction) -> Result<Option<Sent>, RoomError> {

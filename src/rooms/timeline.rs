@@ -28,7 +28,7 @@ const LONGEST_CHAIN: i64 = 50;
 const ATTEMPTS: usize = 8;
 
 /// What a client calls one of its requests, so that repeating it does nothing more.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transaction {
     /// Who sends.
     pub user_id: OwnedUserId,
