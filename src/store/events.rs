@@ -32,10 +32,8 @@ static TRANSACTIONS: Table = Table {
 /// Adds `event` to its room's timeline at `position`.
 pub fn insert(write: &mut Write, event: &TimelineEvent, position: Arg) {
     let pdu = &event.pdu;
-    let transaction = event
-        .transaction_id
-        .as_ref()
-        .map(|pair| serde_json::to_string(pair).expect("two strings are JSON"));
+    let transaction =
+        event.transaction_id.as_ref().map(|pair| serde_json::to_string(pair).expect("two strings are JSON"));
     let mut row = args![event.nid.0, pdu.event_id.as_str(), event.room_nid.0];
     row.push(position);
     row.extend(args![
@@ -55,14 +53,8 @@ pub fn insert(write: &mut Write, event: &TimelineEvent, position: Arg) {
 
 /// Notes that `event` relates to `parent` by `rel_type`.
 pub fn insert_relation(write: &mut Write, event: &TimelineEvent, parent: &str, rel_type: &str, position: Arg) {
-    let mut row = args![
-        event.room_nid.0,
-        parent,
-        event.nid.0,
-        rel_type,
-        event.pdu.kind.to_string(),
-        event.pdu.sender.as_str()
-    ];
+    let mut row =
+        args![event.room_nid.0, parent, event.nid.0, rel_type, event.pdu.kind.to_string(), event.pdu.sender.as_str()];
     row.push(position);
     write.insert(&RELATIONS, row);
 }

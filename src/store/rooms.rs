@@ -1,7 +1,9 @@
 //! Rooms, and who is in them.
 
 use model::{EventNid, Position, RoomNid, SnapshotNid};
-use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{Arg, Error, Row, Store, Table, Write, args, places};
