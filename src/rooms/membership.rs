@@ -207,8 +207,17 @@ impl Rooms {
     }
 
     /// What a user is called, for an `m.room.member` event.
-    pub(crate) async fn profile_for_membership(&self, _user_id: &UserId) -> Result<MemberProfile, RoomError> {
-        Ok(MemberProfile::default())
+    pub(crate) async fn profile_for_membership(&self, user_id: &UserId) -> Result<MemberProfile, RoomError> {
+        let mut profile = MemberProfile::default();
+        for (field, json) in self.shared.store.profiles().get(user_id).await? {
+            let place = match field.as_str() {
+                "displayname" => &mut profile.display_name,
+                "avatar_url" => &mut profile.avatar_url,
+                _ => continue,
+            };
+            *place = serde_json::from_str(&json).ok();
+        }
+        Ok(profile)
     }
 }
 

@@ -9,14 +9,18 @@
 //! **To add a table:** a migration, listed in `migrations`; a file here with a view (`pub struct Things<'a>(&'a Store)`),
 //! its reads, and functions that add to a `Write`; a test with [`testing::on_each_engine`].
 
+pub mod accounts;
 pub mod aliases;
+pub mod devices;
 mod engine;
 mod error;
 pub mod events;
 mod ids;
 mod migrations;
+pub mod profiles;
 pub mod rooms;
 pub mod state;
+pub mod tokens;
 mod write;
 mod writer;
 

@@ -1,0 +1,143 @@
+//! The devices of accounts.
+
+use model::Millis;
+use ruma::{DeviceId, OwnedDeviceId, UserId};
+
+use crate::{Error, Row, Store, Table, Write, args};
+
+/// A device as it is stored.
+#[derive(Clone, Debug)]
+pub struct DeviceRow {
+    /// Its id.
+    pub device_id: OwnedDeviceId,
+    /// What its owner calls it.
+    pub display_name: Option<String>,
+    /// When it was last seen.
+    pub last_seen_at: Option<Millis>,
+    /// Where it was last seen.
+    pub last_seen_ip: Option<String>,
+}
+
+static DEVICES: Table = Table {
+    insert: "INSERT INTO devices (user_id, device_id, display_name, created_at)",
+    columns: 4,
+    conflict: "ON CONFLICT (user_id, device_id) DO NOTHING",
+    key: 2,
+};
+
+/// Adds a device. One that is there already keeps its name.
+pub fn insert_device(
+    write: &mut Write,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    display_name: Option<&str>,
+    now: Millis,
+) {
+    write.insert(&DEVICES, args![user_id.as_str(), device_id.as_str(), display_name, now]);
+}
+
+/// Gives a device another name.
+pub fn rename_device(write: &mut Write, user_id: &UserId, device_id: &DeviceId, display_name: &str) {
+    const RENAME: &str = "UPDATE devices SET display_name = $3 WHERE user_id = $1 AND device_id = $2";
+    write.run(RENAME, args![user_id.as_str(), device_id.as_str(), display_name]);
+}
+
+/// Notes when and where a device was seen.
+pub fn set_last_seen(write: &mut Write, user_id: &UserId, device_id: &DeviceId, at: Millis, ip: Option<&str>) {
+    const SEEN: &str = "
+        UPDATE devices
+        SET last_seen_at = $3, last_seen_ip = COALESCE($4, last_seen_ip)
+        WHERE user_id = $1 AND device_id = $2";
+    write.run(SEEN, args![user_id.as_str(), device_id.as_str(), at, ip]);
+}
+
+/// Removes a device, its tokens and its keys.
+pub fn remove_device(write: &mut Write, user_id: &UserId, device_id: &DeviceId) {
+    for delete in [
+        "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM refresh_tokens WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM device_keys WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM key_signatures WHERE user_id = $1 AND target = $2",
+        "DELETE FROM devices WHERE user_id = $1 AND device_id = $2",
+    ] {
+        write.run(delete, args![user_id.as_str(), device_id.as_str()]);
+    }
+}
+
+/// Reads devices.
+pub struct Devices<'a>(&'a Store);
+
+impl Store {
+    /// Reads devices.
+    pub fn devices(&self) -> Devices<'_> {
+        Devices(self)
+    }
+}
+
+impl Devices<'_> {
+    /// All devices of a user.
+    pub async fn list(&self, user_id: &UserId) -> Result<Vec<DeviceRow>, Error> {
+        const LIST: &str = "
+            SELECT device_id, display_name, last_seen_at, last_seen_ip
+            FROM devices
+            WHERE user_id = $1
+            ORDER BY created_at, device_id";
+        self.0.query(LIST, args![user_id.as_str()]).await?.iter().map(device).collect()
+    }
+
+    /// One device.
+    pub async fn find(&self, user_id: &UserId, device_id: &DeviceId) -> Result<Option<DeviceRow>, Error> {
+        const FIND: &str = "
+            SELECT device_id, display_name, last_seen_at, last_seen_ip
+            FROM devices
+            WHERE user_id = $1 AND device_id = $2";
+        self.0.query(FIND, args![user_id.as_str(), device_id.as_str()]).await?.first().map(device).transpose()
+    }
+}
+
+fn device(row: &Row) -> Result<DeviceRow, Error> {
+    Ok(DeviceRow {
+        device_id: row.text(0)?.into(),
+        display_name: row.opt_text(1)?,
+        last_seen_at: row.opt_int(2)?,
+        last_seen_ip: row.opt_text(3)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{device_id, user_id};
+
+    use super::*;
+    use crate::{testing::on_each_engine, tokens};
+
+    #[tokio::test]
+    async fn a_removed_device_takes_its_tokens_along() {
+        on_each_engine(async |store| {
+            let (alice, phone) = (user_id!("@alice:a.test"), device_id!("PHONE"));
+            let mut write = Write::new();
+            insert_device(&mut write, alice, phone, Some("phone"), 1);
+            tokens::insert_access_token(&mut write, "hash", alice, phone, 1, None, None);
+            store.commit(write).await?;
+
+            let mut write = Write::new();
+            set_last_seen(&mut write, alice, phone, 5, Some("127.0.0.1"));
+            rename_device(&mut write, alice, phone, "my phone");
+            // Logging in again on the same device doesn't take the name away.
+            insert_device(&mut write, alice, phone, None, 7);
+            store.commit(write).await?;
+            let found = store.devices().find(alice, phone).await?.expect("the phone is there");
+            assert_eq!((found.display_name.as_deref(), found.last_seen_at), (Some("my phone"), Some(5)));
+
+            let mut write = Write::new();
+            remove_device(&mut write, alice, phone);
+            store.commit(write).await?;
+            assert!(store.devices().list(alice).await?.is_empty());
+            assert!(store.tokens().count_access_tokens(alice).await? == 0);
+            Ok::<_, Error>(())
+        })
+        .await;
+    }
+}
