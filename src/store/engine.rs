@@ -223,14 +223,15 @@ impl Pool {
         match self {
             Self::Sqlite(pool, _) => Ok(rows(bind_sqlite(sql, args).fetch_all(pool).await?, Row::Sqlite)),
             Self::Postgres(pool, _) => {
-                // A connection that died while it was idle is noticed only by using it: once more, on another one.
-                let again = args.clone();
-                match bind_postgres(sql.clone(), args).fetch_all(pool).await {
-                    Err(sqlx::Error::Io(_)) => {
-                        Ok(rows(bind_postgres(sql, again).fetch_all(pool).await?, Row::Postgres))
+                // A connection that died while it was idle is noticed only by using it, and after an outage all of
+                // them have: once for each, then a new one tells how things stand.
+                for _ in 0..pool.options().get_max_connections() {
+                    match bind_postgres(sql.clone(), args.clone()).fetch_all(pool).await {
+                        Err(error) if is_dead_connection(&error) => {}
+                        answer => return Ok(rows(answer?, Row::Postgres)),
                     }
-                    answer => Ok(rows(answer?, Row::Postgres)),
                 }
+                Ok(rows(bind_postgres(sql, args).fetch_all(pool).await?, Row::Postgres))
             }
         }
     }
@@ -309,6 +310,16 @@ fn quiet<O: sqlx::ConnectOptions>(options: O) -> O {
 
 fn rows<R>(rows: Vec<R>, wrap: fn(R) -> Row) -> Vec<Row> {
     rows.into_iter().map(wrap).collect()
+}
+
+/// Whether the connection itself is gone; its pool has dropped it by then.
+fn is_dead_connection(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        // The server said goodbye: admin_shutdown, crash_shutdown, idle_session_timeout.
+        sqlx::Error::Database(error) => matches!(error.code().as_deref(), Some("57P01" | "57P02" | "57P05")),
+        _ => false,
+    }
 }
 
 type SqliteQuery = Query<'static, sqlx::Sqlite, sqlx::sqlite::SqliteArguments>;
