@@ -342,3 +342,153 @@ async fn room_versions(connection: &mut Connection, writes: &[Write]) -> Result<
     }
     Ok(versions)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use model::{Change, Position, RoomNid, UserStream};
+    use ruma::user_id;
+
+    use crate::{
+        Committed, Error, RoomVersion, Store, Table, Write, args,
+        testing::{on_each_engine, on_each_engine_with},
+    };
+
+    static FILTER: Table =
+        Table { insert: "INSERT INTO directory (room_nid, listed_at)", columns: 2, conflict: "", key: 0 };
+    static LATEST: Table = Table {
+        insert: "INSERT INTO directory (room_nid, listed_at)",
+        columns: 2,
+        conflict: "ON CONFLICT (room_nid) DO UPDATE SET listed_at = excluded.listed_at",
+        key: 1,
+    };
+
+    fn row(table: &'static Table, key: i64, value: i64) -> Write {
+        let mut write = Write::new();
+        write.insert(table, args![key, value]);
+        write
+    }
+
+    /// Hands all of them over before the writer can take the first.
+    async fn commit_together(store: &Store, writes: Vec<Write>) -> Vec<Result<Position, Error>> {
+        let mut slots = Vec::new();
+        for _ in &writes {
+            slots.push(store.reserve().await.expect("there is room in the queue"));
+        }
+        let pending: Vec<_> = slots.into_iter().zip(writes).map(|(slot, write)| slot.enqueue(write)).collect();
+        let mut answers = Vec::new();
+        for pending in pending {
+            answers.push(pending.committed().await);
+        }
+        answers
+    }
+
+    async fn listed(store: &Store) -> Vec<(i64, i64)> {
+        let rows = store.query("SELECT room_nid, listed_at FROM directory ORDER BY room_nid", Vec::new()).await;
+        rows.expect("the table is there")
+            .iter()
+            .map(|row| (row.int(0).expect("a number"), row.int(1).expect("a number")))
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn one_write_at_fault_does_not_harm_the_others_of_its_commit() {
+        on_each_engine(async |store| {
+            store.commit(row(&FILTER, 1, 1)).await?;
+            let answers =
+                commit_together(&store, vec![row(&FILTER, 2, 2), row(&FILTER, 1, 9), row(&FILTER, 3, 3)]).await;
+            assert!(matches!(answers[..], [Ok(_), Err(Error::Duplicate), Ok(_)]), "{answers:?}");
+            assert_eq!(listed(&store).await, [(1, 1), (2, 2), (3, 3)]);
+            Ok::<(), Error>(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn of_rows_with_one_key_the_last_is_kept() {
+        on_each_engine(async |store| {
+            let writes = (1..=50).map(|value| row(&LATEST, value % 5, value)).collect();
+            assert!(commit_together(&store, writes).await.iter().all(Result::is_ok));
+            assert_eq!(listed(&store).await, [(0, 50), (1, 46), (2, 47), (3, 48), (4, 49)]);
+            Ok::<(), Error>(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn statements_keep_the_order_in_which_they_were_handed_over() {
+        on_each_engine(async |store| {
+            let mut remove = Write::new();
+            remove.run("DELETE FROM directory WHERE room_nid = $1", args![1]);
+            commit_together(&store, vec![row(&FILTER, 1, 1), remove, row(&FILTER, 1, 2)]).await;
+            assert_eq!(listed(&store).await, [(1, 2)]);
+            Ok::<(), Error>(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_was_built_upon_a_refused_write_is_refused_too() {
+        on_each_engine(async |store| {
+            let version = |count, head| RoomVersion { count, head: model::EventNid(head) };
+            let step = |from, to: RoomVersion| {
+                let mut write = Write::new();
+                let room = crate::rooms::RoomRow {
+                    nid: RoomNid(1),
+                    room_id: ruma::owned_room_id!("!r:a.test"),
+                    room_version: ruma::RoomVersionId::V11,
+                    version: to,
+                    extremities: Vec::new(),
+                    snapshot: model::SnapshotNid(1),
+                };
+                crate::rooms::put_room(&mut write, &room);
+                write.room_step(room.nid, from, to);
+                write
+            };
+            store.commit(step(RoomVersion::default(), version(1, 10))).await?;
+            // One node goes on to (2, 20); another, unaware, to (2, 30) and (3, 31).
+            let writes = vec![
+                step(version(1, 10), version(2, 20)),
+                step(version(1, 10), version(2, 30)),
+                step(version(2, 30), version(3, 31)),
+            ];
+            let answers = commit_together(&store, writes).await;
+            assert!(matches!(answers[..], [Ok(_), Err(Error::Conflict), Err(Error::Conflict)]), "{answers:?}");
+            Ok::<(), Error>(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn positions_are_told_in_order_and_without_a_gap() {
+        let told: Arc<Mutex<Vec<Committed>>> = Arc::default();
+        let listener = told.clone();
+        let on_commit = Arc::new(move |committed| listener.lock().expect("nothing panics").push(committed));
+        on_each_engine_with(on_commit, async |store| {
+            told.lock().expect("nothing panics").clear();
+            let start = store.visible_position().await?;
+            let writes = (0..100).map(|_| {
+                let mut write = Write::new();
+                let user_id = user_id!("@a:a.test").to_owned();
+                write.tell_next(Change::User { user_id, stream: UserStream::AccountData });
+                write
+            });
+            let answers = commit_together(&store, writes.collect()).await;
+            let positions: Vec<i64> = told
+                .lock()
+                .expect("nothing panics")
+                .iter()
+                .flat_map(|c| c.changes.iter().map(|(p, _)| p.0).collect::<Vec<_>>())
+                .collect();
+            let expected: Vec<i64> = (start.0 + 1..=start.0 + 100).collect();
+            assert_eq!(positions, expected);
+            let answered: Vec<i64> =
+                answers.into_iter().map(|answer| answer.map(|position| position.0)).collect::<Result<_, _>>()?;
+            assert_eq!(answered, expected);
+            assert!(told.lock().expect("nothing panics").iter().all(|committed| !committed.gap));
+            Ok::<(), Error>(())
+        })
+        .await;
+    }
+}
