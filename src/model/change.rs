@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
-use ruma::{OwnedRoomId, OwnedUserId};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedUserId,
+    events::receipt::{ReceiptThread, ReceiptType},
+};
 
-use crate::{EventNid, Pdu, Position, RoomNid, SnapshotNid};
+use crate::{EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid};
 
 /// One thing that happened, at one position.
 #[derive(Clone, Debug)]
@@ -16,16 +19,20 @@ pub enum Change {
     /// Who types in a room changed. Lives in memory only.
     Typing {
         /// The room.
+        room_nid: RoomNid,
+        /// The room.
         room_id: OwnedRoomId,
         /// Everybody who types now.
         user_ids: Arc<[OwnedUserId]>,
     },
-    /// A receipt in a room changed. `user_id` set: a private one, which only that user hears of.
+    /// Somebody has read on in a room. Of a private receipt only its user hears.
     Receipt {
         /// The room.
+        room_nid: RoomNid,
+        /// The room.
         room_id: OwnedRoomId,
-        /// Whose private receipt it is.
-        private_to: Option<OwnedUserId>,
+        /// Who has read, and how far.
+        receipt: Arc<Receipt>,
     },
     /// Something changed that belongs to a user, or that those who share a room with the user hear of.
     User {
@@ -34,6 +41,23 @@ pub enum Change {
         /// What of the user's.
         stream: UserStream,
     },
+}
+
+/// How far somebody has read.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// Public or private.
+    pub kind: ReceiptType,
+    /// Of which thread.
+    pub thread: ReceiptThread,
+    /// Up to which event.
+    pub event_id: OwnedEventId,
+    /// Where that event lies in its room's timeline.
+    pub event_position: Position,
+    /// When it was read.
+    pub at: Millis,
 }
 
 /// The streams that a user has.
@@ -67,7 +91,7 @@ pub struct TimelineEvent {
     /// `(device id, transaction id)` of the client that sent it, which is told so.
     pub transaction_id: Option<(String, String)>,
     /// The event that redacted it.
-    pub redacted_by: Option<ruma::OwnedEventId>,
+    pub redacted_by: Option<OwnedEventId>,
     /// Allowed by its own state but not by the room's: kept, never shown.
     pub soft_failed: bool,
 }

@@ -9,18 +9,25 @@
 //! **To add a table:** a migration, listed in `migrations`; a file here with a view (`pub struct Things<'a>(&'a Store)`),
 //! its reads, and functions that add to a `Write`; a test with [`testing::on_each_engine`].
 
+pub mod account_data;
 pub mod accounts;
 pub mod aliases;
 pub mod devices;
 mod engine;
 mod error;
 pub mod events;
+pub mod filters;
 mod ids;
 mod migrations;
+pub mod presence;
 pub mod profiles;
+pub mod receipts;
 pub mod rooms;
 pub mod state;
+pub mod sync;
+pub mod to_device;
 pub mod tokens;
+pub mod unread;
 mod write;
 mod writer;
 
@@ -102,6 +109,41 @@ impl Store {
     /// Reads room states.
     pub fn state(&self) -> state::State<'_> {
         state::State(self)
+    }
+
+    /// Reads account data.
+    pub fn account_data(&self) -> account_data::AccountData<'_> {
+        account_data::AccountData(self)
+    }
+
+    /// Reads receipts.
+    pub fn receipts(&self) -> receipts::Receipts<'_> {
+        receipts::Receipts(self)
+    }
+
+    /// Reads messages to devices.
+    pub fn to_device(&self) -> to_device::ToDevice<'_> {
+        to_device::ToDevice(self)
+    }
+
+    /// Reads presence.
+    pub fn presence(&self) -> presence::Presence<'_> {
+        presence::Presence(self)
+    }
+
+    /// Reads stored filters.
+    pub fn filters(&self) -> filters::Filters<'_> {
+        filters::Filters(self)
+    }
+
+    /// Reads how far unread events are counted.
+    pub fn unread(&self) -> unread::Unread<'_> {
+        unread::Unread(self)
+    }
+
+    /// Reads what syncs look up.
+    pub fn sync(&self) -> sync::SyncReads<'_> {
+        sync::SyncReads(self)
     }
 
     /// Runs a query. Its text is made of constants; what comes from outside is in `args`.
