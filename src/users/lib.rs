@@ -1,1 +1,123 @@
-//! users
+//! The people of this server: their accounts, sessions, devices, keys and profiles.
+//!
+//! **Invariant.** Nobody acts as a user without a token that this crate gave out, and of tokens and passwords only
+//! hashes are kept. What remembers anything in memory is bounded.
+//!
+//! **To add a way to log in:** a variant of [`Credentials`], checked in `login.rs`. **To add something that asks for
+//! the password again:** an [`Act`], and [`Users::authorize`] before it takes effect.
+
+mod accounts;
+mod admin_register;
+mod config;
+mod devices;
+mod failures;
+mod last_seen;
+mod limits;
+mod login;
+mod passwords;
+mod profiles;
+mod secrets;
+mod tokens;
+mod uia;
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use model::Millis;
+use ruma::{OwnedServerName, ServerName};
+use store::Store;
+
+pub use accounts::{Account, AccountError, NewAccount, RegisterError, Registered, Registration};
+pub use admin_register::AdminRegistration;
+pub use config::{AccountsConfig, Rate, RateLimitsConfig, RegistrationConfig, Span};
+pub use devices::{Device, DeviceError};
+pub use limits::{Limited, Limits};
+pub use login::{Credentials, LoginError, LoginRequest};
+pub use profiles::{Profile, ProfileError};
+pub use tokens::{NewSession, Session, SessionData, TokenError};
+pub use uia::{Act, Refused};
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
+
+/// How accounts and their sessions behave.
+#[derive(Clone, Debug, Default)]
+pub struct UsersConfig {
+    /// `[accounts]`.
+    pub accounts: AccountsConfig,
+    /// `[registration]`.
+    pub registration: RegistrationConfig,
+    /// `[rate_limits]`.
+    pub rate_limits: RateLimitsConfig,
+}
+
+/// The users of this server.
+pub struct Users {
+    server_name: OwnedServerName,
+    config: UsersConfig,
+    store: Store,
+    clock: Clock,
+    limits: Arc<Limits>,
+    failures: failures::Failures,
+    passwords: passwords::Passwords,
+    sessions: tokens::Sessions,
+    last_seen: last_seen::LastSeen,
+    signer: secrets::Signer,
+}
+
+impl Users {
+    /// Opens the service on what `store` holds.
+    pub async fn open(server_name: &ServerName, config: UsersConfig, store: Store) -> Result<Arc<Self>, store::Error> {
+        Self::open_at(server_name, config, store, Arc::new(wall_clock)).await
+    }
+
+    /// As [`Self::open`], with a clock.
+    pub async fn open_at(
+        server_name: &ServerName,
+        config: UsersConfig,
+        store: Store,
+        clock: Clock,
+    ) -> Result<Arc<Self>, store::Error> {
+        Ok(Arc::new(Self {
+            server_name: server_name.to_owned(),
+            signer: secrets::Signer::open(&store).await?,
+            limits: Arc::new(Limits::new(&config.rate_limits)),
+            failures: failures::Failures::new(config.accounts.failed_logins_allowed),
+            passwords: passwords::Passwords::new(config.accounts.concurrent_hashes),
+            sessions: tokens::Sessions::new(config.accounts.session_cache),
+            last_seen: last_seen::LastSeen::default(),
+            config,
+            store,
+            clock,
+        }))
+    }
+
+    /// The rate limits of this server, for those who take what users send.
+    pub fn limits(&self) -> Arc<Limits> {
+        self.limits.clone()
+    }
+
+    /// How accounts and their sessions behave.
+    pub fn config(&self) -> &UsersConfig {
+        &self.config
+    }
+
+    /// Whether a user of this name would be one of ours.
+    pub fn is_ours(&self, user_id: &ruma::UserId) -> bool {
+        user_id.server_name() == self.server_name
+    }
+
+    fn now(&self) -> Millis {
+        (self.clock)()
+    }
+}
+
+fn wall_clock() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
+#[cfg(test)]
+mod testing;

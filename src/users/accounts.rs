@@ -1,0 +1,534 @@
+//! Making accounts, changing them, and closing them.
+
+use std::net::IpAddr;
+
+use model::{Change, Kind, Millis, Refusal, UserStream};
+use rand::RngExt as _;
+use ruma::{OwnedDeviceId, OwnedUserId, UserId, api::client::uiaa::AuthData};
+use store::{
+    Write,
+    accounts::{AccountRow, deactivate_account, insert_account, set_admin, set_password_hash},
+    devices::remove_device,
+    profiles::{put_profile_field, remove_profile},
+};
+use tracing::info;
+
+use crate::{Act, Limited, NewSession, Refused, Session, Users, passwords::Busy, tokens::NewDevice};
+
+const MAX_PASSWORD_BYTES: usize = 512;
+const MAX_DEVICE_ID_BYTES: usize = 255;
+pub(crate) const MAX_DEVICE_NAME_BYTES: usize = 100;
+
+/// What somebody who registers says.
+#[derive(Debug, Default)]
+pub struct Registration<'a> {
+    /// The localpart; `None`: any.
+    pub username: Option<&'a str>,
+    /// The password.
+    pub password: Option<&'a str>,
+    /// The device to log in on at once; `None`: a new one.
+    pub device_id: Option<&'a ruma::DeviceId>,
+    /// What to call the device.
+    pub device_name: Option<&'a str>,
+    /// Don't log in.
+    pub inhibit_login: bool,
+    /// The access token shall expire and be refreshed.
+    pub refreshable: bool,
+    /// What came of the interactive authentication.
+    pub auth: Option<&'a AuthData>,
+}
+
+/// An account to be made by somebody who may.
+#[derive(Clone, Debug, Default)]
+pub struct NewAccount {
+    /// The localpart.
+    pub username: String,
+    /// The password; `None`: no password opens the account.
+    pub password: Option<String>,
+    /// What others see.
+    pub display_name: Option<String>,
+    /// The user administrates this server.
+    pub is_admin: bool,
+}
+
+/// An account was made.
+pub struct Registered {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The session that was opened with it.
+    pub session: Option<NewSession>,
+}
+
+/// An account, as an administrator sees it.
+#[derive(Clone, Debug)]
+pub struct Account {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// When it was made.
+    pub created_at: Millis,
+    /// The user administrates this server.
+    pub is_admin: bool,
+    /// When it was closed.
+    pub deactivated_at: Option<Millis>,
+}
+
+/// Why no account was made.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterError {
+    /// This server takes no registrations.
+    #[error("registration is not open on this server")]
+    Closed,
+    /// Guests are not let in.
+    #[error("this server has no guests")]
+    Guest,
+    /// The name is taken, or was.
+    #[error("this user name is taken")]
+    Taken,
+    /// The name can't be one.
+    #[error("`username` {0}")]
+    Username(&'static str),
+    /// The device id can't be one.
+    #[error("`device_id` is empty or longer than {MAX_DEVICE_ID_BYTES} bytes")]
+    DeviceId,
+    /// No password was given.
+    #[error("`password` is missing")]
+    NoPassword,
+    /// The password will not do.
+    #[error("the password {0}")]
+    Password(&'static str),
+    /// The display name will not do.
+    #[error(transparent)]
+    Profile(#[from] crate::ProfileError),
+    /// `/_synapse/admin/v1/register` is not switched on, or its proof is wrong.
+    #[error("{0}")]
+    Proof(&'static str),
+    /// Too often.
+    #[error(transparent)]
+    Limited(#[from] Limited),
+    /// Too many passwords wait to be hashed.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// The store failed.
+    #[error("the account could not be stored")]
+    Store(#[source] store::Error),
+}
+
+impl From<store::Error> for RegisterError {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::Duplicate => Self::Taken,
+            error => Self::Store(error),
+        }
+    }
+}
+
+impl Refusal for RegisterError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Closed | Self::Guest | Self::Proof(_) => Kind::Forbidden,
+            // The specification has these as 400, a taken name too.
+            Self::Taken | Self::Username(_) | Self::DeviceId | Self::NoPassword | Self::Password(_) => Kind::Invalid,
+            Self::Profile(error) => error.kind(),
+            Self::Limited(limited) => limited.kind(),
+            Self::Busy(_) => Kind::Unavailable,
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    fn errcode(&self) -> Option<&'static str> {
+        match self {
+            Self::Guest => Some("M_GUEST_ACCESS_FORBIDDEN"),
+            Self::Taken => Some("M_USER_IN_USE"),
+            Self::Username(_) => Some("M_INVALID_USERNAME"),
+            Self::NoPassword => Some("M_MISSING_PARAM"),
+            Self::Password(_) => Some("M_WEAK_PASSWORD"),
+            Self::Profile(error) => error.errcode(),
+            _ => None,
+        }
+    }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Limited(limited) => limited.retry_after_ms(),
+            _ => None,
+        }
+    }
+}
+
+/// Why an account was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// There is no such account, or it has been closed.
+    #[error("there is no such account")]
+    NotFound,
+    /// The password will not do.
+    #[error("the password {0}")]
+    Password(&'static str),
+    /// Too many passwords wait to be hashed.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// The store failed.
+    #[error("the account could not be changed")]
+    Store(#[from] store::Error),
+}
+
+impl Refusal for AccountError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotFound => Kind::NotFound,
+            Self::Password(_) => Kind::Invalid,
+            Self::Busy(_) => Kind::Unavailable,
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    fn errcode(&self) -> Option<&'static str> {
+        matches!(self, Self::Password(_)).then_some("M_WEAK_PASSWORD")
+    }
+}
+
+// === Registration ===
+
+impl Users {
+    /// Makes an account for whoever asks, if this server takes registrations, and logs in.
+    pub async fn register(&self, wish: Registration<'_>, address: IpAddr) -> Result<Registered, Refused> {
+        if !self.config.registration.enabled {
+            return Err(RegisterError::Closed.into());
+        }
+        self.limits.check_registration_from(address)?;
+        // What can't be is said before anybody is asked to prove anything.
+        let user_id = match wish.username {
+            Some(username) => self.check_available(username).await?,
+            None => self.any_user_id(),
+        };
+        check_device_id(wish.device_id)?;
+        if let Some(password) = wish.password {
+            self.check_password_rules(password).map_err(RegisterError::Password)?;
+        }
+        self.authorize(&Act::Register, None, wish.auth).await?;
+        let password = wish.password.ok_or(RegisterError::NoPassword)?;
+
+        let hash = self.passwords.hash(password.to_owned()).await?;
+        let mut write = Write::new();
+        insert_account(&mut write, &self.new_row(&user_id, Some(hash), false));
+        put_name(&mut write, &user_id, user_id.localpart());
+        let device =
+            NewDevice { device_id: wish.device_id, display_name: wish.device_name, refreshable: wish.refreshable };
+        let session = (!wish.inhibit_login).then(|| self.open_session(&mut write, &user_id, device));
+        self.store.commit(write).await.map_err(RegisterError::from)?;
+        info!(user.id = %user_id, "{user_id} registered");
+        Ok(Registered { user_id, session })
+    }
+
+    /// Makes an account on behalf of an administrator.
+    pub async fn create_account(&self, account: NewAccount) -> Result<OwnedUserId, RegisterError> {
+        let user_id = self.check_available(&account.username).await?;
+        let name = account.display_name.as_deref().unwrap_or(user_id.localpart());
+        crate::profiles::check_display_name(name)?;
+        let hash = match account.password {
+            Some(password) => {
+                self.check_password_rules(&password).map_err(RegisterError::Password)?;
+                Some(self.passwords.hash(password).await?)
+            }
+            None => None,
+        };
+        let mut write = Write::new();
+        insert_account(&mut write, &self.new_row(&user_id, hash, account.is_admin));
+        put_name(&mut write, &user_id, name);
+        self.store.commit(write).await?;
+        info!(user.id = %user_id, is_admin = account.is_admin, "an account was made for {user_id}");
+        Ok(user_id)
+    }
+
+    /// The user id that `username` would get, if it is free.
+    pub async fn check_available(&self, username: &str) -> Result<OwnedUserId, RegisterError> {
+        let user_id = self.user_id_of_localpart(username)?;
+        match self.store.accounts().find(&user_id).await? {
+            Some(_) => Err(RegisterError::Taken),
+            None => Ok(user_id),
+        }
+    }
+
+    /// Spec: <https://spec.matrix.org/v1.19/appendices/#user-identifiers>
+    fn user_id_of_localpart(&self, username: &str) -> Result<OwnedUserId, RegisterError> {
+        if username.is_empty() {
+            return Err(RegisterError::Username("is empty"));
+        }
+        if username.starts_with('_') {
+            return Err(RegisterError::Username("begins with an underscore, as only those of bridges do"));
+        }
+        let is_allowed = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'=' | b'-' | b'/' | b'+');
+        if !username.bytes().all(is_allowed) {
+            return Err(RegisterError::Username("may hold only a-z, 0-9, and . _ = - / +"));
+        }
+        UserId::parse(format!("@{username}:{}", self.server_name))
+            .map_err(|_| RegisterError::Username("makes a user id longer than 255 bytes"))
+    }
+
+    fn any_user_id(&self) -> OwnedUserId {
+        const LETTERS: &[u8] = b"abcdefghijkmnpqrstuvwxyz23456789";
+        let mut dice = rand::rng();
+        let name: String = (0..12).map(|_| char::from(LETTERS[dice.random_range(0..LETTERS.len())])).collect();
+        UserId::parse(format!("@{name}:{}", self.server_name)).expect("letters and digits make a user id")
+    }
+
+    fn new_row(&self, user_id: &UserId, password_hash: Option<String>, is_admin: bool) -> AccountRow {
+        let now = self.now();
+        AccountRow {
+            user_id: user_id.to_owned(),
+            password_hash,
+            created_at: now,
+            admin_since: is_admin.then_some(now),
+            deactivated_at: None,
+        }
+    }
+
+    fn check_password_rules(&self, password: &str) -> Result<(), &'static str> {
+        if password.is_empty() {
+            return Err("is empty");
+        }
+        if password.chars().count() < self.config.accounts.min_password_length {
+            return Err("is shorter than this server allows");
+        }
+        if password.len() > MAX_PASSWORD_BYTES {
+            return Err("is longer than 512 bytes");
+        }
+        Ok(())
+    }
+}
+
+fn put_name(write: &mut Write, user_id: &UserId, name: &str) {
+    put_profile_field(write, user_id, "displayname", &serde_json::Value::from(name).to_string());
+}
+
+pub(crate) fn check_device_id(device_id: Option<&ruma::DeviceId>) -> Result<(), RegisterError> {
+    match device_id {
+        Some(id) if id.as_str().is_empty() || id.as_str().len() > MAX_DEVICE_ID_BYTES => Err(RegisterError::DeviceId),
+        _ => Ok(()),
+    }
+}
+
+// === Changing and closing ===
+
+impl Users {
+    /// Sets another password for whoever asks; `logout_devices` ends the user's other sessions.
+    pub async fn change_password(
+        &self,
+        session: &Session,
+        password: &str,
+        logout_devices: bool,
+        auth: Option<&AuthData>,
+    ) -> Result<(), Refused> {
+        self.check_password_rules(password).map_err(AccountError::Password)?;
+        self.authorize(&Act::ChangePassword, Some(session), auth).await?;
+        let keep = Some(&session.device_id);
+        self.put_password(&session.user_id, password, logout_devices, keep).await?;
+        Ok(())
+    }
+
+    /// Sets another password on behalf of an administrator, and ends the user's sessions if `logout_devices`.
+    pub async fn set_password(
+        &self,
+        user_id: &UserId,
+        password: &str,
+        logout_devices: bool,
+    ) -> Result<(), AccountError> {
+        self.check_password_rules(password).map_err(AccountError::Password)?;
+        self.get_account(user_id).await?;
+        self.put_password(user_id, password, logout_devices, None).await
+    }
+
+    async fn put_password(
+        &self,
+        user_id: &UserId,
+        password: &str,
+        logout_devices: bool,
+        keep: Option<&OwnedDeviceId>,
+    ) -> Result<(), AccountError> {
+        let hash = self.passwords.hash(password.to_owned()).await?;
+        let mut write = Write::new();
+        set_password_hash(&mut write, user_id, Some(&hash));
+        if logout_devices {
+            self.remove_devices_of(&mut write, user_id, keep).await?;
+        }
+        self.store.commit(write).await?;
+        self.failures.forget(user_id.as_str());
+        if logout_devices {
+            self.sessions.end(user_id, None);
+        }
+        info!(user.id = %user_id, "the password of {user_id} was changed");
+        Ok(())
+    }
+
+    /// Closes the account of whoever asks, for good. The caller sees to it that the user leaves all rooms.
+    pub async fn deactivate_own(&self, session: &Session, erase: bool, auth: Option<&AuthData>) -> Result<(), Refused> {
+        self.authorize(&Act::Deactivate, Some(session), auth).await?;
+        self.deactivate(&session.user_id, erase).await?;
+        Ok(())
+    }
+
+    /// Closes an account for good. The caller sees to it that the user leaves all rooms.
+    ///
+    /// `erase`: what the user said shall not be shown to those who come later.
+    pub async fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<(), AccountError> {
+        self.get_account(user_id).await?;
+        let now = self.now();
+        let mut write = Write::new();
+        deactivate_account(&mut write, user_id, now, erase.then_some(now));
+        remove_profile(&mut write, user_id);
+        self.remove_devices_of(&mut write, user_id, None).await?;
+        self.store.commit(write).await?;
+        self.sessions.end(user_id, None);
+        info!(user.id = %user_id, erase, "the account of {user_id} was deactivated");
+        Ok(())
+    }
+
+    /// Makes a user an administrator, or an ordinary user again.
+    pub async fn set_admin(&self, user_id: &UserId, is_admin: bool) -> Result<(), AccountError> {
+        self.get_account(user_id).await?;
+        let mut write = Write::new();
+        set_admin(&mut write, user_id, is_admin.then(|| self.now()));
+        self.store.commit(write).await?;
+        self.sessions.end(user_id, None);
+        Ok(())
+    }
+
+    async fn remove_devices_of(
+        &self,
+        write: &mut Write,
+        user_id: &UserId,
+        keep: Option<&OwnedDeviceId>,
+    ) -> Result<(), store::Error> {
+        for device in self.store.devices().list(user_id).await? {
+            if keep != Some(&device.device_id) {
+                remove_device(write, user_id, &device.device_id);
+            }
+        }
+        let position = write.tell_next(Change::User { user_id: user_id.to_owned(), stream: UserStream::DeviceKeys });
+        store::device_keys::insert_device_list_change(write, user_id, position);
+        Ok(())
+    }
+
+    /// An account that is open.
+    pub async fn get_account(&self, user_id: &UserId) -> Result<Account, AccountError> {
+        match self.store.accounts().find(user_id).await? {
+            Some(row) if row.deactivated_at.is_none() => Ok(account(row)),
+            _ => Err(AccountError::NotFound),
+        }
+    }
+
+    /// Up to `limit` accounts by user id, those after `after`, closed ones too.
+    pub async fn list_accounts(&self, after: Option<&UserId>, limit: u32) -> Result<Vec<Account>, AccountError> {
+        Ok(self.store.accounts().list(after, limit).await?.into_iter().map(account).collect())
+    }
+}
+
+fn account(row: AccountRow) -> Account {
+    Account {
+        user_id: row.user_id,
+        created_at: row.created_at,
+        is_admin: row.admin_since.is_some(),
+        deactivated_at: row.deactivated_at,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::api::client::uiaa::Dummy;
+
+    use super::*;
+    use crate::testing::{HOME, config, with_users, with_users_of};
+
+    #[tokio::test]
+    async fn registering_asks_for_a_stage_and_then_logs_in() {
+        with_users(async |users, _| {
+            let wish = |auth| Registration {
+                username: Some("alice"),
+                password: Some("a password"),
+                auth,
+                ..Registration::default()
+            };
+            assert!(matches!(users.register(wish(None), HOME).await, Err(Refused::Challenge(_))));
+            let dummy = AuthData::Dummy(Dummy::new());
+            let made = users.register(wish(Some(&dummy)), HOME).await.map_err(|_| "refused").expect("it is allowed");
+            let session = made.session.expect("it logs in");
+            users.authenticate(&session.access_token).await.expect("the token is good");
+
+            let Err(Refused::Refusal(again)) = users.register(wish(Some(&dummy)), HOME).await else {
+                panic!("the name is taken");
+            };
+            assert_eq!(again.errcode(), Some("M_USER_IN_USE"));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn of_two_who_want_one_name_at_once_one_gets_it() {
+        with_users(async |users, _| {
+            let make = || users.create_account(NewAccount { username: "alice".into(), ..NewAccount::default() });
+            let (one, other) = tokio::join!(make(), make());
+            assert!(one.is_ok() != other.is_ok());
+            assert!(matches!(one.and(other), Err(RegisterError::Taken)));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn only_localparts_of_the_grammar_are_taken() {
+        with_users(async |users, _| {
+            for name in ["alice", "a.b_c=d-e/f+9"] {
+                users.check_available(name).await.expect(name);
+            }
+            let long = "a".repeat(255);
+            for name in ["", "Alice", "al ice", "ælice", "alice:a.test", "@alice", "_bridge", "a\u{0}", &long] {
+                let refused = users.check_available(name).await.expect_err(name);
+                assert_eq!(refused.errcode(), Some("M_INVALID_USERNAME"), "{name}");
+            }
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_closed_server_takes_nobody() {
+        let mut config = config();
+        config.registration.enabled = false;
+        with_users_of(config, async |users, _| {
+            let refused = users.register(Registration::default(), HOME).await;
+            assert!(matches!(refused, Err(Refused::Refusal(error)) if error.kind() == Kind::Forbidden));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_closed_account_lets_nobody_in_and_its_name_stays_taken() {
+        with_users(async |users, _| {
+            let session = users.register_for_tests("alice").await;
+            users.deactivate(&session.user_id, true).await.expect("it closes");
+            assert!(users.authenticate(&session.access_token).await.is_err());
+            assert!(users.try_login_for_tests("alice", "a password").await.is_err());
+            assert!(matches!(users.check_available("alice").await, Err(RegisterError::Taken)));
+            assert!(matches!(users.deactivate(&session.user_id, false).await, Err(AccountError::NotFound)));
+            let listed = users.list_accounts(None, 10).await.expect("it lists");
+            assert!(listed[0].deactivated_at.is_some());
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn another_password_ends_the_other_sessions_and_keeps_this_one() {
+        with_users(async |users, _| {
+            let other = users.register_for_tests("alice").await;
+            let this = users.login_for_tests("alice", false).await;
+            let session = users.authenticate(&this.access_token).await.expect("the token is good");
+            users
+                .put_password(&session.user_id, "another password", true, Some(&session.device_id))
+                .await
+                .expect("it is taken");
+            assert!(users.authenticate(&other.access_token).await.is_err());
+            users.authenticate(&this.access_token).await.expect("this session goes on");
+            assert!(users.try_login_for_tests("alice", "a password").await.is_err());
+            users.try_login_for_tests("alice", "another password").await.expect("the new password opens");
+        })
+        .await;
+    }
+}

@@ -1,0 +1,351 @@
+//! Sessions: who a token stands for.
+
+use std::{
+    ops::Deref,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+};
+
+use model::{Kind, Millis, Refusal};
+use quick_cache::sync::Cache;
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
+use store::{
+    Write,
+    devices::insert_device,
+    tokens::{
+        Refreshed, insert_access_token, insert_refresh_token, refresh, remove_tokens_of_device, retire_predecessor,
+    },
+};
+
+use crate::{
+    LoginError, Users,
+    secrets::{digest_of, hash_of, new_token},
+};
+
+/// How long a session is believed without asking the database: another node may have ended it.
+const BELIEVED_FOR: Millis = 60_000;
+
+/// Who asks. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Session(Arc<SessionData>);
+
+/// What a session is.
+#[derive(Debug)]
+pub struct SessionData {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The device.
+    pub device_id: OwnedDeviceId,
+    /// The user administrates this server.
+    pub is_admin: bool,
+    expires_at: Option<Millis>,
+    loaded_at: Millis,
+    seen_at: AtomicI64,
+}
+
+impl Deref for Session {
+    type Target = SessionData;
+
+    fn deref(&self) -> &SessionData {
+        &self.0
+    }
+}
+
+impl Session {
+    fn new(user_id: OwnedUserId, device_id: OwnedDeviceId, is_admin: bool, loaded_at: Millis) -> Self {
+        Self(Arc::new(SessionData {
+            user_id,
+            device_id,
+            is_admin,
+            expires_at: None,
+            loaded_at,
+            seen_at: AtomicI64::new(0),
+        }))
+    }
+
+    /// A session out of nothing, for tests of those who take one.
+    #[doc(hidden)]
+    pub fn for_tests(user_id: OwnedUserId, device_id: OwnedDeviceId) -> Self {
+        Self::new(user_id, device_id, false, 0)
+    }
+
+    /// Whether so much time has passed since it was last seen that it should be noted.
+    pub(crate) fn is_seen_again(&self, now: Millis, after: Millis) -> bool {
+        let seen_at = self.seen_at.load(Ordering::Relaxed);
+        now - seen_at >= after
+            && self.seen_at.compare_exchange(seen_at, now, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// Why a token opens nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// There was none.
+    #[error("an access token is needed")]
+    Missing,
+    /// It was never given out, or has been taken back.
+    #[error("the access token is not known")]
+    Unknown,
+    /// It has expired, and can be refreshed: the client keeps its data.
+    #[error("the access token has expired")]
+    Expired,
+    /// The store could not be asked.
+    #[error("the session could not be looked up")]
+    Store(#[from] store::Error),
+}
+
+impl TokenError {
+    /// Whether the client may keep what it knows, and log in again.
+    pub fn soft_logout(&self) -> bool {
+        matches!(self, Self::Expired)
+    }
+}
+
+impl Refusal for TokenError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Missing | Self::Unknown | Self::Expired => Kind::Unauthenticated,
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    fn errcode(&self) -> Option<&'static str> {
+        match self {
+            Self::Missing => Some("M_MISSING_TOKEN"),
+            Self::Unknown | Self::Expired => Some("M_UNKNOWN_TOKEN"),
+            Self::Store(_) => None,
+        }
+    }
+}
+
+/// A session that was just opened, with the tokens that open it again.
+pub struct NewSession {
+    /// The user.
+    pub user_id: OwnedUserId,
+    /// The device.
+    pub device_id: OwnedDeviceId,
+    /// The access token.
+    pub access_token: String,
+    /// The token that gets another access token.
+    pub refresh_token: Option<String>,
+    /// How long the access token lasts.
+    pub expires_in: Option<std::time::Duration>,
+}
+
+/// The sessions that are remembered, by the digest of their tokens.
+pub(crate) struct Sessions {
+    known: Cache<[u8; 32], Session>,
+    /// How often a session was ended: who looked one up meanwhile doesn't remember it.
+    endings: AtomicU64,
+}
+
+impl Sessions {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self { known: Cache::new(capacity.max(1)), endings: AtomicU64::new(0) }
+    }
+
+    /// Forgets the sessions of a user, or of one device.
+    pub(crate) fn end(&self, user_id: &UserId, device_id: Option<&DeviceId>) {
+        self.endings.fetch_add(1, Ordering::SeqCst);
+        self.known.retain(|_, session| {
+            session.user_id != user_id || device_id.is_some_and(|device_id| session.device_id != device_id)
+        });
+    }
+
+    fn remember(&self, digest: [u8; 32], session: &Session, endings_before: u64) {
+        self.known.insert(digest, session.clone());
+        if self.endings.load(Ordering::SeqCst) != endings_before {
+            self.known.remove(&digest);
+        }
+    }
+}
+
+impl Users {
+    /// Who `token` stands for. A session that was active of late is answered from memory.
+    pub async fn authenticate(&self, token: &str) -> Result<Session, TokenError> {
+        let now = self.now();
+        let digest = digest_of(token);
+        if let Some(session) = self.sessions.known.get(&digest)
+            && now - session.loaded_at < BELIEVED_FOR
+        {
+            return match session.expires_at {
+                Some(expires_at) if expires_at <= now => Err(TokenError::Expired),
+                _ => Ok(session),
+            };
+        }
+        self.look_up(token, digest, now).await
+    }
+
+    async fn look_up(&self, token: &str, digest: [u8; 32], now: Millis) -> Result<Session, TokenError> {
+        let endings = self.sessions.endings.load(Ordering::SeqCst);
+        let found = self.store.tokens().find_access_token(&hash_of(token)).await?;
+        let Some(row) = found else {
+            self.sessions.known.remove(&digest);
+            return Err(TokenError::Unknown);
+        };
+        if row.expires_at.is_some_and(|expires_at| expires_at <= now) {
+            return Err(TokenError::Expired);
+        }
+        if let Some(refresh_hash) = &row.refresh_hash {
+            self.retire_predecessor_of(&row.user_id, &row.device_id, refresh_hash).await?;
+        }
+        let session = Session(Arc::new(SessionData {
+            user_id: row.user_id,
+            device_id: row.device_id,
+            is_admin: row.is_admin,
+            expires_at: row.expires_at,
+            loaded_at: now,
+            seen_at: AtomicI64::new(0),
+        }));
+        self.sessions.remember(digest, &session, endings);
+        Ok(session)
+    }
+
+    /// Spec: "the old refresh token remains valid until the new access token or refresh token is used, at which point
+    /// the old refresh token is revoked."
+    async fn retire_predecessor_of(
+        &self,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        refresh_hash: &str,
+    ) -> Result<(), store::Error> {
+        if self.store.tokens().has_predecessor(refresh_hash).await? {
+            let mut write = Write::new();
+            retire_predecessor(&mut write, refresh_hash);
+            self.store.commit(write).await?;
+            self.sessions.end(user_id, Some(device_id));
+        }
+        Ok(())
+    }
+
+    /// Gives out another access token, and another refresh token, for a refresh token.
+    pub async fn refresh(&self, refresh_token: &str) -> Result<NewSession, LoginError> {
+        let old = hash_of(refresh_token);
+        let row = self.store.tokens().find_refresh_token(&old).await?.ok_or(LoginError::UnknownRefreshToken)?;
+        self.retire_predecessor_of(&row.user_id, &row.device_id, &old).await?;
+
+        let (access_token, next_token) = (new_token("cat"), new_token("crt"));
+        let (access, next) = (hash_of(&access_token), hash_of(&next_token));
+        let lifetime = self.config.accounts.access_token_lifetime;
+        let now = self.now();
+        let mut write = Write::new();
+        let pair =
+            Refreshed { old: &old, refresh: &next, access: &access, now, expires_at: now + lifetime.as_millis() };
+        refresh(&mut write, &pair);
+        self.store.commit(write).await?;
+        // What was issued for this token before and never used is gone, and so may be the token itself.
+        self.sessions.end(&row.user_id, Some(&row.device_id));
+        if self.store.tokens().find_refresh_token(&next).await?.is_none() {
+            return Err(LoginError::UnknownRefreshToken);
+        }
+        Ok(NewSession {
+            user_id: row.user_id,
+            device_id: row.device_id,
+            access_token,
+            refresh_token: Some(next_token),
+            expires_in: Some(lifetime.0),
+        })
+    }
+
+    /// Adds to `write` a device of `user_id` and the tokens that open a session on it. Whoever commits it calls
+    /// [`Self::opened`].
+    pub(crate) fn open_session(&self, write: &mut Write, user_id: &UserId, device: NewDevice<'_>) -> NewSession {
+        let now = self.now();
+        let device_id = device.device_id.map_or_else(DeviceId::new, ToOwned::to_owned);
+        let access_token = new_token("cat");
+        let refresh_token = device.refreshable.then(|| new_token("crt"));
+        let refresh_hash = refresh_token.as_deref().map(hash_of);
+        let lifetime = device.refreshable.then_some(self.config.accounts.access_token_lifetime);
+        let expires_at = lifetime.map(|lifetime| now + lifetime.as_millis());
+
+        // A device that logs in anew loses its old tokens.
+        remove_tokens_of_device(write, user_id, &device_id);
+        insert_device(write, user_id, &device_id, device.display_name, now);
+        let hash = hash_of(&access_token);
+        insert_access_token(write, &hash, user_id, &device_id, now, expires_at, refresh_hash.as_deref());
+        if let Some(refresh_hash) = &refresh_hash {
+            insert_refresh_token(write, refresh_hash, user_id, &device_id, now);
+        }
+        NewSession {
+            user_id: user_id.to_owned(),
+            device_id,
+            access_token,
+            refresh_token,
+            expires_in: lifetime.map(|lifetime| lifetime.0),
+        }
+    }
+
+    /// A new session has been committed: older ones of its device have ended.
+    pub(crate) fn opened(&self, session: &NewSession) {
+        self.sessions.end(&session.user_id, Some(&session.device_id));
+    }
+}
+
+/// The device that a session is opened on.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct NewDevice<'a> {
+    /// Its id; `None`: a new one.
+    pub(crate) device_id: Option<&'a DeviceId>,
+    /// What to call it if it is new.
+    pub(crate) display_name: Option<&'a str>,
+    /// Whether its access token expires and can be refreshed.
+    pub(crate) refreshable: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::with_users;
+
+    #[tokio::test]
+    async fn a_session_is_answered_from_memory_until_it_is_logged_out() {
+        with_users(async |users, _| {
+            let session = users.register_for_tests("alice").await;
+            let found = users.authenticate(&session.access_token).await.expect("the token is good");
+            assert_eq!((found.user_id.as_str(), &found.device_id), ("@alice:a.test", &session.device_id));
+            let again = users.authenticate(&session.access_token).await.expect("the token is still good");
+            assert!(Arc::ptr_eq(&found.0, &again.0));
+
+            users.logout(&found).await.expect("logging out works");
+            let refused = users.authenticate(&session.access_token).await.expect_err("the session is over");
+            assert!(matches!(refused, TokenError::Unknown) && !refused.soft_logout());
+            assert!(matches!(users.authenticate("").await, Err(TokenError::Unknown)));
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn an_expired_token_says_that_it_can_be_refreshed() {
+        with_users(async |users, clock| {
+            users.register_for_tests("alice").await;
+            let first = users.login_for_tests("alice", true).await;
+            clock.advance(first.expires_in.expect("it expires").as_millis() as i64);
+            let refused = users.authenticate(&first.access_token).await.expect_err("it has expired");
+            assert!(refused.soft_logout());
+
+            let refresh_token = first.refresh_token.expect("it can be refreshed");
+            let second = users.refresh(&refresh_token).await.expect("refreshing works");
+            let third = users.refresh(&refresh_token).await.expect("it works again while the answer is unused");
+            assert!(users.authenticate(&second.access_token).await.is_err());
+            users.authenticate(&third.access_token).await.expect("the last one issued works");
+            assert!(matches!(users.refresh(&refresh_token).await, Err(LoginError::UnknownRefreshToken)));
+            users.refresh(&third.refresh_token.expect("it has a successor")).await.expect("the chain goes on");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_device_that_logs_in_anew_loses_its_old_token() {
+        with_users(async |users, _| {
+            users.register_for_tests("alice").await;
+            let first = users.login_for_tests("alice", false).await;
+            users.authenticate(&first.access_token).await.expect("the token is good");
+            let second = users.login_on_for_tests("alice", &first.device_id).await;
+            assert!(users.authenticate(&first.access_token).await.is_err());
+            users.authenticate(&second.access_token).await.expect("the new token is good");
+        })
+        .await;
+    }
+}
