@@ -6,8 +6,10 @@
 //!
 //! **To add an act on rooms:** a file with an `impl Rooms`, which makes [`model::Draft`]s and appends them.
 
+mod client_event;
 mod create;
 mod error;
+mod history;
 mod live;
 mod membership;
 mod send;
@@ -15,24 +17,28 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod visibility;
 
 use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use model::{EventNid, Millis, SigningKey, TimelineEvent};
+use model::{EventNid, Millis, SigningKey, SnapshotNid, StateMap, TimelineEvent};
 use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomOrAliasId, RoomVersionId, ServerName};
 use serde::Deserialize;
 use store::Store;
 
+pub use client_event::Reader;
 pub use create::NewRoom;
 pub use error::RoomError;
+pub use history::{Context, Page, PageRequest};
 pub use live::{LiveRoom, View};
 pub use membership::{Change as MembershipChange, Target};
 pub use send::{Sent, Wish};
 pub use timeline::Transaction;
+pub use visibility::Sight;
 
 /// `[rooms]`: what rooms are like here.
 #[derive(Clone, Debug, Deserialize)]
@@ -52,6 +58,8 @@ impl Default for RoomsConfig {
     }
 }
 
+/// How many earlier states of rooms are kept in memory; neighbours share most of theirs.
+const CACHED_STATES: usize = 1_000;
 /// How many answers to clients' transactions are kept in memory; all of them are in the store.
 const RECENT_TRANSACTIONS: usize = 4_096;
 
@@ -67,6 +75,8 @@ struct Shared {
     config: RoomsConfig,
     live: Cache<OwnedRoomId, Arc<LiveRoom>>,
     events: Cache<EventNid, Arc<TimelineEvent>>,
+    /// States that rooms were in.
+    states: Cache<SnapshotNid, StateMap>,
     /// What clients' latest transactions came to.
     sent: Cache<Transaction, OwnedEventId>,
     /// State events whose commit is still under way: not in the store yet, needed to authorise what follows.
@@ -78,9 +88,10 @@ impl Rooms {
     pub fn new(store: Store, key: Arc<SigningKey>, config: RoomsConfig) -> Self {
         let live = Cache::new(config.cached_rooms);
         let events = Cache::new(config.cached_events);
+        let states = Cache::new(CACHED_STATES);
         let sent = Cache::new(RECENT_TRANSACTIONS);
         let in_flight = std::sync::Mutex::default();
-        Self { shared: Arc::new(Shared { store, key, config, live, events, sent, in_flight }) }
+        Self { shared: Arc::new(Shared { store, key, config, live, events, states, sent, in_flight }) }
     }
 
     /// The name of this server.
