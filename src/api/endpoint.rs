@@ -18,6 +18,8 @@ use ruma::api::{
     path_builder::PathBuilder,
 };
 
+use users::{Session, TokenError};
+
 use crate::{Error, Services, SharedServices, json_path::path_at};
 
 /// How long a client may take to send a body.
@@ -70,6 +72,47 @@ impl Authenticate for auth_scheme::NoAccessToken {
     async fn authenticate(_: &Parts, _: IpAddr, _: &Services) -> Result<(), Error> {
         Ok(())
     }
+}
+
+impl Authenticate for auth_scheme::AccessToken {
+    type Session = Session;
+
+    async fn authenticate(parts: &Parts, address: IpAddr, services: &Services) -> Result<Session, Error> {
+        let token = bearer_token(parts).ok_or(TokenError::Missing).map_err(refuse_token)?;
+        session_of(&token, address, services).await
+    }
+}
+
+impl Authenticate for auth_scheme::AccessTokenOptional {
+    type Session = Option<Session>;
+
+    async fn authenticate(parts: &Parts, address: IpAddr, services: &Services) -> Result<Option<Session>, Error> {
+        match bearer_token(parts) {
+            Some(token) => session_of(&token, address, services).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What serves people and application services alike: who the latter is, their own endpoints find out.
+impl Authenticate for auth_scheme::AppserviceTokenOptional {
+    type Session = ();
+
+    async fn authenticate(_: &Parts, _: IpAddr, _: &Services) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+async fn session_of(token: &str, address: IpAddr, services: &Services) -> Result<Session, Error> {
+    let session = services.users.authenticate(token).await.map_err(refuse_token)?;
+    services.users.note_seen(&session, Some(address));
+    Ok(session)
+}
+
+fn refuse_token(error: TokenError) -> Error {
+    let soft_logout = error.soft_logout();
+    let error = Error::from(error);
+    if soft_logout { error.with("soft_logout", true) } else { error }
 }
 
 type Handler = dyn Fn(Request<Body>, SharedServices) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync;
@@ -237,6 +280,12 @@ fn check_json(body: &[u8]) -> Result<(), Error> {
     serde_json::from_str::<serde::de::IgnoredAny>(text)
         .map_err(|error| not_json(format!("the body is not JSON: {error}")))?;
     Ok(())
+}
+
+/// Reads a body that is looked at by hand.
+pub(crate) fn parse_json<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Error> {
+    check_json(body)?;
+    serde_json::from_slice(body).map_err(|error| explain(DeserializationError::Json(error).into(), body))
 }
 
 fn explain(error: FromHttpRequestError, body: &[u8]) -> Error {

@@ -11,6 +11,7 @@ use model::{Kind, Refusal};
 use ruma::api::client::uiaa::UiaaInfo;
 use serde_json::{Value, json};
 use tracing::error;
+use users::Refused;
 
 /// What a client gets instead of an answer.
 #[derive(Debug)]
@@ -86,15 +87,29 @@ fn words_for(kind: Kind) -> (StatusCode, &'static str) {
 
 impl<E: Refusal + 'static> From<E> for Error {
     fn from(refusal: E) -> Self {
+        Self::of(&refusal)
+    }
+}
+
+impl Error {
+    /// What came of an act that may ask for authentication first.
+    pub(crate) fn refused(refused: Refused) -> Self {
+        match refused {
+            Refused::Challenge(info) => Self::Uiaa(info),
+            Refused::Refusal(refusal) => Self::of(&*refusal),
+        }
+    }
+
+    fn of(refusal: &(dyn Refusal + 'static)) -> Self {
         let kind = refusal.kind();
         let (status, errcode) = words_for(kind);
         let message = match kind {
             Kind::Internal => {
-                error!(error = &refusal as &dyn std::error::Error, "a request failed by a fault of ours");
+                error!(error = refusal as &dyn std::error::Error, "a request failed by a fault of ours");
                 "internal server error".to_owned()
             }
             Kind::Unavailable => {
-                error!(error = &refusal as &dyn std::error::Error, "a request failed for want of the database");
+                error!(error = refusal as &dyn std::error::Error, "a request failed for want of the database");
                 "the server is temporarily unable to do this; try again".to_owned()
             }
             _ => refusal.to_string(),

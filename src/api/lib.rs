@@ -11,10 +11,13 @@ mod error;
 mod json_path;
 mod operator;
 mod router;
+#[cfg(test)]
+mod testing;
 
 pub use endpoint::{Answer, Ask, Authenticate, Route, endpoint};
 pub use error::Error;
 pub use router::{ApiConfig, router};
+pub use users::Session;
 
 use std::sync::Arc;
 
@@ -24,6 +27,12 @@ pub struct Services {
     pub config: ApiConfig,
     /// For the operator's questions only; what people ask goes through a service.
     pub store: store::Store,
+    /// The people of this server.
+    pub users: Arc<users::Users>,
+    /// Where clients reach this server, if that is known.
+    pub public_baseurl: Option<String>,
+    /// How often they may ask.
+    pub limits: Arc<users::Limits>,
     /// Rooms.
     pub rooms: rooms::Rooms,
     /// Writes the metrics out, if they are on.

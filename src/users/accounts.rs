@@ -249,6 +249,21 @@ impl Users {
         }
     }
 
+    /// As [`Self::check_available`], for anybody who asks.
+    pub async fn ask_available(&self, username: &str, address: IpAddr) -> Result<OwnedUserId, RegisterError> {
+        self.limits.check_registration_from(address)?;
+        self.check_available(username).await
+    }
+
+    /// Whether `token` lets one register, for anybody who asks.
+    pub fn ask_registration_token(&self, token: &str, address: IpAddr) -> Result<bool, RegisterError> {
+        if !self.config.registration.enabled {
+            return Err(RegisterError::Closed);
+        }
+        self.limits.check_registration_from(address)?;
+        Ok(self.is_registration_token(token))
+    }
+
     /// Spec: <https://spec.matrix.org/v1.19/appendices/#user-identifiers>
     fn user_id_of_localpart(&self, username: &str) -> Result<OwnedUserId, RegisterError> {
         if username.is_empty() {

@@ -176,7 +176,7 @@ impl Users {
     }
 
     /// Whether `token` lets one register.
-    pub fn is_registration_token(&self, token: &str) -> bool {
+    pub(crate) fn is_registration_token(&self, token: &str) -> bool {
         let mut known = subtle::Choice::from(0);
         for valid in self.config.registration.all_tokens() {
             known |= valid.as_bytes().ct_eq(token.as_bytes());

@@ -1,0 +1,62 @@
+//! What this server is able to do.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#capabilities-negotiation>
+
+#![allow(deprecated, reason = "clients of older versions look at what newer ones have replaced")]
+
+use model::supported_room_versions;
+use ruma::api::client::discovery::{
+    discover_homeserver::{self, HomeserverInfo},
+    get_capabilities::{
+        self,
+        v3::{
+            Capabilities, ChangePasswordCapability, GetLoginTokenCapability, ProfileFieldsCapability,
+            RoomVersionStability, RoomVersionsCapability, SetAvatarUrlCapability, SetDisplayNameCapability,
+            ThirdPartyIdChangesCapability,
+        },
+    },
+    get_supported_versions,
+};
+
+use crate::{Answer, Ask, Error, Route, endpoint};
+
+/// The versions of the specification whose client-server API this server speaks. A new one is added when what it
+/// brought is there.
+const VERSIONS: &[&str] =
+    &["r0.6.1", "v1.1", "v1.2", "v1.3", "v1.4", "v1.5", "v1.6", "v1.7", "v1.8", "v1.9", "v1.10", "v1.11", "v1.12"];
+
+/// The endpoints of this file.
+pub(crate) fn routes() -> Vec<Route> {
+    vec![endpoint(versions), endpoint(capabilities), endpoint(well_known)]
+}
+
+async fn versions(_: Ask<get_supported_versions::Request>) -> Answer<get_supported_versions::Response> {
+    let mut response = get_supported_versions::Response::new(VERSIONS.iter().map(ToString::to_string).collect());
+    // Profile fields came with v1.16, more of which is not there yet.
+    response.unstable_features.insert("uk.tcpip.msc4133".into(), true);
+    response.unstable_features.insert("uk.tcpip.msc4133.stable".into(), true);
+    Ok(response)
+}
+
+async fn capabilities(ask: Ask<get_capabilities::v3::Request>) -> Answer<get_capabilities::v3::Response> {
+    let accounts = &ask.services.users.config().accounts;
+    let room_versions =
+        supported_room_versions().into_iter().map(|version| (version, RoomVersionStability::Stable)).collect();
+    let mut capabilities = Capabilities::new();
+    capabilities.change_password = ChangePasswordCapability::new(true);
+    capabilities.room_versions =
+        RoomVersionsCapability::new(ask.services.rooms.default_version().clone(), room_versions);
+    capabilities.set_displayname = SetDisplayNameCapability::new(accounts.change_display_name);
+    capabilities.set_avatar_url = SetAvatarUrlCapability::new(accounts.change_avatar);
+    capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
+    capabilities.get_login_token = GetLoginTokenCapability::new(true);
+    capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
+    Ok(get_capabilities::v3::Response::new(capabilities))
+}
+
+async fn well_known(ask: Ask<discover_homeserver::Request>) -> Answer<discover_homeserver::Response> {
+    let Some(base_url) = ask.services.public_baseurl.clone() else {
+        return Err(Error::not_found("this server has no `public_baseurl`"));
+    };
+    Ok(discover_homeserver::Response::new(HomeserverInfo::new(base_url)))
+}

@@ -1,0 +1,90 @@
+//! What users say of themselves.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#profiles>
+
+use axum::{
+    body::Body,
+    response::{IntoResponse as _, Response},
+};
+use http::{Method, StatusCode, header};
+use ruma::{
+    UserId,
+    api::{
+        auth_scheme::AccessToken,
+        client::profile::{delete_profile_field, get_profile, get_profile_field},
+    },
+    profile::ProfileFieldValue,
+};
+use serde_json::{Map, Value};
+
+use crate::{
+    Answer, Ask, Authenticate as _, Error, Route, Services,
+    endpoint::{PlainAsk, endpoint, parse_json, plain_endpoint},
+};
+
+/// The endpoints of this file.
+pub(crate) fn routes() -> Vec<Route> {
+    vec![
+        endpoint(get),
+        endpoint(get_field),
+        plain_endpoint(Method::PUT, "/_matrix/client/v3/profile/{user_id}/{field}", set_field)
+            .also_at("/_matrix/client/r0/profile/{user_id}/{field}")
+            .also_at("/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{field}"),
+        endpoint(delete_field),
+    ]
+}
+
+async fn get(ask: Ask<get_profile::v3::Request>) -> Answer<get_profile::v3::Response> {
+    check_is_ours(&ask.services, &ask.request.user_id)?;
+    let profile = ask.services.users.profile(&ask.request.user_id).await?;
+    Ok(profile.into_iter().collect())
+}
+
+async fn get_field(ask: Ask<get_profile_field::v3::Request>) -> Answer<get_profile_field::v3::Response> {
+    check_is_ours(&ask.services, &ask.request.user_id)?;
+    let field = ask.request.field.as_str();
+    let value = ask.services.users.profile_field(&ask.request.user_id, field).await?;
+    let value = ProfileFieldValue::new(field, value).map_err(|_| Error::not_found("the profile has no such field"))?;
+    Ok(get_profile_field::v3::Response::new(value))
+}
+
+/// Looks at the body itself: ruma's type says less of what is wrong, and does not know that a name may be null.
+async fn set_field(ask: PlainAsk) -> Result<Response, Error> {
+    let session = AccessToken::authenticate(&ask.parts, ask.address, &ask.services).await?;
+    let [user_id, field] = ask.arguments.as_slice() else { return Err(Error::unrecognized()) };
+    let user_id = UserId::parse(user_id).map_err(|_| Error::invalid_param("the path names no user id"))?;
+    let mut body: Map<String, Value> = parse_json(&ask.body)?;
+    let Some(value) = body.remove(field) else {
+        let message = format!("`{field}` is missing");
+        return Err(Error::new(StatusCode::BAD_REQUEST, "M_MISSING_PARAM", message));
+    };
+    let is_changed = ask.services.users.set_profile_field(&session.user_id, &user_id, field, &value).await?;
+    if is_changed {
+        tell_rooms(&ask.services, &user_id, field).await?;
+    }
+    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from("{}")).into_response())
+}
+
+async fn delete_field(ask: Ask<delete_profile_field::v3::Request>) -> Answer<delete_profile_field::v3::Response> {
+    let (user_id, field) = (&ask.request.user_id, ask.request.field.as_str());
+    if ask.services.users.remove_profile_field(&ask.session.user_id, user_id, field).await? {
+        tell_rooms(&ask.services, user_id, field).await?;
+    }
+    Ok(delete_profile_field::v3::Response::new())
+}
+
+/// Name and avatar stand in the user's memberships as well.
+async fn tell_rooms(services: &Services, user_id: &UserId, field: &str) -> Result<(), Error> {
+    if matches!(field, "displayname" | "avatar_url") {
+        services.rooms.update_profile(user_id).await?;
+    }
+    Ok(())
+}
+
+fn check_is_ours(services: &Services, user_id: &UserId) -> Result<(), Error> {
+    if services.users.is_ours(user_id) {
+        Ok(())
+    } else {
+        Err(Error::not_found("this server does not talk with other servers yet"))
+    }
+}

@@ -1,0 +1,67 @@
+//! Making accounts.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#account-registration-and-management>
+
+use ruma::api::client::account::{
+    check_registration_token_validity, get_username_availability,
+    register::{
+        RegistrationKind,
+        v3::{Request, Response},
+    },
+};
+use users::{RegisterError, Registration};
+
+use crate::{Answer, Ask, Error, Route, endpoint};
+
+/// The endpoints of this file.
+pub(crate) fn routes() -> Vec<Route> {
+    vec![endpoint(register), endpoint(is_available), endpoint(is_registration_token)]
+}
+
+async fn register(ask: Ask<Request>) -> Answer<Response> {
+    let request = ask.request;
+    match request.kind {
+        RegistrationKind::User => {}
+        RegistrationKind::Guest => return Err(RegisterError::Guest.into()),
+        kind => return Err(Error::invalid_param(format!("kind: this server makes no accounts of kind `{kind}`"))),
+    }
+    if let Some(login_type) = request.login_type {
+        return Err(Error::new(
+            http::StatusCode::BAD_REQUEST,
+            "M_UNKNOWN",
+            format!("type: nobody may register by `{}` here", login_type.as_str()),
+        ));
+    }
+    let wish = Registration {
+        username: request.username.as_deref(),
+        password: request.password.as_deref(),
+        device_id: request.device_id.as_deref(),
+        device_name: request.initial_device_display_name.as_deref(),
+        inhibit_login: request.inhibit_login,
+        refreshable: request.refresh_token,
+        auth: request.auth.as_ref(),
+    };
+    let made = ask.services.users.register(wish, ask.address).await.map_err(Error::refused)?;
+    let mut response = Response::new(made.user_id);
+    if let Some(session) = made.session {
+        response.access_token = Some(session.access_token);
+        response.device_id = Some(session.device_id);
+        response.refresh_token = session.refresh_token;
+        response.expires_in = session.expires_in;
+    }
+    Ok(response)
+}
+
+async fn is_available(
+    ask: Ask<get_username_availability::v3::Request>,
+) -> Answer<get_username_availability::v3::Response> {
+    ask.services.users.ask_available(&ask.request.username, ask.address).await?;
+    Ok(get_username_availability::v3::Response::new(true))
+}
+
+async fn is_registration_token(
+    ask: Ask<check_registration_token_validity::v1::Request>,
+) -> Answer<check_registration_token_validity::v1::Response> {
+    let valid = ask.services.users.ask_registration_token(&ask.request.token, ask.address)?;
+    Ok(check_registration_token_validity::v1::Response::new(valid))
+}

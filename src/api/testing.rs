@@ -1,0 +1,97 @@
+//! A server for tests: every face of it, without a socket.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt as _;
+use ruma::server_name;
+use serde_json::{Value, json};
+use store::{Store, testing::on_each_engine};
+use tower::ServiceExt as _;
+use users::{RateLimitsConfig, RegistrationConfig, Users, UsersConfig};
+
+use crate::{ApiConfig, Services, router};
+
+/// A server whose clients are the test.
+pub(crate) struct Server {
+    router: axum::Router,
+}
+
+/// Runs `story` against a server on each engine.
+pub(crate) async fn with_server(story: impl AsyncFn(Server)) {
+    on_each_engine(async |store| {
+        story(Server::new(store).await).await;
+        Ok::<_, store::Error>(())
+    })
+    .await;
+}
+
+impl Server {
+    async fn new(store: Store) -> Self {
+        let config = UsersConfig {
+            registration: RegistrationConfig { enabled: true, ..RegistrationConfig::default() },
+            rate_limits: RateLimitsConfig { enabled: false, ..RateLimitsConfig::default() },
+            ..UsersConfig::default()
+        };
+        let users = Users::open(server_name!("a.test"), config, store.clone()).await.expect("the store is fresh");
+        let key = model::SigningKey::from_seed(server_name!("a.test").to_owned(), "test", &[7; 32])
+            .expect("any seed makes a key");
+        let services = Services {
+            config: ApiConfig::default(),
+            limits: users.limits(),
+            users,
+            public_baseurl: Some("https://chat.a.test".into()),
+            rooms: rooms::Rooms::new(store.clone(), Arc::new(key), rooms::RoomsConfig::default()),
+            store,
+            metrics: None,
+        };
+        Self { router: router(Arc::new(services)) }
+    }
+
+    /// One request, with its answer.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        token: Option<&str>,
+        body: impl Into<String>,
+    ) -> (StatusCode, Value) {
+        let mut request = Request::builder().method(method).uri(path);
+        if let Some(token) = token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Body::from(body.into())).expect("the test asks well");
+        let response = self.router.clone().oneshot(request).await.expect("a router always answers");
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("the body is in memory").to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// A POST that succeeds.
+    pub(crate) async fn post(&self, path: &str, token: Option<&str>, body: Value) -> Value {
+        let (status, answer) = self.ask(Method::POST, path, token, body.to_string()).await;
+        assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+        answer
+    }
+
+    /// A GET that succeeds.
+    pub(crate) async fn get(&self, path: &str, token: Option<&str>) -> Value {
+        let (status, answer) = self.ask(Method::GET, path, token, "").await;
+        assert_eq!(status, StatusCode::OK, "{path}: {answer}");
+        answer
+    }
+
+    /// Makes an account, and answers its token and its device.
+    pub(crate) async fn register(&self, name: &str) -> (String, String) {
+        let body = json!({ "username": name, "password": "a password", "auth": { "type": "m.login.dummy" } });
+        let made = self.post("/_matrix/client/v3/register", None, body).await;
+        let text = |field: &str| made[field].as_str().expect("it is told").to_owned();
+        (text("access_token"), text("device_id"))
+    }
+}
+
+/// The status and the error code of an answer.
+pub(crate) fn refusal((status, answer): (StatusCode, Value)) -> (u16, String) {
+    (status.as_u16(), answer["errcode"].as_str().unwrap_or_default().to_owned())
+}
