@@ -7,10 +7,14 @@ mod account;
 mod account_tests;
 mod admin_register;
 mod capabilities;
+mod create_room;
 mod devices;
+mod history;
 mod login;
+mod membership;
 mod profile;
 mod register;
+mod send;
 
 use crate::Route;
 
@@ -20,10 +24,14 @@ pub(crate) fn routes() -> Vec<Route> {
         account::routes(),
         admin_register::routes(),
         capabilities::routes(),
+        create_room::routes(),
         devices::routes(),
+        history::routes(),
         login::routes(),
+        membership::routes(),
         profile::routes(),
         register::routes(),
+        send::routes(),
     ]
     .concat()
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use model::{EventNid, Position, SnapshotNid, StateMap, TimelineEvent};
+use model::{Position, SnapshotNid, StateMap, TimelineEvent};
 use ruma::{
     OwnedUserId, UserId,
     events::{
@@ -167,11 +167,6 @@ impl Sight<'_> {
             }
         }
         Ok(shown)
-    }
-
-    /// The event numbered `nid`, with no regard to who may see it.
-    pub(crate) async fn event(&self, nid: EventNid) -> Result<Arc<TimelineEvent>, RoomError> {
-        self.rooms.event(nid).await
     }
 }
 

@@ -32,11 +32,8 @@ async fn create_room(ask: Ask<Request>) -> Answer<Response> {
             "invite_3pid: this server invites by user id only",
         ));
     }
-    let alias = request
-        .room_alias_name
-        .as_deref()
-        .map(|localpart| parse_alias(localpart, rooms.server_name()))
-        .transpose()?;
+    let alias =
+        request.room_alias_name.as_deref().map(|localpart| parse_alias(localpart, rooms.server_name())).transpose()?;
     let new = NewRoom {
         creator: ask.session.user_id.clone(),
         version: request.room_version,
@@ -55,7 +52,8 @@ async fn create_room(ask: Ask<Request>) -> Answer<Response> {
 }
 
 fn parse_alias(localpart: &str, server_name: &ServerName) -> Result<ruma::OwnedRoomAliasId, Error> {
-    let is_plain = !localpart.is_empty() && !localpart.contains([':', '#', '\0']) && !localpart.contains(char::is_whitespace);
+    let is_plain =
+        !localpart.is_empty() && !localpart.contains([':', '#', '\0']) && !localpart.contains(char::is_whitespace);
     let alias = RoomAliasId::parse(format!("#{localpart}:{server_name}")).ok().filter(|_| is_plain);
     alias.ok_or_else(|| Error::invalid_param("room_alias_name: must be what stands between `#` and `:` of an alias"))
 }

@@ -63,7 +63,9 @@ fn reader(session: &Session) -> Reader<'_> {
 fn position(field: &str, token: &str) -> Result<Position, Error> {
     let digits = token.strip_prefix(['t', 's']).map(|rest| rest.split('~').next().unwrap_or_default());
     let number = digits.and_then(|digits| digits.parse().ok());
-    number.map(Position).ok_or_else(|| Error::invalid_param(format!("{field}: `{token}` is not a token of this server")))
+    number
+        .map(Position)
+        .ok_or_else(|| Error::invalid_param(format!("{field}: `{token}` is not a token of this server")))
 }
 
 fn token(position: Position) -> String {
@@ -85,7 +87,7 @@ async fn messages(ask: Ask<get_message_events::v3::Request>) -> Answer<get_messa
     let mut response = get_message_events::v3::Response::new();
     response.start = request.from.unwrap_or_else(|| token(page.start));
     response.end = page.end.map(token);
-    if request.!filter.lazy_load_options.is_disabled() {
+    if !request.filter.lazy_load_options.is_disabled() {
         let members = rooms.members_of(&room, &page.events).await?;
         response.state = rooms.render_all(&room, &members, reader(&ask.session), &mut sight).await?;
     }
@@ -129,9 +131,7 @@ async fn state(ask: Ask<get_state_events::v3::Request>) -> Answer<get_state_even
     Ok(get_state_events::v3::Response::new(rendered))
 }
 
-async fn state_event(
-    ask: Ask<get_state_event_for_key::v3::Request>,
-) -> Answer<get_state_event_for_key::v3::Response> {
+async fn state_event(ask: Ask<get_state_event_for_key::v3::Request>) -> Answer<get_state_event_for_key::v3::Response> {
     let (room, mut sight) = look(&ask.services, &ask.request.room_id, &ask.session).await?;
     let rooms = &ask.services.rooms;
     let key = (ask.request.event_type, ask.request.state_key);

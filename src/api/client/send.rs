@@ -5,9 +5,7 @@
 use rooms::{Transaction, Wish};
 use ruma::{
     OwnedTransactionId, RoomId,
-    api::client::{
-        message::send_message_event, redact::redact_event, state::send_state_event,
-    },
+    api::client::{message::send_message_event, redact::redact_event, state::send_state_event},
     events::TimelineEventType,
 };
 use serde_json::{json, value::to_raw_value};
