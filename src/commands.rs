@@ -1,0 +1,115 @@
+//! The command line.
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 ended by a second signal.
+
+mod config_check;
+mod password;
+mod serve;
+mod user;
+
+use std::{
+    error::Error,
+    ffi::OsString,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{Config, ConfigError, Loaded};
+
+const EXAMPLES: &str = "\
+Examples:
+  comity                                    serve with ./config.toml, or with the defaults
+  comity serve --config /etc/comity.toml    serve with that file
+  comity config check                       say what is wrong with the configuration, or what is in effect
+  comity user create alice --admin          make an account; asks for the password
+  pwgen 20 1 | comity user set-password alice --password-stdin
+
+Configuration:
+  Every key of the file is described in the config.toml that comes with Comity. Each can be set from the
+  environment too: COMITY__LISTEN__CLIENT=127.0.0.1:9000 sets `client` in [listen], and wins over the file.
+  Relative paths start at the folder of the file. COMITY_LOG or RUST_LOG set what is logged.
+
+Exit codes: 0 done, 1 failed, 2 wrong arguments.";
+
+/// A federated homeserver: chat on your own domain, with Matrix clients and servers.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES, max_term_width = 110)]
+struct Arguments {
+    /// The configuration file [default: ./config.toml if there is one]
+    #[arg(long, short, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server in the foreground until SIGINT or SIGTERM (also what `comity` alone does)
+    Serve,
+    /// Look at the configuration
+    Config {
+        #[command(subcommand)]
+        command: ConfigCommand,
+    },
+    /// Make, list and change accounts; works while the server runs, and while it does not
+    User {
+        #[command(subcommand)]
+        command: user::UserCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every effective value and where it was set, or everything that is wrong; secrets stay hidden
+    Check,
+}
+
+type Failure = Box<dyn Error + Send + Sync>;
+
+/// Does what the arguments say.
+pub fn run() -> ExitCode {
+    let arguments = Arguments::parse();
+    match dispatch(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nobody is left to tell when stderr is closed.
+            io::stderr().write_all(report(&*failure).as_bytes()).ok();
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(arguments: Arguments) -> Result<(), Failure> {
+    let file = arguments.config.or_else(|| Some(PathBuf::from("config.toml")).filter(|file| file.exists()));
+    let load = || load(file.as_deref(), std::env::vars_os());
+    match arguments.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::serve(load()?),
+        Command::Config { command: ConfigCommand::Check } => config_check::check(&load()?, &mut io::stdout().lock()),
+        Command::User { command } => user::run(command, &load()?.config),
+    }
+}
+
+fn load(file: Option<&Path>, variables: impl Iterator<Item = (OsString, OsString)>) -> Result<Loaded, ConfigError> {
+    Config::load(file, variables)
+}
+
+/// The error and its causes, each on a line of its own.
+fn report(error: &dyn Error) -> String {
+    let mut lines = String::new();
+    for line in error.to_string().lines() {
+        lines.push_str(&format!("comity: {line}\n"));
+    }
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        lines.push_str(&format!("  because: {}\n", error.to_string().replace('\n', " ")));
+        cause = error.source();
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! The configuration: a TOML file below, the environment above, checked before anything starts.
+//!
+//! Each section is a struct with defaults that run on a laptop. To add a key: a field here or in [`sections`], its
+//! default, and a documented line in `config.toml`, whose test fails until it is there.
+
+mod database_url;
+mod human;
+mod layers;
+mod load;
+mod secret;
+mod sections;
+mod warnings;
+
+use std::path::{Path, PathBuf};
+
+use ruma::OwnedServerName;
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+pub use self::{
+    database_url::DatabaseUrl,
+    load::{ConfigError, Loaded, Origin},
+    secret::Secret,
+    sections::{
+        Accounts, ClientApi, Database, Listen, LogFormat, Logging, Metrics, RateLimits, Registration, Rooms, Sync,
+    },
+};
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Config {
+    /// The domain in the ids of this server's users and rooms.
+    #[serde(deserialize_with = "human::server_name")]
+    pub server_name: OwnedServerName,
+    /// Where clients reach this server, if not at `https://{server_name}`.
+    #[serde(deserialize_with = "human::base_url")]
+    pub public_baseurl: Option<Url>,
+    /// The folder of everything the server writes, keys excepted. Absolute after loading.
+    pub data_dir: PathBuf,
+    /// The folder of the signing key. Absolute after loading.
+    pub keys_dir: PathBuf,
+    pub listen: Listen,
+    pub database: Database,
+    pub registration: Registration,
+    pub accounts: Accounts,
+    pub rate_limits: RateLimits,
+    pub rooms: Rooms,
+    pub sync: Sync,
+    pub client_api: ClientApi,
+    pub logging: Logging,
+    pub metrics: Metrics,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            server_name: "localhost".try_into().expect("localhost is a server name"),
+            public_baseurl: None,
+            data_dir: "data".into(),
+            keys_dir: "keys".into(),
+            listen: Listen::default(),
+            database: Database::default(),
+            registration: Registration::default(),
+            accounts: Accounts::default(),
+            rate_limits: RateLimits::default(),
+            rooms: Rooms::default(),
+            sync: Sync::default(),
+            client_api: ClientApi::default(),
+            logging: Logging::default(),
+            metrics: Metrics::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Where the database is: what `database.url` says, else `comity.db` in the data folder.
+    pub fn database_url(&self) -> DatabaseUrl {
+        self.database.url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("comity.db")))
+    }
+
+    /// Makes relative paths start at `base`, the folder of the configuration file.
+    fn resolve_paths(&mut self, base: &Path) {
+        self.data_dir = base.join(&self.data_dir);
+        self.keys_dir = base.join(&self.keys_dir);
+        if let Some(DatabaseUrl::Sqlite(path)) = &mut self.database.url {
+            *path = base.join(&*path);
+        }
+    }
+}

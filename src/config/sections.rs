@@ -1,0 +1,246 @@
+//! The sections of the configuration.
+
+use std::{net::SocketAddr, time::Duration};
+
+use bytesize::ByteSize;
+use ruma::RoomVersionId;
+use serde::{Deserialize, Serialize};
+
+use super::{DatabaseUrl, Secret, human};
+
+/// `[listen]`: where the server takes connections, and how it lets go of them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Listen {
+    /// Plain HTTP. Port 0 takes any free port.
+    #[serde(deserialize_with = "human::address")]
+    pub client: SocketAddr,
+    /// How long requests may go on after SIGINT or SIGTERM before they are cut off.
+    #[serde(with = "human::duration")]
+    pub shutdown_timeout: Duration,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self { client: SocketAddr::from(([127, 0, 0, 1], 8008)), shutdown_timeout: Duration::from_secs(10) }
+    }
+}
+
+/// `[database]`: where everything is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Database {
+    /// Unset: SQLite in the data folder. Ask [`super::Config::database_url`], which knows.
+    pub url: Option<DatabaseUrl>,
+    /// How many connections may read at once; the writer has one of its own besides.
+    #[serde(deserialize_with = "human::whole::<_, 1, 1000>")]
+    pub max_connections: u32,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self { url: None, max_connections: 8 }
+    }
+}
+
+/// `[registration]`: who may make an account by themselves.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Registration {
+    /// Whether clients may register accounts at all.
+    pub enabled: bool,
+    /// A registration token. Any token here or in `tokens` makes registration ask for one.
+    pub token: Option<Secret>,
+    /// More registration tokens.
+    pub tokens: Vec<Secret>,
+    /// The key of the shared-secret registration endpoint; unset: the endpoint is closed.
+    pub shared_secret: Option<Secret>,
+}
+
+impl Registration {
+    /// Every token that lets somebody register; none means that no token is asked for.
+    pub fn all_tokens(&self) -> impl Iterator<Item = &Secret> {
+        self.token.iter().chain(&self.tokens)
+    }
+}
+
+/// `[accounts]`: passwords and sessions.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Accounts {
+    /// How long an access token of a session with a refresh token lives.
+    #[serde(with = "human::duration")]
+    pub access_token_lifetime: Duration,
+    pub argon2: Argon2Costs,
+    pub lockout: Lockout,
+}
+
+impl Default for Accounts {
+    fn default() -> Self {
+        Self {
+            access_token_lifetime: Duration::from_mins(5),
+            argon2: Argon2Costs::default(),
+            lockout: Lockout::default(),
+        }
+    }
+}
+
+/// `[accounts.argon2]`: what hashing one password with Argon2id costs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Argon2Costs {
+    #[serde(deserialize_with = "human::whole::<_, 8, 4_194_304>")]
+    pub memory_kib: u32,
+    #[serde(deserialize_with = "human::whole::<_, 1, 1000>")]
+    pub iterations: u32,
+    #[serde(deserialize_with = "human::whole::<_, 1, 64>")]
+    pub parallelism: u32,
+}
+
+impl Default for Argon2Costs {
+    fn default() -> Self {
+        Self { memory_kib: 19_456, iterations: 2, parallelism: 1 }
+    }
+}
+
+/// `[accounts.lockout]`: when guessing of a password stops.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Lockout {
+    /// How many wrong passwords for one account within `window` close it to password logins until the window has passed.
+    #[serde(deserialize_with = "human::whole::<_, 1, 1_000_000>")]
+    pub max_failures: u32,
+    #[serde(with = "human::duration")]
+    pub window: Duration,
+}
+
+impl Default for Lockout {
+    fn default() -> Self {
+        Self { max_failures: 10, window: Duration::from_mins(15) }
+    }
+}
+
+/// `[rate_limits]`: how often somebody may do something.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateLimits {
+    /// Whether any limit holds.
+    pub enabled: bool,
+    /// Password and token logins, by client address.
+    pub login: Rate,
+    /// Registrations, by client address.
+    pub registration: Rate,
+    /// Events sent, by user.
+    pub messages: Rate,
+    /// Rooms joined, by user.
+    pub joins: Rate,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            login: Rate { per_second: 0.2, burst: 10 },
+            registration: Rate { per_second: 0.05, burst: 5 },
+            messages: Rate { per_second: 10.0, burst: 50 },
+            joins: Rate { per_second: 0.5, burst: 10 },
+        }
+    }
+}
+
+/// A token bucket: `burst` at once, refilled at `per_second`. What is not set has the default of its kind.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Rate {
+    #[serde(deserialize_with = "human::rate")]
+    pub per_second: f64,
+    #[serde(deserialize_with = "human::whole::<_, 1, 1_000_000>")]
+    pub burst: u32,
+}
+
+/// `[rooms]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Rooms {
+    /// The version of rooms whose maker asks for none.
+    #[serde(deserialize_with = "human::room_version")]
+    pub default_version: RoomVersionId,
+}
+
+impl Default for Rooms {
+    fn default() -> Self {
+        Self { default_version: RoomVersionId::V12 }
+    }
+}
+
+/// `[sync]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sync {
+    /// The longest that a sync waits for news, whatever the client asks for.
+    #[serde(with = "human::duration")]
+    pub max_timeout: Duration,
+    /// Whether people see who is online.
+    pub presence: bool,
+}
+
+impl Default for Sync {
+    fn default() -> Self {
+        Self { max_timeout: Duration::from_mins(2), presence: true }
+    }
+}
+
+/// `[client_api]`: the Matrix client-server API.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ClientApi {
+    /// The largest body that is read.
+    #[serde(with = "human::size")]
+    pub max_body: ByteSize,
+}
+
+impl Default for ClientApi {
+    fn default() -> Self {
+        Self { max_body: ByteSize::mib(4) }
+    }
+}
+
+/// `[logging]`: what goes to stderr.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Logging {
+    #[serde(deserialize_with = "human::log_format")]
+    pub format: LogFormat,
+    /// `error`, `warn`, `info`, `debug` or `trace`, or directives such as `info,rooms=debug`.
+    #[serde(deserialize_with = "human::log_filter")]
+    pub filter: String,
+}
+
+impl Default for Logging {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, filter: "info".to_owned() }
+    }
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Metrics {
+    /// Whether figures are kept and served at `/metrics`.
+    pub enabled: bool,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}

@@ -1,0 +1,66 @@
+//! What works, but is probably not meant.
+
+use std::{os::unix::fs::PermissionsExt as _, path::Path};
+
+use url::Url;
+
+use super::{Config, DatabaseUrl, Loaded, Origin};
+
+impl Loaded {
+    /// Sentences for the operator, worst first.
+    pub fn warnings(&self) -> Vec<String> {
+        [self.open_registration(), self.readable_secrets(), self.unused_tokens(), self.plain_http()]
+            .into_iter()
+            .flatten()
+            .collect()
+    }
+
+    fn open_registration(&self) -> Option<String> {
+        let registration = &self.config.registration;
+        let open = registration.enabled && registration.all_tokens().next().is_none();
+        open.then(|| {
+            "registration is open to everyone who reaches this server; set registration.token to ask for one".to_owned()
+        })
+    }
+
+    fn readable_secrets(&self) -> Option<String> {
+        let file = self.file.as_deref()?;
+        if !self.secrets_in_file() || !is_readable_by_all(file) {
+            return None;
+        }
+        Some(format!("{} holds secrets and everyone on this machine can read it; chmod 600 it", file.display()))
+    }
+
+    fn secrets_in_file(&self) -> bool {
+        let has_password = matches!(self.config.database.url, Some(DatabaseUrl::Postgres(_)));
+        let secrets = ["registration.token", "registration.tokens", "registration.shared_secret"];
+        let in_file = |key: &str| matches!(self.origins.get(key), Some(Origin::File(_)));
+        secrets.into_iter().any(in_file) || (has_password && in_file("database.url"))
+    }
+
+    fn unused_tokens(&self) -> Option<String> {
+        let registration = &self.config.registration;
+        let unused = !registration.enabled && registration.all_tokens().next().is_some();
+        unused.then(|| "registration tokens are set, but registration.enabled is false".to_owned())
+    }
+
+    fn plain_http(&self) -> Option<String> {
+        let Config { public_baseurl: Some(url), .. } = &self.config else { return None };
+        let is_plain = url.scheme() == "http" && !is_loopback(url);
+        is_plain
+            .then(|| "public_baseurl is plain HTTP: passwords and messages cross the network unencrypted".to_owned())
+    }
+}
+
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+fn is_readable_by_all(path: &Path) -> bool {
+    path.metadata().is_ok_and(|metadata| metadata.permissions().mode() & 0o004 != 0)
+}
