@@ -1,63 +1,185 @@
-//! The composition root. A placeholder until the services are wired: it answers `/health/live` and `/metrics`.
+//! The composition root: builds every service from its part of the configuration, and owns the end.
 
-use std::{io, net::SocketAddr};
+use std::{io, net::SocketAddr, sync::Arc};
 
-use axum::{Router, routing::get};
+use api::{ApiConfig, Services};
+use axum::serve::ListenerExt as _;
+use model::SigningKey;
+use rooms::{Rooms, RoomsConfig};
+use store::{Location, Store};
+use sync::{Notifier, Sync, SyncConfig};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
+use users::{AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, Users, UsersConfig};
 
 use crate::{
-    config::Config,
+    config::{Config, DatabaseUrl, Rate, Secret},
     signing_key::{KeyError, KeyFile},
     telemetry::Telemetry,
 };
 
-/// The whole server, running.
+/// The whole server, taking connections.
 pub struct Homeserver {
     listener: TcpListener,
-    router: Router,
+    services: Arc<Services>,
+    /// Cancelled when long polls shall answer with what there is.
+    ending: CancellationToken,
 }
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// It has nothing to sign with.
     #[error("the server has no signing key")]
     SigningKey(#[from] KeyError),
-    #[error("the signing key's version `{0}` is not part of a key id")]
-    KeyVersion(String),
-    #[error("cannot listen on {address}")]
-    Listen { address: SocketAddr, source: io::Error },
+    /// The key's id can't be one.
+    #[error("the signing key's id `{0}` is not of the form ed25519:name")]
+    KeyId(String),
+    /// The folder for its data can't be made.
+    #[error("the data folder {folder} can't be made")]
+    DataFolder {
+        /// Which folder.
+        folder: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The database can't be used.
+    #[error("the database could not be opened")]
+    Store(#[from] store::Error),
+    /// The address can't be listened on.
+    #[error("{address} can't be listened on: is another server running there? `listen.client` sets the address")]
+    Listen {
+        /// Which address.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 /// Why the server ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The listener failed.
     #[error("the client listener failed")]
-    Serve(#[from] io::Error),
+    Listener(#[source] io::Error),
 }
 
 impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
-        let key = KeyFile::load_or_create(&config.keys_dir)?;
-        let _key = model::SigningKey::from_seed(config.server_name.clone(), key.version(), key.seed())
-            .ok_or_else(|| StartError::KeyVersion(key.version().to_owned()))?;
+        let Core { key, notifier, store, users } = Core::open(&config).await?;
+        let ending = CancellationToken::new();
+        let rooms = Rooms::new(store.clone(), key, rooms_config(&config));
+        let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
+        let services = Arc::new(Services {
+            config: ApiConfig { max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX) },
+            public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
+            store,
+            limits: users.limits(),
+            users,
+            rooms,
+            sync,
+            metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
+        });
         let address = config.listen.client;
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
-        info!("{} listens for clients on http://{address}", config.server_name);
-        let router = Router::new()
-            .route("/health/live", get(async || "ok"))
-            .route("/metrics", get(async move || telemetry.render().ok_or(axum::http::StatusCode::NOT_FOUND)));
-        Ok(Self { listener, router })
+        info!(%address, server.name = %config.server_name, "{} takes clients at http://{address}", config.server_name);
+        Ok(Self { listener, services, ending })
     }
 
-    /// Serves until `stop` is cancelled, then takes no more connections, tells the sockets and lets requests end.
-    ///
-    /// The caller gives up waiting after `listen.shutdown_timeout`. Errors: a listener or a task failed by itself.
+    /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
+    /// requests end.
     pub async fn wait_for_shutdown(self, stop: CancellationToken) -> Result<(), RunError> {
-        axum::serve(self.listener, self.router).with_graceful_shutdown(stop.cancelled_owned()).await?;
-        Ok(())
+        let Self { listener, services, ending } = self;
+        let store = services.store.clone();
+        let router = api::router(services).into_make_service_with_connect_info::<SocketAddr>();
+        let listener = listener.tap_io(|stream| {
+            // Answers are written whole; waiting for more to send would only delay them.
+            let _ = stream.set_nodelay(true);
+        });
+        let served = axum::serve(listener, router)
+            .with_graceful_shutdown(async move {
+                stop.cancelled().await;
+                ending.cancel();
+            })
+            .await;
+        store.close().await;
+        served.map_err(RunError::Listener)
     }
+}
+
+/// What both the server and the command line stand on.
+pub struct Core {
+    pub key: Arc<SigningKey>,
+    pub notifier: Notifier,
+    pub store: Store,
+    pub users: Arc<Users>,
+}
+
+impl Core {
+    /// Opens the database and the accounts.
+    pub async fn open(config: &Config) -> Result<Self, StartError> {
+        std::fs::create_dir_all(&config.data_dir)
+            .map_err(|source| StartError::DataFolder { folder: config.data_dir.display().to_string(), source })?;
+        let file = KeyFile::load_or_create(&config.keys_dir)?;
+        let key = SigningKey::from_seed(config.server_name.clone(), file.version(), file.seed())
+            .ok_or_else(|| StartError::KeyId(file.key_id()))?;
+        let location = match config.database_url() {
+            DatabaseUrl::Sqlite(path) => Location::Sqlite(path),
+            DatabaseUrl::Postgres(url) => Location::Postgres(url.expose().to_owned()),
+        };
+        let notifier = Notifier::new(&sync_config(config));
+        let listener = notifier.clone();
+        let on_commit = Arc::new(move |committed| listener.ingest(committed));
+        let store = Store::open(&location, config.database.max_connections, on_commit).await?;
+        let users = Users::open(&config.server_name, users_config(config), store.clone()).await?;
+        Ok(Self { key: Arc::new(key), notifier, store, users })
+    }
+}
+
+// === what each service is configured by ===
+
+fn users_config(config: &Config) -> UsersConfig {
+    let rate = |rate: Rate| users::Rate::per_second(rate.per_second, rate.burst);
+    let costs = &config.accounts.argon2;
+    let expose = |secret: &Secret| secret.expose().to_owned();
+    UsersConfig {
+        accounts: AccountsConfig {
+            access_token_lifetime: config.accounts.access_token_lifetime,
+            failed_logins_allowed: config.accounts.failed_logins_allowed,
+            hash_costs: HashCosts {
+                memory_kib: costs.memory_kib,
+                iterations: costs.iterations,
+                parallelism: costs.parallelism,
+            },
+            ..AccountsConfig::default()
+        },
+        registration: RegistrationConfig {
+            enabled: config.registration.enabled,
+            token: config.registration.token.as_ref().map(expose),
+            tokens: config.registration.tokens.iter().map(expose).collect(),
+            shared_secret: config.registration.shared_secret.as_ref().map(expose),
+            ..RegistrationConfig::default()
+        },
+        rate_limits: RateLimitsConfig {
+            enabled: config.rate_limits.enabled,
+            login_address: rate(config.rate_limits.login),
+            login_account: rate(config.rate_limits.login),
+            registration: rate(config.rate_limits.registration),
+            messages: rate(config.rate_limits.messages),
+            joins: rate(config.rate_limits.joins),
+        },
+    }
+}
+
+fn rooms_config(config: &Config) -> RoomsConfig {
+    RoomsConfig { default_version: config.rooms.default_version.clone(), ..RoomsConfig::default() }
+}
+
+fn sync_config(config: &Config) -> SyncConfig {
+    SyncConfig { presence: config.sync.presence, max_timeout: config.sync.max_timeout, ..SyncConfig::default() }
 }

@@ -178,7 +178,7 @@ where
                     let (mut parts, body) = request.into_parts();
                     let address = address_of(&parts);
                     let arguments = path_arguments(&mut parts).await?;
-                    let body = read_body(body, services.config.max_body.0).await?;
+                    let body = read_body(body, services.config.max_body).await?;
                     handler(PlainAsk { parts, arguments, body, address, services }).await
                 };
                 answer.await.unwrap_or_else(Error::into_response)
@@ -212,7 +212,7 @@ where
     let session = R::Authentication::authenticate(&parts, address, &services).await?;
     let mut path_args = path_arguments(&mut parts).await?;
     path_args.resize(arguments.max(path_args.len()), String::new());
-    let mut body = read_body(body, services.config.max_body.0).await?;
+    let mut body = read_body(body, services.config.max_body).await?;
     // Many clients leave out the body where every field of it is optional.
     let takes_json = matches!(parts.method, Method::POST | Method::PUT | Method::DELETE);
     if takes_json {

@@ -12,29 +12,22 @@ use axum::{
 };
 use http::{Method, Request, StatusCode};
 use metrics::{counter, gauge, histogram};
-use serde::Deserialize;
 use tower_http::{catch_panic::CatchPanicLayer, cors};
 
 use crate::{Error, SharedServices, client, endpoint::Route, operator};
 
-/// `[client_api]`: how the client-server face behaves.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// How the client-server face behaves.
+#[derive(Clone, Debug)]
 pub struct ApiConfig {
     /// The largest body that is read, in bytes, media excepted.
-    pub max_body: ByteSize,
+    pub max_body: usize,
 }
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { max_body: ByteSize(4 << 20) }
+        Self { max_body: 4 << 20 }
     }
 }
-
-/// A number of bytes.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(transparent)]
-pub struct ByteSize(pub usize);
 
 /// Everything that is served on the client listener.
 pub fn router(services: SharedServices) -> Router {

@@ -72,7 +72,9 @@ pub struct Accounts {
     #[serde(with = "human::duration")]
     pub access_token_lifetime: Duration,
     pub argon2: Argon2Costs,
-    pub lockout: Lockout,
+    /// How many wrong passwords for one account in a row cost nothing; after them each costs a wait that doubles.
+    #[serde(deserialize_with = "human::whole::<_, 0, 1_000_000>")]
+    pub failed_logins_allowed: u32,
 }
 
 impl Default for Accounts {
@@ -80,7 +82,7 @@ impl Default for Accounts {
         Self {
             access_token_lifetime: Duration::from_mins(5),
             argon2: Argon2Costs::default(),
-            lockout: Lockout::default(),
+            failed_logins_allowed: 10,
         }
     }
 }
@@ -100,23 +102,6 @@ pub struct Argon2Costs {
 impl Default for Argon2Costs {
     fn default() -> Self {
         Self { memory_kib: 19_456, iterations: 2, parallelism: 1 }
-    }
-}
-
-/// `[accounts.lockout]`: when guessing of a password stops.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Lockout {
-    /// How many wrong passwords for one account within `window` close it to password logins until the window has passed.
-    #[serde(deserialize_with = "human::whole::<_, 1, 1_000_000>")]
-    pub max_failures: u32,
-    #[serde(with = "human::duration")]
-    pub window: Duration,
-}
-
-impl Default for Lockout {
-    fn default() -> Self {
-        Self { max_failures: 10, window: Duration::from_mins(15) }
     }
 }
 

@@ -27,7 +27,6 @@ use std::{
 use model::{EventNid, Millis, SigningKey, SnapshotNid, StateMap, TimelineEvent};
 use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomOrAliasId, RoomVersionId, ServerName};
-use serde::Deserialize;
 use store::Store;
 
 pub use client_event::Reader;
@@ -40,9 +39,8 @@ pub use send::{Sent, Wish};
 pub use timeline::Transaction;
 pub use visibility::Sight;
 
-/// `[rooms]`: what rooms are like here.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// What rooms are like here.
+#[derive(Clone, Debug)]
 pub struct RoomsConfig {
     /// The room version of new rooms whose maker doesn't choose one.
     pub default_version: RoomVersionId,

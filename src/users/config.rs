@@ -1,26 +1,25 @@
-//! `[accounts]`, `[registration]` and `[rate_limits]`.
+//! How accounts, registration and rate limits behave.
 
 use std::{fmt, num::NonZeroU32, time::Duration};
 
-use serde::{Deserialize, Deserializer, de};
-
 /// `[accounts]`: passwords, sessions and profiles.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct AccountsConfig {
     /// The shortest password that is taken, in characters.
     pub min_password_length: usize,
-    /// How many passwords are hashed at once; each takes 19 MiB and some 20 ms of a core.
+    /// How many passwords are hashed at once.
     pub concurrent_hashes: usize,
+    /// What hashing one of them costs.
+    pub hash_costs: HashCosts,
     /// How many wrong passwords for one account in a row cost nothing; after them each costs a wait that doubles, up to
     /// a minute. 0: never a wait.
     pub failed_logins_allowed: u32,
     /// How many sessions are remembered in memory.
     pub session_cache: usize,
     /// How long an access token lasts that can be refreshed.
-    pub access_token_lifetime: Span,
+    pub access_token_lifetime: Duration,
     /// How long a login token lasts, which one device makes for another.
-    pub login_token_lifetime: Span,
+    pub login_token_lifetime: Duration,
     /// Whether users may change their display names.
     pub change_display_name: bool,
     /// Whether users may change their avatars.
@@ -32,10 +31,11 @@ impl Default for AccountsConfig {
         Self {
             min_password_length: 1,
             concurrent_hashes: 2,
+            hash_costs: HashCosts::default(),
             failed_logins_allowed: 10,
             session_cache: 20_000,
-            access_token_lifetime: Span(Duration::from_secs(300)),
-            login_token_lifetime: Span(Duration::from_secs(120)),
+            access_token_lifetime: Duration::from_secs(300),
+            login_token_lifetime: Duration::from_secs(120),
             change_display_name: true,
             change_avatar: true,
         }
@@ -43,8 +43,7 @@ impl Default for AccountsConfig {
 }
 
 /// `[registration]`: who may make an account.
-#[derive(Clone, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Default)]
 pub struct RegistrationConfig {
     /// Whether people may make accounts.
     pub enabled: bool,
@@ -79,8 +78,7 @@ impl RegistrationConfig {
 }
 
 /// `[rate_limits]`: how often one may ask.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Clone, Debug)]
 pub struct RateLimitsConfig {
     /// Whether there are any limits.
     pub enabled: bool,
@@ -92,6 +90,8 @@ pub struct RateLimitsConfig {
     pub registration: Rate,
     /// Events that one user sends.
     pub messages: Rate,
+    /// Rooms that one user joins.
+    pub joins: Rate,
 }
 
 impl Default for RateLimitsConfig {
@@ -102,84 +102,64 @@ impl Default for RateLimitsConfig {
             login_account: Rate::new(10, 60, 10),
             registration: Rate::new(10, 60, 10),
             messages: Rate::new(10, 1, 50),
+            joins: Rate::new(1, 2, 10),
         }
     }
 }
 
 /// So many in a span of time, and so many at once.
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Copy, Debug)]
 pub struct Rate {
     /// How many…
     pub count: NonZeroU32,
     /// … in how long.
-    pub per: Span,
+    pub per: Duration,
     /// How many at once after a rest.
     pub burst: NonZeroU32,
 }
 
+/// What hashing one password with Argon2id costs.
+#[derive(Clone, Copy, Debug)]
+pub struct HashCosts {
+    /// Memory, in KiB.
+    pub memory_kib: u32,
+    /// Passes over it.
+    pub iterations: u32,
+    /// Lanes that can be computed at the same time.
+    pub parallelism: u32,
+}
+
+/// OWASP's advice.
+impl Default for HashCosts {
+    fn default() -> Self {
+        Self { memory_kib: 19_456, iterations: 2, parallelism: 1 }
+    }
+}
+
 impl Rate {
+    /// A bucket of `burst` that refills at `per_second`, which is at least once a day.
+    pub fn per_second(per_second: f64, burst: u32) -> Self {
+        let period = Duration::from_secs_f64(1.0 / per_second.max(1.0 / 86_400.0));
+        Self { count: NonZeroU32::MIN, per: period, burst: NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN) }
+    }
+
     fn new(count: u32, seconds: u64, burst: u32) -> Self {
         Self {
             count: NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN),
-            per: Span(Duration::from_secs(seconds)),
+            per: Duration::from_secs(seconds),
             burst: NonZeroU32::new(burst).unwrap_or(NonZeroU32::MIN),
         }
     }
 
     /// How long until one more may come.
     pub(crate) fn period(&self) -> Duration {
-        (self.per.0 / self.count.get()).max(Duration::from_nanos(1))
-    }
-}
-
-/// A length of time as people write it: `500ms`, `30s`, `5m`, `2h`, `7d`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span(pub Duration);
-
-impl Span {
-    fn parse(text: &str) -> Option<Self> {
-        let text = text.trim();
-        let unit_at = text.find(|c: char| !c.is_ascii_digit())?;
-        let (count, unit) = text.split_at(unit_at);
-        let count: u64 = count.parse().ok()?;
-        let millis: u64 = match unit.trim() {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            "d" => 86_400_000,
-            _ => return None,
-        };
-        Some(Self(Duration::from_millis(count.checked_mul(millis)?)))
-    }
-
-    pub(crate) fn as_millis(&self) -> i64 {
-        i64::try_from(self.0.as_millis()).unwrap_or(i64::MAX / 2)
-    }
-}
-
-impl<'de> Deserialize<'de> for Span {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        Self::parse(&text)
-            .ok_or_else(|| de::Error::custom(format!("`{text}` is no length of time: write 500ms, 30s, 5m, 2h or 7d")))
+        (self.per / self.count.get()).max(Duration::from_nanos(1))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spans_are_written_as_people_write_them() {
-        assert_eq!(Span::parse("30s"), Some(Span(Duration::from_secs(30))));
-        assert_eq!(Span::parse("500ms"), Some(Span(Duration::from_millis(500))));
-        assert_eq!(Span::parse("7d"), Some(Span(Duration::from_secs(7 * 86_400))));
-        for wrong in ["", "s", "3", "3 weeks", "-1s", "99999999999999999999s", "18446744073709551615d"] {
-            assert_eq!(Span::parse(wrong), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn secrets_are_not_printed() {

@@ -31,7 +31,7 @@ use store::Store;
 
 pub use accounts::{Account, AccountError, NewAccount, RegisterError, Registered, Registration};
 pub use admin_register::AdminRegistration;
-pub use config::{AccountsConfig, Rate, RateLimitsConfig, RegistrationConfig, Span};
+pub use config::{AccountsConfig, HashCosts, Rate, RateLimitsConfig, RegistrationConfig};
 pub use devices::{Device, DeviceError};
 pub use limits::{Limited, Limits};
 pub use login::{Credentials, LoginError, LoginRequest};
@@ -85,7 +85,7 @@ impl Users {
             signer: secrets::Signer::open(&store).await?,
             limits: Arc::new(Limits::new(&config.rate_limits)),
             failures: failures::Failures::new(config.accounts.failed_logins_allowed),
-            passwords: passwords::Passwords::new(config.accounts.concurrent_hashes),
+            passwords: passwords::Passwords::new(config.accounts.concurrent_hashes, config.accounts.hash_costs),
             sessions: tokens::Sessions::new(config.accounts.session_cache),
             last_seen: last_seen::LastSeen::default(),
             config,
@@ -112,6 +112,11 @@ impl Users {
     fn now(&self) -> Millis {
         (self.clock)()
     }
+}
+
+/// A length of time as this crate counts it.
+fn millis(length: std::time::Duration) -> Millis {
+    Millis::try_from(length.as_millis()).unwrap_or(Millis::MAX / 2)
 }
 
 fn wall_clock() -> Millis {

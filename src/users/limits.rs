@@ -41,6 +41,7 @@ struct Kinds {
     login_account: Buckets<String>,
     registration: Buckets<IpAddr>,
     messages: Buckets<OwnedUserId>,
+    joins: Buckets<OwnedUserId>,
 }
 
 impl Limits {
@@ -51,12 +52,18 @@ impl Limits {
             login_account: Buckets::new(config.login_account),
             registration: Buckets::new(config.registration),
             messages: Buckets::new(config.messages),
+            joins: Buckets::new(config.joins),
         }))
     }
 
     /// One more event that `user_id` sends.
     pub fn check_send(&self, user_id: &UserId) -> Result<(), Limited> {
         self.0.as_ref().map_or(Ok(()), |kinds| kinds.messages.take(user_id.to_owned()))
+    }
+
+    /// One more room that `user_id` joins or knocks on.
+    pub fn check_join(&self, user_id: &UserId) -> Result<(), Limited> {
+        self.0.as_ref().map_or(Ok(()), |kinds| kinds.joins.take(user_id.to_owned()))
     }
 
     pub(crate) fn check_login_from(&self, address: IpAddr) -> Result<(), Limited> {

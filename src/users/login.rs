@@ -20,6 +20,7 @@ use tracing::warn;
 use crate::{
     Act, Limited, NewSession, Refused, Session, Users,
     accounts::check_device_id,
+    millis,
     passwords::{Busy, Verdict},
     secrets::{hash_of, new_token, random_text},
     tokens::NewDevice,
@@ -220,9 +221,9 @@ impl Users {
         let lifetime = self.config.accounts.login_token_lifetime;
         let now = self.now();
         let mut write = Write::new();
-        insert_login_token(&mut write, &hash_of(&token), &session.user_id, now, now + lifetime.as_millis());
+        insert_login_token(&mut write, &hash_of(&token), &session.user_id, now, now + millis(lifetime));
         self.store.commit(write).await?;
-        Ok((token, lifetime.0))
+        Ok((token, lifetime))
     }
 
     async fn use_login_token(&self, token: &str) -> Result<OwnedUserId, LoginError> {

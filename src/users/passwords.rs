@@ -3,11 +3,13 @@
 use std::time::Duration;
 
 use argon2::{
-    Argon2,
+    Algorithm, Argon2, Params, Version,
     password_hash::{PasswordHasher as _, PasswordVerifier as _, phc},
 };
 use model::{Kind, Refusal};
 use tokio::sync::Semaphore;
+
+use crate::HashCosts;
 
 /// How long a request waits for its turn to hash.
 const TURN: Duration = Duration::from_secs(20);
@@ -33,24 +35,31 @@ pub(crate) enum Verdict {
 }
 
 /// Hashes passwords beside the runtime, few at a time: each takes memory and a core.
-pub(crate) struct Passwords(Semaphore);
+pub(crate) struct Passwords {
+    turns: Semaphore,
+    hasher: Argon2<'static>,
+}
 
 impl Passwords {
-    pub(crate) fn new(at_once: usize) -> Self {
-        Self(Semaphore::new(at_once.clamp(1, 64)))
+    pub(crate) fn new(at_once: usize, costs: HashCosts) -> Self {
+        let params = Params::new(costs.memory_kib, costs.iterations, costs.parallelism, None).unwrap_or_default();
+        let hasher = Argon2::new(Algorithm::Argon2id, Version::V0x13, params);
+        Self { turns: Semaphore::new(at_once.clamp(1, 64)), hasher }
     }
 
     /// The hash to keep of `password`.
     pub(crate) async fn hash(&self, password: String) -> Result<String, Busy> {
-        self.run(move || hash(&password)).await
+        let hasher = self.hasher.clone();
+        self.run(move || hash(&hasher, &password)).await
     }
 
     /// Whether `password` is the one that `stored` was made of. Without a hash it is wrong, and takes as long.
     pub(crate) async fn verify(&self, stored: Option<String>, password: String) -> Result<Verdict, Busy> {
+        let hasher = self.hasher.clone();
         self.run(move || match stored {
             Some(stored) => verify(&stored, &password),
             None => {
-                hash(&password);
+                hash(&hasher, &password);
                 Verdict::Wrong
             }
         })
@@ -58,13 +67,13 @@ impl Passwords {
     }
 
     async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
-        let _turn = tokio::time::timeout(TURN, self.0.acquire()).await.map_err(|_| Busy)?.map_err(|_| Busy)?;
+        let _turn = tokio::time::timeout(TURN, self.turns.acquire()).await.map_err(|_| Busy)?.map_err(|_| Busy)?;
         tokio::task::spawn_blocking(work).await.map_err(|_| Busy)
     }
 }
 
-fn hash(password: &str) -> String {
-    Argon2::default().hash_password(password.as_bytes()).expect("argon2 takes any password").to_string()
+fn hash(hasher: &Argon2<'_>, password: &str) -> String {
+    hasher.hash_password(password.as_bytes()).expect("argon2 takes any password").to_string()
 }
 
 fn verify(stored: &str, password: &str) -> Verdict {
@@ -87,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_password_is_known_again_by_its_argon2id_hash() {
-        let stored = hash("correct horse");
+        let stored = hash(&Argon2::default(), "correct horse");
         assert!(stored.starts_with("$argon2id$"));
         assert_eq!(verify(&stored, "correct horse"), Verdict::Right);
         assert_eq!(verify(&stored, "wrong horse"), Verdict::Wrong);

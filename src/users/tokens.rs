@@ -20,7 +20,7 @@ use store::{
 };
 
 use crate::{
-    LoginError, Users,
+    LoginError, Users, millis,
     secrets::{digest_of, hash_of, new_token},
 };
 
@@ -231,8 +231,7 @@ impl Users {
         let lifetime = self.config.accounts.access_token_lifetime;
         let now = self.now();
         let mut write = Write::new();
-        let pair =
-            Refreshed { old: &old, refresh: &next, access: &access, now, expires_at: now + lifetime.as_millis() };
+        let pair = Refreshed { old: &old, refresh: &next, access: &access, now, expires_at: now + millis(lifetime) };
         refresh(&mut write, &pair);
         self.store.commit(write).await?;
         // What was issued for this token before and never used is gone, and so may be the token itself.
@@ -245,7 +244,7 @@ impl Users {
             device_id: row.device_id,
             access_token,
             refresh_token: Some(next_token),
-            expires_in: Some(lifetime.0),
+            expires_in: Some(lifetime),
         })
     }
 
@@ -258,7 +257,7 @@ impl Users {
         let refresh_token = device.refreshable.then(|| new_token("crt"));
         let refresh_hash = refresh_token.as_deref().map(hash_of);
         let lifetime = device.refreshable.then_some(self.config.accounts.access_token_lifetime);
-        let expires_at = lifetime.map(|lifetime| now + lifetime.as_millis());
+        let expires_at = lifetime.map(|lifetime| now + millis(lifetime));
 
         // A device that logs in anew loses its old tokens.
         remove_tokens_of_device(write, user_id, &device_id);
@@ -273,7 +272,7 @@ impl Users {
             device_id,
             access_token,
             refresh_token,
-            expires_in: lifetime.map(|lifetime| lifetime.0),
+            expires_in: lifetime.map(|lifetime| lifetime),
         }
     }
 

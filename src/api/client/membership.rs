@@ -72,14 +72,14 @@ async fn join(
     user_id: &OwnedUserId,
     reason: Option<String>,
 ) -> Result<(), Error> {
-    services.limits.check_send(user_id)?;
+    services.limits.check_join(user_id)?;
     Step { services, room_id, change: MembershipChange::Join, sender: user_id, user_id, reason }.take().await
 }
 
 async fn knock(ask: Ask<knock_room::v3::Request>) -> Answer<knock_room::v3::Response> {
     let room_id = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
     let user_id = &ask.session.user_id;
-    ask.services.limits.check_send(user_id)?;
+    ask.services.limits.check_join(user_id)?;
     let change = MembershipChange::Knock;
     Step { services: &ask.services, room_id: &room_id, change, sender: user_id, user_id, reason: ask.request.reason }
         .take()
