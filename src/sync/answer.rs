@@ -15,7 +15,6 @@ use crate::{Reader, Shown, SyncToken, TimelineToken, shown::quoted, streams::pre
 pub struct Answer {
     pub(crate) position: Position,
     pub(crate) to_device_upto: Option<Position>,
-    pub(crate) is_initial: bool,
     pub(crate) account_data: Vec<Content>,
     pub(crate) presence: Vec<PresenceNow>,
     pub(crate) to_device: Vec<ToDeviceMessage>,
@@ -175,10 +174,8 @@ impl Answer {
     }
 
     fn render_rooms(&self, json: &mut Json) {
-        let has_rooms = !self.joined.is_empty()
-            || !self.left.is_empty()
-            || !self.invited.is_empty()
-            || !self.knocked.is_empty();
+        let has_rooms =
+            !self.joined.is_empty() || !self.left.is_empty() || !self.invited.is_empty() || !self.knocked.is_empty();
         if !has_rooms {
             return;
         }

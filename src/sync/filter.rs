@@ -153,7 +153,6 @@ impl Sync {
         self.shared.filters.insert(key, filter.clone());
         Ok(filter)
     }
-
 }
 
 #[cfg(test)]

@@ -101,7 +101,7 @@ pub(crate) struct Shared {
 impl Sync {
     /// `notifier`: the one that hears of every commit of `store`.
     pub fn new(store: Store, rooms: Rooms, notifier: Notifier, config: SyncConfig) -> Self {
-        let events = shown::Events::new(store.clone(), notifier.clone());
+        let events = shown::Events::new(store.clone(), &notifier);
         let states = states::States::new(store.clone(), config.cached_state_entries);
         Self {
             shared: Arc::new(Shared {

@@ -214,11 +214,6 @@ impl Notifier {
         Moment { visible: state.visible, floor: state.floor, memberships: user.lock().memberships.clone() }
     }
 
-    /// What is remembered of a room.
-    pub(crate) fn room(&self, room: RoomNid) -> Arc<RoomCell> {
-        self.lock().room(room)
-    }
-
     /// Whose devices changed after `since` and up to `upto`, with the rooms that each has joined, as far as it is
     /// known. `None`: that is further back than memory reaches.
     #[allow(clippy::type_complexity, reason = "read by one caller")]

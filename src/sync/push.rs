@@ -22,13 +22,7 @@ use serde::Serialize;
 use store::unread::Checkpoint;
 use tokio::sync::OnceCell;
 
-use crate::{
-    Shown, Sync, SyncError, UnreadCounts,
-    answer::Unread,
-    cells::Membership,
-    now,
-    request::Look,
-};
+use crate::{Shown, Sync, SyncError, UnreadCounts, answer::Unread, cells::Membership, request::Look};
 
 /// No more events of one room are looked at for one count: nobody reads numbers beyond.
 const COUNTED_AT_MOST: usize = 1_000;
@@ -91,11 +85,7 @@ impl Counted {
     }
 
     fn checkpoint(&self) -> Checkpoint {
-        Checkpoint {
-            read_upto: json(&self.reads),
-            counted_upto: self.upto,
-            counts: json(&(self.main, &self.threads)),
-        }
+        Checkpoint { read_upto: json(&self.reads), counted_upto: self.upto, counts: json(&(self.main, &self.threads)) }
     }
 
     /// Goes on from a checkpoint, if it stands on the same receipts.
@@ -265,8 +255,8 @@ impl<'a> Judge<'a> {
         let room = look.room_context(nid, membership).await?;
         let mut conditions = rules.override_.iter().chain(&rules.underride).filter(|rule| !rule.default);
         #[allow(deprecated, reason = "clients still have such rules")]
-        let needs_name = conditions
-            .any(|rule| rule.conditions.iter().any(|one| matches!(one, PushCondition::ContainsDisplayName)));
+        let needs_name =
+            conditions.any(|rule| rule.conditions.iter().any(|one| matches!(one, PushCondition::ContainsDisplayName)));
         let has_own_rules = rules.override_.iter().chain(&rules.underride).any(|rule| !rule.default);
         let name = if needs_name {
             let row = shared.store.rooms().membership(nid, look.user_id()).await?;
@@ -362,7 +352,6 @@ impl Sync {
             ignored: self.shared.settings.ignored(&self.shared.store, &user).await?,
             full_state: false,
             use_state_after: false,
-            now: now(),
         };
         let mut found: Vec<Notification> = Vec::new();
         for (nid, membership) in look.joined() {

@@ -100,11 +100,7 @@ impl Sync {
     }
 
     /// The tags of a room, each with its content.
-    pub async fn tags(
-        &self,
-        user_id: &UserId,
-        room_id: &RoomId,
-    ) -> Result<BTreeMap<String, Box<RawValue>>, SyncError> {
+    pub async fn tags(&self, user_id: &UserId, room_id: &RoomId) -> Result<BTreeMap<String, Box<RawValue>>, SyncError> {
         let content = self.shared.store.account_data().find(user_id, Some(room_id), TAGS).await?;
         let tags = content.and_then(|content| serde_json::from_str::<Tags>(&content).ok());
         Ok(tags.unwrap_or_default().tags)

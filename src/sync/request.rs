@@ -9,7 +9,7 @@ use std::{
 };
 
 use metrics::histogram;
-use model::{Millis, Position, RoomNid};
+use model::{Position, RoomNid};
 use ruma::{
     OwnedUserId, UserId, api::client::sync::sync_events::v3, events::room::member::MembershipState,
     presence::PresenceState,
@@ -20,7 +20,6 @@ use crate::{
     Answer, Sync, SyncError, SyncToken,
     cells::{InUse, Membership, Memberships},
     filter::Filter,
-    now,
     settings::Ignored,
 };
 
@@ -60,7 +59,6 @@ pub(crate) struct Look<'a> {
     pub(crate) ignored: Arc<Ignored>,
     pub(crate) full_state: bool,
     pub(crate) use_state_after: bool,
-    pub(crate) now: Millis,
 }
 
 impl Look<'_> {
@@ -156,17 +154,12 @@ impl Sync {
             ignored: shared.settings.ignored(&shared.store, user).await?,
             full_state: request.full_state,
             use_state_after: request.use_state_after,
-            now: now(),
         };
         if since.is_none() {
             shared.lazy.forget(look.user_id(), look.device_id);
         }
-        let mut answer = Answer {
-            position: look.upto,
-            is_initial: since.is_none(),
-            for_federation: look.filter.is_for_federation(),
-            ..Answer::default()
-        };
+        let mut answer =
+            Answer { position: look.upto, for_federation: look.filter.is_for_federation(), ..Answer::default() };
         let account_data = look.account_data().await?;
         look.rooms(&account_data, &mut answer).await?;
         look.global_account_data(&account_data, &mut answer).await?;

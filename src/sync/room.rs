@@ -146,11 +146,8 @@ impl Look<'_> {
         };
         let stretch = Stretch { after: since, upto: membership.position.min(self.upto) };
         let found = self.timeline(nid, membership, stretch).await?;
-        let saw_inside = found
-            .timeline
-            .events
-            .iter()
-            .any(|event| event.reader.membership == Some(MembershipState::Join));
+        let saw_inside =
+            found.timeline.events.iter().any(|event| event.reader.membership == Some(MembershipState::Join));
         // Who never was inside, as after an invitation declined, is not told the room's state.
         let state = if was_joined || saw_inside || self.since.is_none() {
             self.state(nid, membership, &found, stretch, since.filter(|_| was_joined)).await?

@@ -169,14 +169,13 @@ pub(crate) fn quoted(text: &str) -> String {
 /// Events by their numbers: recent ones from the notifier's memory, others from a cache or the store.
 pub(crate) struct Events {
     store: Store,
-    notifier: Notifier,
     cache: Arc<Cache<EventNid, Arc<Shown>>>,
     /// Counts redactions, so that nobody puts back what was read before one.
     redactions: Arc<AtomicU64>,
 }
 
 impl Events {
-    pub(crate) fn new(store: Store, notifier: Notifier) -> Self {
+    pub(crate) fn new(store: Store, notifier: &Notifier) -> Self {
         let cache = Arc::new(Cache::<EventNid, Arc<Shown>>::new(CACHED_EVENTS));
         let redactions = Arc::new(AtomicU64::new(0));
         let (forget, count) = (cache.clone(), redactions.clone());
@@ -184,7 +183,7 @@ impl Events {
             count.fetch_add(1, Ordering::AcqRel);
             forget.remove(&nid);
         }));
-        Self { store, notifier, cache, redactions }
+        Self { store, cache, redactions }
     }
 
     /// These events, in no particular order; those that aren't there are left out.
@@ -276,9 +275,5 @@ impl Events {
         };
         shown.common_unsigned.get_or_try_init(|| common).await?;
         Ok(())
-    }
-
-    pub(crate) fn notifier(&self) -> &Notifier {
-        &self.notifier
     }
 }

@@ -32,7 +32,7 @@ impl States {
         if let Some(state) = self.cache.get(&snapshot) {
             return Ok(state);
         }
-        let state = match self.from_a_near_one(snapshot).await? {
+        let state = match self.near_one(snapshot).await? {
             Some(state) => state,
             None => self.store.state().at(snapshot).await?,
         };
@@ -41,7 +41,7 @@ impl States {
     }
 
     /// A snapshot that differs little from one in memory: the usual case in a room where people come and go.
-    async fn from_a_near_one(&self, snapshot: SnapshotNid) -> Result<Option<StateMap>, store::Error> {
+    async fn near_one(&self, snapshot: SnapshotNid) -> Result<Option<StateMap>, store::Error> {
         const STEPS: usize = 4;
 
         let mut changes = Vec::new();

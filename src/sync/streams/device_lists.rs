@@ -11,7 +11,6 @@ use crate::{
     Answer, Sync, SyncError, SyncToken,
     answer::DeviceLists,
     cells::{InUse, Memberships},
-    now,
     request::Look,
 };
 
@@ -167,7 +166,6 @@ impl Sync {
             ignored: std::sync::Arc::default(),
             full_state: false,
             use_state_after: false,
-            now: now(),
         };
         let mut answer = Answer::default();
         look.device_lists(&mut answer).await?;

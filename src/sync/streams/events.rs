@@ -119,8 +119,11 @@ impl Look<'_> {
         match known_at {
             Some(_) if !found.timeline.limited => found.left_out.iter().for_each(&mut add),
             Some(known_at) => {
-                let (then, now) = (self.state_at(nid, membership, known_at).await?, self.state_at_start(nid, membership, found, stretch).await?);
-                let differs = |(key, nid): &(&StateKey, &EventNid)| then.get(key) != Some(nid);
+                let (then, now) = (
+                    self.state_at(nid, membership, known_at).await?,
+                    self.state_at_start(nid, membership, found, stretch).await?,
+                );
+                let differs = |(key, nid): &(&StateKey, &EventNid)| then.get(*key) != Some(*nid);
                 entries.extend(now.iter().filter(differs).map(|(key, nid)| (key.clone(), *nid)));
                 all = Some(now);
             }
@@ -173,7 +176,10 @@ impl Look<'_> {
         // Whose membership is in the timeline needs no other.
         let in_timeline = |user_id: &OwnedUserId| {
             let mut events = found.timeline.events.iter();
-            events.any(|event| event.shown.kind.as_ref() == "m.room.member" && event.shown.event.pdu.state_key.as_deref() == Some(user_id.as_str()))
+            events.any(|event| {
+                event.shown.kind.as_ref() == "m.room.member"
+                    && event.shown.event.pdu.state_key.as_deref() == Some(user_id.as_str())
+            })
         };
         if !self.use_state_after {
             members.retain(|user_id| !in_timeline(user_id));
@@ -225,7 +231,14 @@ impl Look<'_> {
         };
         let latest = match recent {
             Some(recent) => Some(recent),
-            None => self.sync.shared.events.backward(nid, position, None, BATCH).await?.into_iter().find(|shown| !shown.event.soft_failed),
+            None => self
+                .sync
+                .shared
+                .events
+                .backward(nid, position, None, BATCH)
+                .await?
+                .into_iter()
+                .find(|shown| !shown.event.soft_failed),
         };
         match latest {
             Some(latest) => Ok(self.sync.shared.states.after(&latest).await?),
@@ -259,9 +272,8 @@ impl Look<'_> {
         let visibility = self.visibility_in(&state).await?;
         // "m.room.history_visibility" and the reader's own membership count as they are before or after themselves,
         // whichever shows more.
-        let visibility_after = (shown.kind.as_ref() == "m.room.history_visibility")
-            .then(|| visibility_of(shown))
-            .flatten();
+        let visibility_after =
+            (shown.kind.as_ref() == "m.room.history_visibility").then(|| visibility_of(shown)).flatten();
         let now = own.clone().unwrap_or_else(|| before.clone());
         let was = [&before, &now];
         let may_see = [Some(visibility), visibility_after].into_iter().flatten().any(|visibility| match visibility {

@@ -12,12 +12,7 @@ use model::{Millis, Position};
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState, presence::PresenceState};
 
 use crate::{
-    Answer, Sync, SyncError, SyncRequest,
-    cells::InUse,
-    filter::allows_plain,
-    now,
-    request::Look,
-    shown::quoted,
+    Answer, Sync, SyncError, SyncRequest, cells::InUse, filter::allows_plain, now, request::Look, shown::quoted,
 };
 
 /// Who did nothing for so long is unavailable, in milliseconds.
@@ -110,24 +105,22 @@ impl Look<'_> {
 
     async fn changed_presence(&self, since: Position, users: &mut HashSet<OwnedUserId>) -> Result<(), SyncError> {
         for (_, membership) in self.joined() {
-            let room = membership.room.lock();
-            if !room.presence.covers(since) {
-                drop(room);
+            let is_known = {
+                let room = membership.room.lock();
+                users.extend(room.presence.backward(since, self.upto).map(|(_, user_id)| user_id.clone()));
+                room.presence.covers(since)
+            };
+            if !is_known {
                 let store = &self.sync.shared.store;
                 let rows = store.presence().of_those_sharing_rooms(self.user_id(), since).await?;
                 users.extend(rows.into_iter().map(|row| row.user_id));
                 return Ok(());
             }
-            users.extend(room.presence.backward(since, self.upto).map(|(_, user_id)| user_id.clone()));
         }
         Ok(())
     }
 
-    async fn presence_of_newcomers(
-        &self,
-        answer: &Answer,
-        users: &mut HashSet<OwnedUserId>,
-    ) -> Result<(), SyncError> {
+    async fn presence_of_newcomers(&self, answer: &Answer, users: &mut HashSet<OwnedUserId>) -> Result<(), SyncError> {
         let mut newcomers: HashSet<OwnedUserId> = HashSet::new();
         for room in &answer.joined {
             for event in &room.timeline.events {

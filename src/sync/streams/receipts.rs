@@ -121,9 +121,8 @@ impl Sync {
             if !matches!(read.thread, ReceiptThread::Unthreaded | ReceiptThread::Main | ReceiptThread::Thread(_)) {
                 return Err(SyncError::Invalid("thread_id: neither `main` nor an event id".into()));
             }
-            let event = event.ok_or_else(|| {
-                SyncError::NotFound(format!("there is no event {} in this room", read.event_id))
-            })?;
+            let event = event
+                .ok_or_else(|| SyncError::NotFound(format!("there is no event {} in this room", read.event_id)))?;
             let receipt = Receipt {
                 user_id: user_id.to_owned(),
                 kind: kind.clone(),

@@ -55,10 +55,8 @@ impl Sync {
     ) -> Result<(), SyncError> {
         let write = {
             let mut typing = self.shared.typing.lock().unwrap_or_else(PoisonError::into_inner);
-            let entry = typing
-                .0
-                .entry(room.nid)
-                .or_insert_with(|| Typing { room_id: room.room_id.clone(), until: Vec::new() });
+            let entry =
+                typing.0.entry(room.nid).or_insert_with(|| Typing { room_id: room.room_id.clone(), until: Vec::new() });
             let before = entry.until.len();
             entry.until.retain(|(typist, _)| typist != user_id);
             let was_typing = entry.until.len() < before;
