@@ -9,6 +9,17 @@ use ruma::{
 
 use crate::{EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid};
 
+/// What has become durable and visible, in order.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    /// Everything up to here may be read.
+    pub upto: Position,
+    /// What happened since the last one.
+    pub changes: Arc<[(Position, Change)]>,
+    /// Something up to `upto` happened that `changes` doesn't tell: whoever remembers must look it up.
+    pub gap: bool,
+}
+
 /// One thing that happened, at one position.
 #[derive(Clone, Debug)]
 pub enum Change {

@@ -12,7 +12,7 @@ mod room_version;
 mod signing;
 mod state;
 
-pub use change::{Change, Receipt, TimelineEvent, UserStream};
+pub use change::{Change, Committed, Receipt, TimelineEvent, UserStream};
 pub use event::{Draft, MAX_PDU_BYTES, Pdu, PduError, Place};
 pub use kind::{Kind, Refusal};
 pub use position::{EventNid, Position, RoomNid, SnapshotNid};

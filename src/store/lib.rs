@@ -41,7 +41,8 @@ use model::Position;
 
 pub use engine::{Arg, Location, Row};
 pub use error::Error;
-pub use write::{Committed, RoomVersion, Table, Write};
+pub use model::Committed;
+pub use write::{RoomVersion, Table, Write};
 pub use writer::{OnCommit, Pending, Slot};
 
 /// The database of this deployment. Cheap to clone.

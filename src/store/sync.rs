@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use model::{EventNid, Position, RoomNid};
+use model::{EventNid, Position, RoomNid, SnapshotNid, StateKey};
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState};
 
-use crate::{Error, Store, args};
+use crate::{Error, Row, Store, args};
 
 /// Reads for syncs.
 pub struct SyncReads<'a>(pub(crate) &'a Store);
@@ -104,6 +104,24 @@ impl SyncReads<'_> {
         const SINCE: &str = "SELECT user_id, membership FROM memberships WHERE room_nid = $1 AND position > $2";
         let rows = self.0.query(SINCE, args![room.0, since]).await?;
         rows.iter().map(|row| Ok((row.parse(0)?, row.text(1)?.into()))).collect()
+    }
+
+    /// By what a snapshot differs from its parent, and which that is. `None`: it is a whole one.
+    pub async fn state_change(
+        &self,
+        snapshot: SnapshotNid,
+    ) -> Result<Option<(SnapshotNid, Vec<(StateKey, EventNid)>)>, Error> {
+        const PARENT: &str = "SELECT parent_nid FROM state_snapshots WHERE nid = $1";
+        const ENTRIES: &str = "
+            SELECT e.type, e.state_key, e.nid
+            FROM state_entries se
+            JOIN events e ON e.nid = se.event_nid
+            WHERE se.snapshot_nid = $1";
+        let rows = self.0.query(PARENT, args![snapshot.0]).await?;
+        let Some(parent) = rows.first().map(|row| row.opt_int(0)).transpose()?.flatten() else { return Ok(None) };
+        let rows = self.0.query(ENTRIES, args![snapshot.0]).await?;
+        let entry = |row: &Row| Ok(((row.text(0)?.into(), row.text(1)?), EventNid(row.int(2)?)));
+        Ok(Some((SnapshotNid(parent), rows.iter().map(entry).collect::<Result<_, Error>>()?)))
     }
 
     /// How many one-time keys a device has left, by algorithm.

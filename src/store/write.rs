@@ -1,6 +1,5 @@
 //! What a service asks the writer to do, as a value.
 
-use std::sync::Arc;
 
 use model::{Change, EventNid, RoomNid};
 
@@ -62,6 +61,11 @@ impl Write {
         Self::default()
     }
 
+    /// Whether there is nothing to do.
+    pub fn is_empty(&self) -> bool {
+        self.statements.is_empty() && self.changes.is_empty() && self.positions == 0
+    }
+
     /// Runs `sql` in the writer's transaction. Reads nothing back.
     pub fn run(&mut self, sql: &'static str, args: Vec<Arg>) -> &mut Self {
         self.statements.push(Statement::Run { sql, args });
@@ -100,15 +104,4 @@ impl Write {
         self.tell(offset, change);
         Arg::Position(offset)
     }
-}
-
-/// What has become durable and visible, in order.
-#[derive(Clone, Debug)]
-pub struct Committed {
-    /// Everything up to here may be read.
-    pub upto: model::Position,
-    /// What happened since the last one.
-    pub changes: Arc<[(model::Position, Change)]>,
-    /// Something up to `upto` happened that `changes` doesn't tell: whoever remembers must look it up.
-    pub gap: bool,
 }

@@ -11,14 +11,14 @@ use std::{
 };
 
 use metrics::{counter, gauge, histogram};
-use model::{EventNid, Position, RoomNid};
+use model::{Committed, EventNid, Position, RoomNid};
 use tokio::sync::{mpsc, oneshot};
 use tracing::{error, warn};
 
 use crate::{
     engine::{Arg, Connection, Pool},
     error::Error,
-    write::{Committed, RoomVersion, Statement, Table, Write},
+    write::{RoomVersion, Statement, Table, Write},
 };
 
 /// How many Writes may wait; more are refused with [`Error::Overloaded`] after [`ENQUEUE_TIMEOUT`].

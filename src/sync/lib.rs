@@ -1,1 +1,155 @@
-//! sync
+//! What has changed for a user: the streams of everything, told once each, in order.
+//!
+//! **Invariant.** No reader skips or repeats: an answer holds exactly what lies after its `since` and up to its
+//! `next_batch`, and the same `since` gives the same or more. An incremental answer whose room has been quiet or busy only
+//! since this process started comes from memory, without a query.
+//!
+//! The [`notifier`](Notifier) remembers what was committed lately and wakes who waits; [`request`](Sync::sync) answers one
+//! request, each kind of thing by its file in `streams/`.
+//!
+//! **To add a stream:** a file in `streams/`, its part of [`Answer`], one line in `request.rs`.
+
+mod answer;
+mod cells;
+mod error;
+mod filter;
+mod lazy;
+mod notifier;
+mod push;
+mod push_rules;
+mod request;
+mod room;
+mod settings;
+mod shown;
+mod states;
+mod streams;
+mod token;
+
+use std::{
+    sync::{Arc, Mutex},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use model::Millis;
+use rooms::Rooms;
+use serde::Deserialize;
+use store::Store;
+
+pub use answer::{Answer, UnreadCounts};
+pub use error::SyncError;
+pub use notifier::Notifier;
+pub use push::Notification;
+pub use request::SyncRequest;
+pub use shown::{Reader, Shown};
+pub use streams::{presence::PresenceNow, receipts::Read, to_device::ToDeviceMessages};
+pub use token::{SyncToken, TimelineToken};
+
+/// `[sync]`: how clients are kept up to date.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncConfig {
+    /// Whether users see who is online.
+    pub presence: bool,
+    /// The longest that a request waits for something to happen, in milliseconds, whatever the client asks for.
+    pub max_timeout: u64,
+    /// How many events of each room are kept in memory for those who follow it.
+    pub recent_events_per_room: usize,
+    /// How many events of all rooms together are kept in memory.
+    pub recent_events: usize,
+    /// How many users' memberships are kept in memory.
+    pub cached_users: usize,
+    /// How many state entries of rooms are kept in memory.
+    pub cached_state_entries: u64,
+}
+
+impl Default for SyncConfig {
+    fn default() -> Self {
+        Self {
+            presence: true,
+            max_timeout: 120_000,
+            recent_events_per_room: 64,
+            recent_events: 8_000,
+            cached_users: 20_000,
+            cached_state_entries: 200_000,
+        }
+    }
+}
+
+/// Answers syncs. Cheap to clone.
+#[derive(Clone)]
+pub struct Sync {
+    pub(crate) shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) store: Store,
+    pub(crate) rooms: Rooms,
+    pub(crate) notifier: Notifier,
+    pub(crate) config: SyncConfig,
+    pub(crate) events: shown::Events,
+    pub(crate) states: states::States,
+    pub(crate) settings: settings::AllSettings,
+    pub(crate) lazy: lazy::Sent,
+    pub(crate) filters: quick_cache::sync::Cache<(ruma::OwnedUserId, i64), Arc<filter::Filter>>,
+    pub(crate) typing: Mutex<streams::typing::Typists>,
+    pub(crate) presence: Mutex<streams::presence::Present>,
+    pub(crate) checkpoints: push::Checkpoints,
+    /// Held by whoever changes a piece of account data.
+    pub(crate) edits: tokio::sync::Mutex<()>,
+}
+
+impl Sync {
+    /// `notifier`: the one that hears of every commit of `store`.
+    pub fn new(store: Store, rooms: Rooms, notifier: Notifier, config: SyncConfig) -> Self {
+        let events = shown::Events::new(store.clone(), &notifier);
+        let states = states::States::new(store.clone(), config.cached_state_entries);
+        Self {
+            shared: Arc::new(Shared {
+                store,
+                rooms,
+                notifier,
+                config,
+                events,
+                states,
+                settings: settings::AllSettings::new(),
+                lazy: lazy::Sent::new(),
+                filters: quick_cache::sync::Cache::new(1_000),
+                typing: Mutex::default(),
+                presence: Mutex::default(),
+                checkpoints: push::Checkpoints::default(),
+                edits: tokio::sync::Mutex::new(()),
+            }),
+        }
+    }
+
+    /// What time does by itself, until `stop`: typing ends, people become idle and go away, counts are written down.
+    pub async fn tend(&self, stop: tokio_util::sync::CancellationToken) {
+        let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                _ = tick.tick() => {}
+            }
+            let now = now();
+            let done = async {
+                self.expire_typing(now).await?;
+                self.expire_presence(now).await?;
+                self.write_checkpoints(push::CHECKPOINTS_AT_ONCE).await
+            };
+            if let Err(error) = done.await {
+                tracing::warn!(error = &error as &dyn std::error::Error, "could not write what time changed");
+            }
+        }
+        if let Err(error) = self.write_checkpoints(usize::MAX).await {
+            tracing::warn!(error = &error as &dyn std::error::Error, "could not write how far people have read");
+        }
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
