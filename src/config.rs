@@ -22,7 +22,7 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, ClientApi, Database, Listen, LogFormat, Logging, Metrics, RateLimits, Registration, Rooms, Sync,
+        Accounts, ClientApi, Database, Listen, LogFormat, Logging, Metrics, Rate, RateLimits, Registration, Rooms, Sync,
     },
 };
 

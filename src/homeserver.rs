@@ -8,7 +8,7 @@ use model::SigningKey;
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use users::{AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, Users, UsersConfig};
@@ -25,6 +25,8 @@ pub struct Homeserver {
     services: Arc<Services>,
     /// Cancelled when long polls shall answer with what there is.
     ending: CancellationToken,
+    /// What goes on by itself.
+    tending: JoinHandle<()>,
 }
 
 /// Why the server did not start.
@@ -74,6 +76,9 @@ impl Homeserver {
         let ending = CancellationToken::new();
         let rooms = Rooms::new(store.clone(), key, rooms_config(&config));
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
+        let tended = sync.clone();
+        let stop = ending.clone();
+        let tending = tokio::spawn(async move { tended.tend(stop).await });
         let services = Arc::new(Services {
             config: ApiConfig { max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX) },
             public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
@@ -88,13 +93,13 @@ impl Homeserver {
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
         info!(%address, server.name = %config.server_name, "{} takes clients at http://{address}", config.server_name);
-        Ok(Self { listener, services, ending })
+        Ok(Self { listener, services, ending, tending })
     }
 
     /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
     /// requests end.
     pub async fn wait_for_shutdown(self, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { listener, services, ending } = self;
+        let Self { listener, services, ending, tending } = self;
         let store = services.store.clone();
         let router = api::router(services).into_make_service_with_connect_info::<SocketAddr>();
         let listener = listener.tap_io(|stream| {
@@ -107,6 +112,8 @@ impl Homeserver {
                 ending.cancel();
             })
             .await;
+        // What it still has to write down is written before the database is closed.
+        let _ = tending.await;
         store.close().await;
         served.map_err(RunError::Listener)
     }
@@ -134,7 +141,7 @@ impl Core {
         };
         let notifier = Notifier::new(&sync_config(config));
         let listener = notifier.clone();
-        let on_commit = Arc::new(move |committed| listener.ingest(committed));
+        let on_commit = Arc::new(move |committed| listener.ingest(&committed));
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let users = Users::open(&config.server_name, users_config(config), store.clone()).await?;
         Ok(Self { key: Arc::new(key), notifier, store, users })

@@ -15,6 +15,7 @@ mod membership;
 mod profile;
 mod register;
 mod send;
+mod sync;
 
 use crate::Route;
 
@@ -32,6 +33,7 @@ pub(crate) fn routes() -> Vec<Route> {
         profile::routes(),
         register::routes(),
         send::routes(),
+        sync::routes(),
     ]
     .concat()
 }

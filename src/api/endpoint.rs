@@ -143,6 +143,20 @@ where
     F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
     Fut: Future<Output = Answer<R::OutgoingResponse>> + Send + 'static,
 {
+    rendering_endpoint(move |ask| {
+        let answer = handler(ask);
+        async move { answer.await.map(render::<R>) }
+    })
+}
+
+/// As [`endpoint`], for a function that renders its answer itself: where ruma's response type would cost a copy of it.
+pub fn rendering_endpoint<R, F, Fut>(handler: F) -> Route
+where
+    R: IncomingRequest + Send + 'static,
+    R::Authentication: Authenticate,
+    F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Result<Response, Error>> + Send + 'static,
+{
     let paths: Vec<&'static str> = R::PATH_BUILDER.all_paths().collect();
     let arguments = paths.first().map_or(0, |path| path.matches('{').count());
     Route {
@@ -154,10 +168,7 @@ where
                     Ok(ask) => handler(ask).await,
                     Err(error) => Err(error),
                 };
-                match answer {
-                    Ok(answer) => render::<R>(answer),
-                    Err(error) => error.into_response(),
-                }
+                answer.unwrap_or_else(Error::into_response)
             })
         }),
     }

@@ -27,13 +27,13 @@ mod token;
 
 use std::{
     sync::{Arc, Mutex},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use model::Millis;
 use rooms::Rooms;
-use serde::Deserialize;
 use store::Store;
+use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, UnreadCounts};
 pub use error::SyncError;
@@ -44,14 +44,13 @@ pub use shown::{Reader, Shown};
 pub use streams::{presence::PresenceNow, receipts::Read, to_device::ToDeviceMessages};
 pub use token::{SyncToken, TimelineToken};
 
-/// `[sync]`: how clients are kept up to date.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// How clients are kept up to date.
+#[derive(Clone, Debug)]
 pub struct SyncConfig {
     /// Whether users see who is online.
     pub presence: bool,
-    /// The longest that a request waits for something to happen, in milliseconds, whatever the client asks for.
-    pub max_timeout: u64,
+    /// The longest that a request waits for something to happen, whatever the client asks for.
+    pub max_timeout: Duration,
     /// How many events of each room are kept in memory for those who follow it.
     pub recent_events_per_room: usize,
     /// How many events of all rooms together are kept in memory.
@@ -66,7 +65,7 @@ impl Default for SyncConfig {
     fn default() -> Self {
         Self {
             presence: true,
-            max_timeout: 120_000,
+            max_timeout: Duration::from_secs(120),
             recent_events_per_room: 64,
             recent_events: 8_000,
             cached_users: 20_000,
@@ -86,6 +85,8 @@ pub(crate) struct Shared {
     pub(crate) rooms: Rooms,
     pub(crate) notifier: Notifier,
     pub(crate) config: SyncConfig,
+    /// Cancelled when the server ends: who waits is answered with what there is.
+    pub(crate) ending: CancellationToken,
     pub(crate) events: shown::Events,
     pub(crate) states: states::States,
     pub(crate) settings: settings::AllSettings,
@@ -100,7 +101,14 @@ pub(crate) struct Shared {
 
 impl Sync {
     /// `notifier`: the one that hears of every commit of `store`.
-    pub fn new(store: Store, rooms: Rooms, notifier: Notifier, config: SyncConfig) -> Self {
+    /// `ending`: cancelled when who waits shall be answered with what there is.
+    pub fn new(
+        store: Store,
+        rooms: Rooms,
+        notifier: Notifier,
+        config: SyncConfig,
+        ending: CancellationToken,
+    ) -> Self {
         let events = shown::Events::new(store.clone(), &notifier);
         let states = states::States::new(store.clone(), config.cached_state_entries);
         Self {
@@ -109,6 +117,7 @@ impl Sync {
                 rooms,
                 notifier,
                 config,
+                ending,
                 events,
                 states,
                 settings: settings::AllSettings::new(),
@@ -123,7 +132,7 @@ impl Sync {
     }
 
     /// What time does by itself, until `stop`: typing ends, people become idle and go away, counts are written down.
-    pub async fn tend(&self, stop: tokio_util::sync::CancellationToken) {
+    pub async fn tend(&self, stop: CancellationToken) {
         let mut tick = tokio::time::interval(std::time::Duration::from_secs(1));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -91,7 +91,7 @@ impl Sync {
     /// Waits for at most `timeout`, bounded by `max_timeout` of the configuration. May be dropped at any moment.
     pub async fn sync(&self, request: SyncRequest) -> Result<Answer, SyncError> {
         let shared = &self.shared;
-        let limit = Duration::from_millis(shared.config.max_timeout);
+        let limit = shared.config.max_timeout;
         let deadline = Instant::now() + request.timeout.min(limit);
         let filter = self.filter_of(&request).await?;
         let mut since = self.since_of(&request)?;
@@ -108,7 +108,7 @@ impl Sync {
             // From here on nothing is missed: what comes later wakes `changed`, what came before is in `latest`.
             changed.as_mut().enable();
 
-            let is_due = Instant::now() >= deadline;
+            let is_due = Instant::now() >= deadline || shared.ending.is_cancelled();
             let may_have_news = since.is_none_or(|since| user.latest() > since.position || since.to_device.is_some());
             if may_have_news || must_answer {
                 let began = Instant::now();
@@ -126,7 +126,10 @@ impl Sync {
                 continue;
             }
             // Whether woken or late: look again.
-            let _ = tokio::time::timeout_at(deadline, changed).await;
+            tokio::select! {
+                _ = tokio::time::timeout_at(deadline, changed) => {}
+                () = shared.ending.cancelled() => {}
+            }
         }
     }
 
