@@ -81,6 +81,7 @@ CREATE TABLE one_time_keys (
     json TEXT NOT NULL,               -- the key as the device signed it
     created_at BIGINT NOT NULL,       -- milliseconds since 1970
     claim TEXT,                       -- the request that it was given to; NULL: not given out
+    claimed_at BIGINT,                -- when it was given out, milliseconds since 1970
     PRIMARY KEY (user_id, device_id, algorithm, key_id)
 );
 CREATE INDEX one_time_keys_by_claim ON one_time_keys (claim) WHERE claim IS NOT NULL;

@@ -10,6 +10,7 @@ mod capabilities;
 mod create_room;
 mod devices;
 mod history;
+mod keys;
 mod login;
 mod membership;
 mod profile;
@@ -28,6 +29,7 @@ pub(crate) fn routes() -> Vec<Route> {
         create_room::routes(),
         devices::routes(),
         history::routes(),
+        keys::routes(),
         login::routes(),
         membership::routes(),
         profile::routes(),

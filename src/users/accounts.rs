@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 
-use model::{Change, Kind, Millis, Refusal, UserStream};
+use model::{Kind, Millis, Refusal};
 use rand::RngExt as _;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId, api::client::uiaa::AuthData};
 use store::{
     Write,
     accounts::{AccountRow, deactivate_account, insert_account, set_admin, set_password_hash},
+    device_keys::remove_cross_signing_keys,
     devices::remove_device,
     profiles::{put_profile_field, remove_profile},
 };
@@ -391,6 +392,7 @@ impl Users {
         let mut write = Write::new();
         deactivate_account(&mut write, user_id, now, erase.then_some(now));
         remove_profile(&mut write, user_id);
+        remove_cross_signing_keys(&mut write, user_id);
         self.remove_devices_of(&mut write, user_id, None).await?;
         self.store.commit(write).await?;
         self.sessions.end(user_id, None);
@@ -419,8 +421,7 @@ impl Users {
                 remove_device(write, user_id, &device.device_id);
             }
         }
-        let position = write.tell_next(Change::User { user_id: user_id.to_owned(), stream: UserStream::DeviceKeys });
-        store::device_keys::insert_device_list_change(write, user_id, position);
+        self.tell_keys_changed(write, user_id);
         Ok(())
     }
 

@@ -1,10 +1,9 @@
 //! The devices of a user.
 
-use model::{Change, Kind, Millis, Refusal, UserStream};
+use model::{Kind, Millis, Refusal};
 use ruma::{DeviceId, OwnedDeviceId, UserId, api::client::uiaa::AuthData};
 use store::{
     Write,
-    device_keys::insert_device_list_change,
     devices::{DeviceRow, rename_device},
 };
 
@@ -75,8 +74,7 @@ impl Users {
         let mut write = Write::new();
         rename_device(&mut write, user_id, device_id, name);
         // Others see the name beside the device's keys.
-        let position = write.tell_next(Change::User { user_id: user_id.to_owned(), stream: UserStream::DeviceKeys });
-        insert_device_list_change(&mut write, user_id, position);
+        self.tell_keys_changed(&mut write, user_id);
         self.store.commit(write).await?;
         Ok(())
     }

@@ -9,6 +9,8 @@
 mod accounts;
 mod admin_register;
 mod config;
+mod cross_signing;
+mod device_keys;
 mod devices;
 mod failures;
 mod last_seen;
@@ -32,6 +34,8 @@ use store::Store;
 pub use accounts::{Account, AccountError, NewAccount, RegisterError, Registered, Registration};
 pub use admin_register::AdminRegistration;
 pub use config::{AccountsConfig, HashCosts, Rate, RateLimitsConfig, RegistrationConfig};
+pub use cross_signing::{CrossSigningUpload, SignatureFailures};
+pub use device_keys::{ClaimedKeys, KeyError, KeyQuery, KeyUpload};
 pub use devices::{Device, DeviceError};
 pub use limits::{Limited, Limits};
 pub use login::{Credentials, LoginError, LoginRequest};

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use metrics::counter;
-use model::{Change, Kind, Refusal, UserStream};
+use model::{Kind, Refusal};
 use ruma::{
     DeviceId, OwnedUserId, UserId,
     api::client::uiaa::{AuthData, UserIdentifier},
@@ -11,7 +11,6 @@ use ruma::{
 use store::{
     Write,
     accounts::{AccountRow, replace_password_hash},
-    device_keys::insert_device_list_change,
     devices::remove_device,
     tokens::{claim_login_token, insert_login_token},
 };
@@ -257,8 +256,7 @@ impl Users {
         for device_id in devices {
             remove_device(&mut write, user_id, device_id);
         }
-        let position = write.tell_next(Change::User { user_id: user_id.to_owned(), stream: UserStream::DeviceKeys });
-        insert_device_list_change(&mut write, user_id, position);
+        self.tell_keys_changed(&mut write, user_id);
         self.store.commit(write).await?;
         for device_id in devices {
             self.sessions.end(user_id, Some(device_id));
