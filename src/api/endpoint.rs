@@ -143,6 +143,30 @@ where
     F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
     Fut: Future<Output = Answer<R::OutgoingResponse>> + Send + 'static,
 {
+    mount(move |ask| async move { Ok(render::<R>(handler(ask).await?)) })
+}
+
+/// As [`endpoint`], for a handler that answers a JSON object as text: where it is large, or passed on as it was stored.
+pub fn json_endpoint<R, F, Fut>(handler: F) -> Route
+where
+    R: IncomingRequest + Send + 'static,
+    R::Authentication: Authenticate,
+    F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Answer<String>> + Send + 'static,
+{
+    mount(move |ask| async move {
+        let json = header::HeaderValue::from_static("application/json");
+        Ok(([(header::CONTENT_TYPE, json)], handler(ask).await?).into_response())
+    })
+}
+
+fn mount<R, F, Fut>(handler: F) -> Route
+where
+    R: IncomingRequest + Send + 'static,
+    R::Authentication: Authenticate,
+    F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Result<Response, Error>> + Send + 'static,
+{
     let paths: Vec<&'static str> = R::PATH_BUILDER.all_paths().collect();
     let arguments = paths.first().map_or(0, |path| path.matches('{').count());
     Route {
@@ -154,10 +178,7 @@ where
                     Ok(ask) => handler(ask).await,
                     Err(error) => Err(error),
                 };
-                match answer {
-                    Ok(answer) => render::<R>(answer),
-                    Err(error) => error.into_response(),
-                }
+                answer.unwrap_or_else(Error::into_response)
             })
         }),
     }

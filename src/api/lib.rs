@@ -14,7 +14,7 @@ mod router;
 #[cfg(test)]
 mod testing;
 
-pub use endpoint::{Answer, Ask, Authenticate, Route, endpoint};
+pub use endpoint::{Answer, Ask, Authenticate, Route, endpoint, json_endpoint};
 pub use error::Error;
 pub use router::{ApiConfig, router};
 pub use users::Session;
@@ -35,6 +35,8 @@ pub struct Services {
     pub limits: Arc<users::Limits>,
     /// Rooms.
     pub rooms: rooms::Rooms,
+    /// What has changed for whom.
+    pub sync: sync::Sync,
     /// Writes the metrics out, if they are on.
     pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }
