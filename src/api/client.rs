@@ -3,20 +3,30 @@
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/>
 
 mod account;
+mod account_data;
 #[cfg(test)]
 mod account_tests;
 mod admin_register;
 mod capabilities;
 mod create_room;
 mod devices;
+mod filter;
 mod history;
+mod key_changes;
 mod keys;
 mod login;
 mod membership;
+mod notifications;
+mod presence;
 mod profile;
+mod push_rules;
+mod receipts;
 mod register;
 mod send;
 mod sync;
+mod tags;
+mod to_device;
+mod typing;
 
 use crate::Route;
 
@@ -24,18 +34,33 @@ use crate::Route;
 pub(crate) fn routes() -> Vec<Route> {
     [
         account::routes(),
+        account_data::routes(),
         admin_register::routes(),
         capabilities::routes(),
         create_room::routes(),
         devices::routes(),
+        filter::routes(),
         history::routes(),
+        key_changes::routes(),
         keys::routes(),
         login::routes(),
         membership::routes(),
+        notifications::routes(),
+        presence::routes(),
         profile::routes(),
+        push_rules::routes(),
+        receipts::routes(),
         register::routes(),
         send::routes(),
         sync::routes(),
+        tags::routes(),
+        to_device::routes(),
+        typing::routes(),
     ]
     .concat()
+}
+
+/// Refuses what is another user's.
+fn check_is_self(session: &crate::Session, user_id: &ruma::UserId) -> Result<(), crate::Error> {
+    if session.user_id == user_id { Ok(()) } else { Err(crate::Error::forbidden("that is another user's")) }
 }

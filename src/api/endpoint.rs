@@ -143,14 +143,24 @@ where
     F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
     Fut: Future<Output = Answer<R::OutgoingResponse>> + Send + 'static,
 {
-    rendering_endpoint(move |ask| {
-        let answer = handler(ask);
-        async move { answer.await.map(render::<R>) }
+    mount(move |ask| async move { Ok(render::<R>(handler(ask).await?)) })
+}
+
+/// As [`endpoint`], for a handler that answers a JSON object as text: where it is large, or passed on as it was stored.
+pub fn json_endpoint<R, F, Fut>(handler: F) -> Route
+where
+    R: IncomingRequest + Send + 'static,
+    R::Authentication: Authenticate,
+    F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Answer<String>> + Send + 'static,
+{
+    mount(move |ask| async move {
+        let json = header::HeaderValue::from_static("application/json");
+        Ok(([(header::CONTENT_TYPE, json)], handler(ask).await?).into_response())
     })
 }
 
-/// As [`endpoint`], for a function that renders its answer itself: where ruma's response type would cost a copy of it.
-pub fn rendering_endpoint<R, F, Fut>(handler: F) -> Route
+fn mount<R, F, Fut>(handler: F) -> Route
 where
     R: IncomingRequest + Send + 'static,
     R::Authentication: Authenticate,

@@ -14,7 +14,7 @@ mod router;
 #[cfg(test)]
 mod testing;
 
-pub use endpoint::{Answer, Ask, Authenticate, Route, endpoint, rendering_endpoint};
+pub use endpoint::{Answer, Ask, Authenticate, Route, endpoint, json_endpoint};
 pub use error::Error;
 pub use router::{ApiConfig, router};
 pub use users::Session;

@@ -7,7 +7,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
 use ruma::server_name;
 use serde_json::{Value, json};
-use store::{Store, testing::on_each_engine};
+use store::{Store, testing::on_each_engine_heard};
 use tower::ServiceExt as _;
 use users::{RateLimitsConfig, RegistrationConfig, Users, UsersConfig};
 
@@ -20,15 +20,20 @@ pub(crate) struct Server {
 
 /// Runs `story` against a server on each engine.
 pub(crate) async fn with_server(story: impl AsyncFn(Server)) {
-    on_each_engine(async |store| {
-        story(Server::new(store).await).await;
+    let listener = || {
+        let notifier = sync::Notifier::new(&sync::SyncConfig::default());
+        let ear = notifier.clone();
+        (Arc::new(move |committed| ear.ingest(&committed)) as store::OnCommit, notifier)
+    };
+    on_each_engine_heard(listener, async |store, notifier| {
+        story(Server::new(store, notifier).await).await;
         Ok::<_, store::Error>(())
     })
     .await;
 }
 
 impl Server {
-    async fn new(store: Store) -> Self {
+    async fn new(store: Store, notifier: sync::Notifier) -> Self {
         let config = UsersConfig {
             registration: RegistrationConfig { enabled: true, ..RegistrationConfig::default() },
             rate_limits: RateLimitsConfig { enabled: false, ..RateLimitsConfig::default() },
@@ -37,12 +42,16 @@ impl Server {
         let users = Users::open(server_name!("a.test"), config, store.clone()).await.expect("the store is fresh");
         let key = model::SigningKey::from_seed(server_name!("a.test").to_owned(), "test", &[7; 32])
             .expect("any seed makes a key");
+        let key = Arc::new(key);
+        let rooms = rooms::Rooms::new(store.clone(), key, rooms::RoomsConfig::default());
+        let sync = sync::Sync::new(store.clone(), rooms.clone(), notifier, sync::SyncConfig::default());
         let services = Services {
             config: ApiConfig::default(),
             limits: users.limits(),
             users,
             public_baseurl: Some("https://chat.a.test".into()),
-            rooms: rooms::Rooms::new(store.clone(), Arc::new(key), rooms::RoomsConfig::default()),
+            rooms,
+            sync,
             store,
             metrics: None,
         };

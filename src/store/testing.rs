@@ -14,18 +14,28 @@ pub async fn on_each_engine<E: std::fmt::Debug>(story: impl AsyncFn(Store) -> Re
 
 /// As [`on_each_engine`], with a listener.
 pub async fn on_each_engine_with<E: std::fmt::Debug>(on_commit: OnCommit, story: impl AsyncFn(Store) -> Result<(), E>) {
+    on_each_engine_heard(|| (on_commit.clone(), ()), async |store, ()| story(store).await).await;
+}
+
+/// As [`on_each_engine`], with a listener of its own for each store, and what the story needs to ask it.
+pub async fn on_each_engine_heard<L, E: std::fmt::Debug>(
+    listener: impl Fn() -> (OnCommit, L),
+    story: impl AsyncFn(Store, L) -> Result<(), E>,
+) {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let store = Store::open(&Location::Sqlite(folder.path().join("test.db")), 2, on_commit.clone())
+    let (on_commit, heard) = listener();
+    let store = Store::open(&Location::Sqlite(folder.path().join("test.db")), 2, on_commit)
         .await
         .expect("SQLite opens in an empty folder");
-    story(store).await.expect("the story ends well on SQLite");
+    story(store, heard).await.expect("the story ends well on SQLite");
 
     let Ok(server) = std::env::var(POSTGRES_URL) else {
         return;
     };
     let database = fresh_postgres(&server).await;
+    let (on_commit, heard) = listener();
     let store = Store::open(&Location::Postgres(database), 2, on_commit).await.expect("a fresh database opens");
-    story(store).await.expect("the story ends well on PostgreSQL");
+    story(store, heard).await.expect("the story ends well on PostgreSQL");
 }
 
 /// Makes an empty database on `server` and answers its URL.

@@ -1,6 +1,5 @@
 //! What a service asks the writer to do, as a value.
 
-
 use model::{Change, EventNid, RoomNid};
 
 use crate::engine::Arg;

@@ -1,22 +1,20 @@
-//! What is new.
+//! `/sync`.
 //!
-//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#syncing>
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#get_matrixclientv3sync>
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use axum::{body::Body, response::Response};
-use http::{HeaderValue, header};
-use ruma::api::client::sync::sync_events::v3::Request;
+use ruma::api::client::sync::sync_events;
 use sync::SyncRequest;
 
-use crate::{Ask, Error, Route, rendering_endpoint};
+use crate::{Answer, Ask, Route, json_endpoint};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![rendering_endpoint(sync)]
+    vec![json_endpoint(sync)]
 }
 
-async fn sync(ask: Ask<Request>) -> Result<Response, Error> {
+async fn sync(ask: Ask<sync_events::v3::Request>) -> Answer<String> {
     let request = SyncRequest {
         user_id: ask.session.user_id.clone(),
         device_id: ask.session.device_id.to_string(),
@@ -28,9 +26,6 @@ async fn sync(ask: Ask<Request>) -> Result<Response, Error> {
         use_state_after: ask.request.use_state_after,
     };
     let answer = ask.services.sync.sync(request).await?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let body = answer.render(i64::try_from(now.as_millis()).unwrap_or(i64::MAX));
-    let mut response = Response::new(Body::from(body));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    Ok(response)
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Ok(answer.render(i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)))
 }
