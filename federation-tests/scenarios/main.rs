@@ -1,0 +1,1 @@
+//! Stories that people, clients and operators live with the real binary.
