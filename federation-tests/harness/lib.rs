@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 pub use client::{Answer, Client, enc};
 pub use database::{Database, Engine, on_each_engine};
 pub use reader::Reader;
-pub use server::{Server, ServerBuilder, Usage};
+pub use server::{Server, ServerBuilder, Usage, binary};
 
 /// How long a condition may take to come true before a test gives it up.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -14,6 +14,7 @@ use crate::Client;
 #[derive(Debug)]
 pub struct Reader {
     client: Client,
+    query: String,
     since: String,
     seen: HashSet<String>,
     rooms: BTreeMap<String, Vec<String>>,
@@ -24,14 +25,19 @@ pub struct Reader {
 impl Reader {
     /// Begins to read now: what is there already counts as known.
     pub async fn start(client: Client) -> Self {
+        Self::start_with(client, "").await
+    }
+
+    /// The same with more in the query of each `/sync`, beginning with `&`.
+    pub async fn start_with(client: Client, query: &str) -> Self {
         let since = client.now().await;
-        Self { client, since, seen: HashSet::new(), rooms: BTreeMap::new(), gaps: 0 }
+        Self { client, query: query.to_owned(), since, seen: HashSet::new(), rooms: BTreeMap::new(), gaps: 0 }
     }
 
     /// Reads once, waiting up to `timeout` for news. Answers how many events were new; an error means that the server
     /// couldn't be reached, and changed nothing.
     pub async fn step(&mut self, timeout: Duration) -> Result<usize, String> {
-        let path = format!("sync?timeout={}&since={}", timeout.as_millis(), crate::enc(&self.since));
+        let path = format!("sync?timeout={}&since={}{}", timeout.as_millis(), crate::enc(&self.since), self.query);
         let answer = self.client.try_get(&path).await.map_err(|error| error.to_string())?;
         if answer.status >= 500 {
             return Err(answer.text);

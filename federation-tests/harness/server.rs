@@ -310,7 +310,7 @@ pub(crate) fn password_of(localpart: &str) -> String {
 }
 
 /// `COMITY_BIN`, or `comity` in the folder that cargo built this executable into.
-fn binary() -> PathBuf {
+pub fn binary() -> PathBuf {
     if let Some(path) = env::var_os("COMITY_BIN") {
         return PathBuf::from(path);
     }
