@@ -204,7 +204,7 @@ async fn an_unknown_setting_is_refused_by_name() {
     fs::write(&config, "server_name = \"a.test\"\n[registration]\nenabld = true\n").expect("config.toml can be written");
     let run = Command::new(federation_tests::binary()).arg("serve").arg("--config").arg(&config).output().expect("it runs");
     assert!(!run.status.success(), "a wrong config.toml was accepted");
-    let said = String::from_utf8_lossy(&run.stderr).into_owned() + &String::from_utf8_lossy(&run.stdout);
+    let said = String::from_utf8_lossy(&run.stderr).into_owned() + String::from_utf8_lossy(&run.stdout).as_ref();
     assert!(said.contains("enabld") && said.contains("enabled"), "neither the key nor the nearest one is named: {said}");
     assert!(!said.contains("panicked"), "{said}");
 }
