@@ -110,7 +110,7 @@ impl Database {
     }
 
     /// Drops a PostgreSQL database. A file goes with its folder.
-    pub(crate) async fn remove(&self) {
+    pub async fn remove(&self) {
         if let Self::Postgres { name, .. } = self {
             self.administer(&[&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")]).await;
         }
