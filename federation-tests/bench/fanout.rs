@@ -80,12 +80,7 @@ pub fn poll_path(since: &str, timeout: Duration) -> String {
 }
 
 /// Waits for one message after the other, and tells when each has come.
-async fn listen(
-    mut wire: Wire,
-    mut since: String,
-    marker: Rc<RefCell<String>>,
-    heard: mpsc::UnboundedSender<Instant>,
-) {
+async fn listen(mut wire: Wire, mut since: String, marker: Rc<RefCell<String>>, heard: mpsc::UnboundedSender<Instant>) {
     loop {
         let path = poll_path(&since, Duration::from_secs(30));
         let answer = wire.exchange("GET", &path, None).await;

@@ -73,8 +73,9 @@ macro_rules! commits {
             let (event_rows, transaction_rows) = rows(written, $batch, $rooms);
             let start = Instant::now();
             let mut transaction = connection.begin().await.expect("a transaction");
-            let update = sqlx::query("UPDATE positions SET position = position + $1 WHERE stream = 'main' RETURNING position")
-                .bind($batch as i64);
+            let update =
+                sqlx::query("UPDATE positions SET position = position + $1 WHERE stream = 'main' RETURNING position")
+                    .bind($batch as i64);
             update.fetch_one(&mut *transaction).await.expect("positions");
             for (text, rows) in [(&events, event_rows), (&transactions, transaction_rows)] {
                 let mut insert = sqlx::query(AssertSqlSafe(text.clone()));
@@ -143,7 +144,12 @@ fn rows(first: i64, batch: usize, rooms: usize) -> (Vec<Value>, Vec<Value>) {
         let random: [u64; 4] = dice.random();
         let event_id = format!("${:043x}", u128::from(random[0]) << 64 | u128::from(random[1]));
         let user_id = format!("@sender{room}:a.test");
-        let json = format!("{{\"noise\":\"{:016x}{:016x}\",\"text\":\"{}\"}}", random[2], random[3], "x".repeat(EVENT_BYTES - 60));
+        let json = format!(
+            "{{\"noise\":\"{:016x}{:016x}\",\"text\":\"{}\"}}",
+            random[2],
+            random[3],
+            "x".repeat(EVENT_BYTES - 60)
+        );
         events.extend([
             Value::Int(number),
             Value::Text(event_id.clone()),
@@ -180,4 +186,21 @@ pub fn signatures(duration: Duration) -> f64 {
         count += 1;
     }
     f64::from(count) / began.elapsed().as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn each_engine_takes_group_commits() {
+        federation_tests::on_each_engine(async |engine| {
+            for batch in [1, 50] {
+                let rate = inserts(&engine, 20, batch, Duration::from_millis(200)).await;
+                assert!(rate > 1.0, "{rate} messages a second in commits of {batch}");
+                eprintln!("{rate:.0} messages a second in commits of {batch}");
+            }
+        })
+        .await;
+    }
 }

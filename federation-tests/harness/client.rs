@@ -71,14 +71,9 @@ pub struct Client {
 impl Client {
     /// A client of the server at `base`, without an account.
     pub fn new(base: &str) -> Self {
-        let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build().expect("a client needs no more than this");
-        Self {
-            http,
-            base: base.to_owned(),
-            user_id: String::new(),
-            device_id: String::new(),
-            token: None,
-        }
+        let http =
+            reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build().expect("a client needs no more than this");
+        Self { http, base: base.to_owned(), user_id: String::new(), device_id: String::new(), token: None }
     }
 
     /// The same device on connections of its own.

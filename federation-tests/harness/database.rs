@@ -1,6 +1,11 @@
 //! The two engines, and the one database that belongs to one server.
 
-use std::{env, panic::Location, path::Path, sync::atomic::{AtomicU32, Ordering}};
+use std::{
+    env,
+    panic::Location,
+    path::Path,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
@@ -67,7 +72,8 @@ impl Database {
                 let count = COUNT.fetch_add(1, Ordering::Relaxed);
                 let name = format!("comity_test_{}_{count}", std::process::id());
                 let database = Self::Postgres { admin_url: admin_url.clone(), name: name.clone() };
-                database.administer(&[&format!("DROP DATABASE IF EXISTS {name}"), &format!("CREATE DATABASE {name}")])
+                database
+                    .administer(&[&format!("DROP DATABASE IF EXISTS {name}"), &format!("CREATE DATABASE {name}")])
                     .await;
                 database
             }

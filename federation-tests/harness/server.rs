@@ -30,14 +30,15 @@ const SHARED_SECRET: &str = "a secret that only tests share";
 #[derive(Debug)]
 pub struct ServerBuilder {
     engine: Engine,
-    settings: Table,
+    /// Section, key and value, in the order in which they were set.
+    settings: Vec<(String, String, Value)>,
     data_dir: Option<PathBuf>,
 }
 
 impl ServerBuilder {
     /// Sets `key` of `[section]` in `config.toml`; an empty section means the top of the file.
     pub fn set(mut self, section: &str, key: &str, value: impl Into<Value>) -> Self {
-        put(&mut self.settings, section, key, value.into());
+        self.settings.push((section.to_owned(), key.to_owned(), value.into()));
         self
     }
 
@@ -63,11 +64,8 @@ impl ServerBuilder {
         put(&mut settings, "", "keys_dir", folder.path().join("keys").display().to_string().into());
         put(&mut settings, "listen", "client", format!("127.0.0.1:{port}").into());
         put(&mut settings, "database", "url", database_url.into());
-        for (section, values) in self.settings {
-            match values {
-                Value::Table(values) => values.into_iter().for_each(|(key, value)| put(&mut settings, &section, &key, value)),
-                value => put(&mut settings, "", &section, value),
-            }
+        for (section, key, value) in self.settings {
+            put(&mut settings, &section, &key, value);
         }
         fs::write(folder.path().join("config.toml"), settings.to_string()).expect("config.toml can be written");
 
@@ -84,19 +82,20 @@ fn defaults() -> Table {
     put(&mut settings, "registration", "shared_secret", SHARED_SECRET.into());
     put(&mut settings, "rate_limits", "enabled", false.into());
     // The cheapest that Argon2 knows: a test is not about how long a password takes.
-    put(&mut settings, "accounts", "argon2_memory_kib", 8.into());
-    put(&mut settings, "accounts", "argon2_iterations", 1.into());
-    put(&mut settings, "accounts", "argon2_parallelism", 1.into());
+    put(&mut settings, "accounts.argon2", "memory_kib", 8.into());
+    put(&mut settings, "accounts.argon2", "iterations", 1.into());
+    put(&mut settings, "accounts.argon2", "parallelism", 1.into());
     settings
 }
 
+/// Sets `key` in a section; `accounts.argon2` is a section inside another.
 fn put(settings: &mut Table, section: &str, key: &str, value: Value) {
-    if section.is_empty() {
-        settings.insert(key.to_owned(), value);
-        return;
+    let mut table = settings;
+    for name in section.split('.').filter(|name| !name.is_empty()) {
+        let inner = table.entry(name.to_owned()).or_insert_with(|| Value::Table(Table::new()));
+        table = inner.as_table_mut().expect("a section is a table");
     }
-    let table = settings.entry(section.to_owned()).or_insert_with(|| Value::Table(Table::new()));
-    table.as_table_mut().expect("a section is a table").insert(key.to_owned(), value);
+    table.insert(key.to_owned(), value);
 }
 
 /// A running server. Dropped, it is killed, its folder and its database go, and a test that failed is shown its log.
@@ -116,7 +115,7 @@ impl Server {
 
     /// A server whose settings are still open.
     pub fn builder(engine: &Engine) -> ServerBuilder {
-        ServerBuilder { engine: engine.clone(), settings: Table::new(), data_dir: None }
+        ServerBuilder { engine: engine.clone(), settings: Vec::new(), data_dir: None }
     }
 
     /// Where clients speak to it, without a slash at the end.
@@ -362,4 +361,3 @@ impl Usage {
         }
     }
 }
-

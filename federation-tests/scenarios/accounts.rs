@@ -5,7 +5,13 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 /// Asks for something behind user-interactive authentication: once without, to get a session, then with the password.
-async fn with_password(client: &Client, method: Method, path: &str, mut body: Value, password: &str) -> federation_tests::Answer {
+async fn with_password(
+    client: &Client,
+    method: Method,
+    path: &str,
+    mut body: Value,
+    password: &str,
+) -> federation_tests::Answer {
     let challenge = client.attempt(method.clone(), path, Some(&body)).await.expect("the server answers");
     assert_eq!(challenge.status, 401, "{path} was answered {}", challenge.text);
     assert!(challenge.body["flows"].is_array(), "{path} was refused without flows: {}", challenge.text);
@@ -160,7 +166,8 @@ async fn login_takes_the_right_password_and_tells_nothing_about_a_wrong_one() {
         let alice = server.register("alice").await;
         let client = server.anonymous();
         let flows = client.get("login").await.ok();
-        let types: Vec<&str> = flows["flows"].as_array().expect("flows").iter().filter_map(|flow| flow["type"].as_str()).collect();
+        let types: Vec<&str> =
+            flows["flows"].as_array().expect("flows").iter().filter_map(|flow| flow["type"].as_str()).collect();
         assert!(types.contains(&"m.login.password"), "{types:?}");
 
         let wrong = client.try_login("alice", "wrong").await.refused(403, "M_FORBIDDEN");
@@ -184,7 +191,7 @@ async fn whoami_names_user_and_device() {
         let me = alice.get("account/whoami").await.ok();
         assert_eq!(me["user_id"], alice.user_id);
         assert_eq!(me["device_id"], alice.device_id);
-        assert_eq!(me["is_guest"].as_bool().unwrap_or_default(), false);
+        assert!(!me["is_guest"].as_bool().unwrap_or_default(), "{me}");
     })
     .await;
 }

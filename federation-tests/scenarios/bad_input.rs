@@ -64,7 +64,17 @@ async fn changes_nothing(story: impl AsyncFn(&Scene)) {
 #[tokio::test]
 async fn what_is_no_json_is_called_so() {
     changes_nothing(async |scene| {
-        for body in ["{", "{\"a\":}", "not json", "{\"msgtype\":\"m.text\",}", "{} {}", "\u{feff}{}", "{'a':1}", "[1,2", "{\"a\":NaN}"] {
+        for body in [
+            "{",
+            "{\"a\":}",
+            "not json",
+            "{\"msgtype\":\"m.text\",}",
+            "{} {}",
+            "\u{feff}{}",
+            "{'a':1}",
+            "[1,2",
+            "{\"a\":NaN}",
+        ] {
             scene.put_bytes(&scene.send_path("nojson"), body).await.refused(400, "M_NOT_JSON");
             scene.post_bytes("createRoom", body).await.refused(400, "M_NOT_JSON");
             scene.post_bytes("login", body).await.refused(400, "M_NOT_JSON");
@@ -86,8 +96,12 @@ async fn an_empty_body_is_no_message() {
 #[tokio::test]
 async fn what_is_no_utf8_is_no_json() {
     changes_nothing(async |scene| {
-        let bodies: [&[u8]; 4] =
-            [b"{\"msgtype\":\"m.text\",\"body\":\"\xff\xfe\"}", b"\xff\xff", b"{\"a\":\"\xc0\xaf\"}", b"{\"a\":\"\xed\xa0\x80\"}"];
+        let bodies: [&[u8]; 4] = [
+            b"{\"msgtype\":\"m.text\",\"body\":\"\xff\xfe\"}",
+            b"\xff\xff",
+            b"{\"a\":\"\xc0\xaf\"}",
+            b"{\"a\":\"\xed\xa0\x80\"}",
+        ];
         for body in bodies {
             scene.put_bytes(&scene.send_path("utf8"), body).await.refused(400, "M_NOT_JSON");
             scene.post_bytes("createRoom", body).await.refused(400, "M_NOT_JSON");
@@ -97,7 +111,12 @@ async fn what_is_no_utf8_is_no_json() {
         assert_eq!(lone.status, 400, "{}", lone.text);
         for path in ["rooms/%ff/state", "profile/%c0%af", "directory/room/%ff", "sync?since=%ff"] {
             let answer = scene.alice.get(path).await;
-            assert!((400..500).contains(&answer.status) && !answer.errcode().is_empty(), "{path}: {} {}", answer.status, answer.text);
+            assert!(
+                (400..500).contains(&answer.status) && !answer.errcode().is_empty(),
+                "{path}: {} {}",
+                answer.status,
+                answer.text
+            );
         }
     })
     .await;
@@ -111,14 +130,24 @@ async fn a_wrong_type_is_named_by_its_field() {
             (Method::POST, "createRoom".to_owned(), json!({ "name": 7 }), "name"),
             (Method::POST, "createRoom".to_owned(), json!({ "invite": "@bob:a.test" }), "invite"),
             (Method::POST, "createRoom".to_owned(), json!({ "visibility": ["public"] }), "visibility"),
-            (Method::POST, "createRoom".to_owned(), json!({ "initial_state": [{ "type": 3, "content": {} }] }), "initial_state"),
+            (
+                Method::POST,
+                "createRoom".to_owned(),
+                json!({ "initial_state": [{ "type": 3, "content": {} }] }),
+                "initial_state",
+            ),
             (Method::POST, format!("rooms/{room}/invite"), json!({ "user_id": 5 }), "user_id"),
             (Method::POST, format!("rooms/{room}/invite"), json!({ "user_id": "bob" }), "user_id"),
             (Method::POST, format!("rooms/{room}/kick"), json!({ "user_id": null }), "user_id"),
             (Method::POST, format!("rooms/{room}/ban"), json!({ "user_id": {} }), "user_id"),
             (Method::POST, "login".to_owned(), json!({ "type": 1 }), "type"),
             (Method::POST, "register".to_owned(), json!({ "username": ["a"] }), "username"),
-            (Method::PUT, format!("profile/{}/displayname", scene.alice.user_id), json!({ "displayname": 9 }), "displayname"),
+            (
+                Method::PUT,
+                format!("profile/{}/displayname", scene.alice.user_id),
+                json!({ "displayname": 9 }),
+                "displayname",
+            ),
             (Method::PUT, format!("rooms/{room}/typing/{}", scene.alice.user_id), json!({ "typing": "yes" }), "typing"),
             (Method::POST, "keys/query".to_owned(), json!({ "device_keys": [] }), "device_keys"),
             (Method::POST, "keys/claim".to_owned(), json!({ "one_time_keys": 3 }), "one_time_keys"),
@@ -150,7 +179,11 @@ async fn a_missing_field_is_named() {
             let answer = scene.alice.post(&path, json!({})).await;
             assert_eq!(answer.status, 400, "{path}: {}", answer.text);
             assert!(["M_BAD_JSON", "M_MISSING_PARAM"].contains(&answer.errcode()), "{path}: {}", answer.text);
-            assert!(answer.body["error"].as_str().is_some_and(|error| error.contains(field)), "{path}: {}", answer.text);
+            assert!(
+                answer.body["error"].as_str().is_some_and(|error| error.contains(field)),
+                "{path}: {}",
+                answer.text
+            );
         }
     })
     .await;
@@ -260,8 +293,11 @@ async fn deep_nesting_is_refused_and_survived() {
                 for path in [scene.send_path("deep"), format!("rooms/{}/state/org.example.x/", scene.room)] {
                     let answer = scene.put_bytes(&path, body.clone()).await;
                     assert!(
-                        [(400, "M_BAD_JSON"), (400, "M_NOT_JSON"), (413, "M_TOO_LARGE")].contains(&(answer.status, answer.errcode())),
-                        "depth {depth}: {} {}", answer.status, answer.text
+                        [(400, "M_BAD_JSON"), (400, "M_NOT_JSON"), (413, "M_TOO_LARGE")]
+                            .contains(&(answer.status, answer.errcode())),
+                        "depth {depth}: {} {}",
+                        answer.status,
+                        answer.text
                     );
                 }
                 let answer = scene.post_bytes("createRoom", body).await;
@@ -344,7 +380,8 @@ async fn a_wrong_method_is_not_recognised() {
 async fn nobody_can_speak_for_somebody_else() {
     on_each_engine(async |engine| {
         let scene = Scene::set(&engine).await;
-        let content = json!({ "msgtype": "m.text", "body": "as Bob", "sender": scene.bob.user_id, "user_id": scene.bob.user_id });
+        let content =
+            json!({ "msgtype": "m.text", "body": "as Bob", "sender": scene.bob.user_id, "user_id": scene.bob.user_id });
         let event_id = scene.alice.send(&scene.room, "m.room.message", content).await.ok()["event_id"].clone();
         let path = format!("rooms/{}/event/{}", scene.room, event_id.as_str().expect("an id"));
         let event = scene.alice.get(&path).await.ok();
@@ -363,7 +400,10 @@ async fn nobody_can_speak_for_somebody_else() {
 
         let before = scene.fingerprint().await;
         for (path, body) in [
-            (format!("rooms/{}/state/m.room.member/{}", scene.room, scene.bob.user_id), json!({ "membership": "join" })),
+            (
+                format!("rooms/{}/state/m.room.member/{}", scene.room, scene.bob.user_id),
+                json!({ "membership": "join" }),
+            ),
             (format!("rooms/{}/state/org.example.own/{}", scene.room, scene.bob.user_id), json!({})),
             (format!("rooms/{}/typing/{}", scene.room, scene.bob.user_id), json!({ "typing": true })),
             (format!("profile/{}/displayname", scene.bob.user_id), json!({ "displayname": "Alice's puppet" })),
@@ -392,10 +432,20 @@ async fn ids_that_are_no_ids_are_invalid() {
             let answer = scene.alice.get(path).await;
             assert_eq!((answer.status, answer.errcode()), (400, "M_INVALID_PARAM"), "{path}: {}", answer.text);
         }
-        for query in ["messages?dir=sideways", "messages", "messages?dir=b&limit=lots", "messages?dir=b&from=nonsense", "members?membership=dancing"] {
+        for query in [
+            "messages?dir=sideways",
+            "messages",
+            "messages?dir=b&limit=lots",
+            "messages?dir=b&from=nonsense",
+            "members?membership=dancing",
+        ] {
             let answer = scene.alice.get(&format!("rooms/{}/{query}", scene.room)).await;
             assert_eq!(answer.status, 400, "{query}: {}", answer.text);
-            assert!(["M_INVALID_PARAM", "M_MISSING_PARAM", "M_BAD_JSON"].contains(&answer.errcode()), "{query}: {}", answer.text);
+            assert!(
+                ["M_INVALID_PARAM", "M_MISSING_PARAM", "M_BAD_JSON"].contains(&answer.errcode()),
+                "{query}: {}",
+                answer.text
+            );
         }
         let answer = scene.alice.get("sync?filter=%7Bbroken").await;
         assert_eq!(answer.status, 400, "{}", answer.text);
@@ -434,8 +484,11 @@ async fn the_answers_to_bad_requests_can_be_read_by_browsers() {
         let http = reqwest::Client::new();
         for path in ["/_matrix/client/v3/sync", "/_matrix/client/v3/nothing", "/_matrix/client/versions"] {
             let url = format!("{}{path}", server.url());
-            let answer = http.get(&url).header("Origin", "https://app.example").send().await.expect("the server answers");
-            let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+            let answer =
+                http.get(&url).header("Origin", "https://app.example").send().await.expect("the server answers");
+            let header = |name: &str| {
+                answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+            };
             assert_eq!(header("access-control-allow-origin"), "*", "{path}");
             assert!(header("content-type").starts_with("application/json"), "{path}: {}", header("content-type"));
             let preflight = http

@@ -135,11 +135,11 @@ async fn a_read_receipt_reaches_the_writer() {
         sdk::sync_until(&two.alice, "Bob's receipt", |response| {
             let room = response.rooms.joined.get(&two.room)?;
             room.ephemeral.iter().find_map(|raw| match raw.deserialize() {
-                Ok(AnySyncEphemeralRoomEvent::Receipt(receipts)) => {
-                    receipts.content.user_receipt(two.bob.user_id()?, matrix_sdk::ruma::events::receipt::ReceiptType::Read)
-                        .filter(|(read, _)| **read == event_id)
-                        .map(|_| ())
-                }
+                Ok(AnySyncEphemeralRoomEvent::Receipt(receipts)) => receipts
+                    .content
+                    .user_receipt(two.bob.user_id()?, matrix_sdk::ruma::events::receipt::ReceiptType::Read)
+                    .filter(|(read, _)| **read == event_id)
+                    .map(|_| ()),
                 _ => None,
             })
         })
@@ -175,7 +175,11 @@ async fn a_private_receipt_stays_private() {
         sdk::sync_until(&two.alice, "the message after the receipt", |response| {
             let room = response.rooms.joined.get(&two.room)?;
             ephemeral.extend(room.ephemeral.iter().map(|raw| raw.json().get().to_owned()));
-            room.timeline.events.iter().any(|event| sdk::value(event)["content"]["body"] == "nothing to see").then_some(())
+            room.timeline
+                .events
+                .iter()
+                .any(|event| sdk::value(event)["content"]["body"] == "nothing to see")
+                .then_some(())
         })
         .await;
         assert!(!ephemeral.iter().any(|event| event.contains("m.read.private")), "{ephemeral:?}");
@@ -233,7 +237,8 @@ async fn what_is_redacted_is_gone() {
         let two = Two::meet(&engine).await;
         let slip = two.say(&two.alice, "a slip of the tongue").await;
         sdk::sync_until_message(&two.bob, &two.room, "a slip of the tongue").await;
-        let redaction = two.room_of(&two.alice).redact(&slip, Some("oops"), None).await.expect("a writer can take back");
+        let redaction =
+            two.room_of(&two.alice).redact(&slip, Some("oops"), None).await.expect("a writer can take back");
         sdk::sync_until(&two.bob, "the redaction", |response| {
             let timeline = &response.rooms.joined.get(&two.room)?.timeline;
             let event = timeline.events.iter().find(|event| event.event_id().as_ref() == Some(&redaction.event_id))?;
@@ -243,7 +248,8 @@ async fn what_is_redacted_is_gone() {
             Some(())
         })
         .await;
-        let event: TimelineEvent = two.room_of(&two.bob).event(&slip, None).await.expect("a redacted event is still there");
+        let event: TimelineEvent =
+            two.room_of(&two.bob).event(&slip, None).await.expect("a redacted event is still there");
         let event: Value = sdk::value(&event);
         assert!(event["content"].get("body").is_none(), "the words are still there: {event}");
         assert_eq!(event["unsigned"]["redacted_because"]["event_id"], redaction.event_id.as_str(), "{event}");

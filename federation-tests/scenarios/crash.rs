@@ -151,12 +151,20 @@ async fn every_acknowledged_event_is_there_once(owner: &Client, rooms: &[String]
         }
         let forwards = owner.pages(room, "f", None, None).await;
         let mut forward_ids = forwards.iter().map(|event| &event["event_id"]);
-        assert!(forward_ids.by_ref().eq(history.iter().map(|event| &event["event_id"])), "{room} reads differently forwards");
+        assert!(
+            forward_ids.by_ref().eq(history.iter().map(|event| &event["event_id"])),
+            "{room} reads differently forwards"
+        );
         let members = owner.get(&format!("rooms/{room}/joined_members")).await.ok();
-        assert_eq!(members["joined"].as_object().map(serde_json::Map::len), Some(WRITERS.max(READERS) + 1), "{members}");
+        assert_eq!(
+            members["joined"].as_object().map(serde_json::Map::len),
+            Some(WRITERS.max(READERS) + 1),
+            "{members}"
+        );
     }
     for Sent { body, event_id, .. } in sent {
-        let (id, count) = found.remove(body).unwrap_or_else(|| panic!("{body} was acknowledged as {event_id} and is lost"));
+        let (id, count) =
+            found.remove(body).unwrap_or_else(|| panic!("{body} was acknowledged as {event_id} and is lost"));
         assert_eq!((&id, count), (event_id, 1), "{body} is there {count} times");
     }
     assert!(found.is_empty(), "there are messages that nobody was told about: {found:?}");

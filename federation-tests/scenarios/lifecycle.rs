@@ -190,7 +190,9 @@ async fn the_log_keeps_secrets() {
         let log = server.log();
         assert!(!log.is_empty(), "the server said nothing at all");
         let token = alice.token.clone().expect("logged in");
-        for secret in [token.as_str(), "alice's password", "nearly the password", server.shared_secret(), "a very private remark"] {
+        for secret in
+            [token.as_str(), "alice's password", "nearly the password", server.shared_secret(), "a very private remark"]
+        {
             assert!(!log.contains(secret), "{secret:?} is in the log");
         }
     })
@@ -201,11 +203,16 @@ async fn the_log_keeps_secrets() {
 async fn an_unknown_setting_is_refused_by_name() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let config = folder.path().join("config.toml");
-    fs::write(&config, "server_name = \"a.test\"\n[registration]\nenabld = true\n").expect("config.toml can be written");
-    let run = Command::new(federation_tests::binary()).arg("serve").arg("--config").arg(&config).output().expect("it runs");
+    fs::write(&config, "server_name = \"a.test\"\n[registration]\nenabld = true\n")
+        .expect("config.toml can be written");
+    let run =
+        Command::new(federation_tests::binary()).arg("serve").arg("--config").arg(&config).output().expect("it runs");
     assert!(!run.status.success(), "a wrong config.toml was accepted");
     let said = String::from_utf8_lossy(&run.stderr).into_owned() + String::from_utf8_lossy(&run.stdout).as_ref();
-    assert!(said.contains("enabld") && said.contains("enabled"), "neither the key nor the nearest one is named: {said}");
+    assert!(
+        said.contains("enabld") && said.contains("enabled"),
+        "neither the key nor the nearest one is named: {said}"
+    );
     assert!(!said.contains("panicked"), "{said}");
 }
 

@@ -50,7 +50,9 @@ async fn every_room_version_can_be_lived_in() {
             bob.set_state(&room, "m.room.topic", "", json!({ "topic": "mine" })).await.refused(403, "M_FORBIDDEN");
             let path = format!("rooms/{room}/kick");
             alice.post(&path, json!({ "user_id": bob.user_id, "reason": "end of the test" })).await.ok();
-            bob.send(&room, "m.room.message", json!({ "msgtype": "m.text", "body": "?" })).await.refused(403, "M_FORBIDDEN");
+            bob.send(&room, "m.room.message", json!({ "msgtype": "m.text", "body": "?" }))
+                .await
+                .refused(403, "M_FORBIDDEN");
         }
         let unknown = alice.post("createRoom", json!({ "room_version": "elephant" })).await;
         unknown.refused(400, "M_UNSUPPORTED_ROOM_VERSION");
@@ -76,7 +78,12 @@ async fn presets_furnish_a_room() {
             bob.join(&room).await;
             // Only the trusted preset gives the invited as much power as the creator has.
             let topic = bob.set_state(&room, "m.room.topic", "", json!({ "topic": "Bob's" })).await;
-            assert_eq!(topic.status, if preset == "trusted_private_chat" { 200 } else { 403 }, "{preset}: {}", topic.text);
+            assert_eq!(
+                topic.status,
+                if preset == "trusted_private_chat" { 200 } else { 403 },
+                "{preset}: {}",
+                topic.text
+            );
         }
         let unknown = alice.post("createRoom", json!({ "preset": "bouncy_castle" })).await;
         unknown.refused(400, "M_BAD_JSON");
@@ -119,7 +126,9 @@ async fn a_room_is_made_as_asked() {
         assert!(listed["chunk"].as_array().is_some_and(|rooms| rooms.iter().any(|entry| entry["room_id"] == room)));
 
         bob.join(&room).await;
-        bob.send(&room, "m.room.message", json!({ "msgtype": "m.text", "body": "psst" })).await.refused(403, "M_FORBIDDEN");
+        bob.send(&room, "m.room.message", json!({ "msgtype": "m.text", "body": "psst" }))
+            .await
+            .refused(403, "M_FORBIDDEN");
         let taken = alice.post("createRoom", json!({ "room_alias_name": "library" })).await;
         taken.refused(400, "M_ROOM_IN_USE");
     })
@@ -132,7 +141,10 @@ async fn who_is_invited_may_join_and_who_is_not_may_not() {
         let (_server, [alice, bob, carol]) = people(&engine, ["alice", "bob", "carol"]).await;
         let room = alice.create_room(json!({ "preset": "private_chat" })).await;
         carol.post(&format!("rooms/{room}/join"), json!({})).await.refused(403, "M_FORBIDDEN");
-        carol.post(&format!("rooms/{room}/invite"), json!({ "user_id": carol.user_id })).await.refused(403, "M_FORBIDDEN");
+        carol
+            .post(&format!("rooms/{room}/invite"), json!({ "user_id": carol.user_id }))
+            .await
+            .refused(403, "M_FORBIDDEN");
         alice.invite(&room, &bob).await;
         bob.join(&room).await;
         bob.join(&room).await;
@@ -279,7 +291,10 @@ async fn the_directory_lists_what_is_published_page_by_page() {
         let searched = bob.post("publicRooms", json!({ "filter": { "generic_search_term": "hall 3" } })).await.ok();
         let hit = &searched["chunk"][0];
         assert_eq!(searched["chunk"].as_array().map(Vec::len), Some(1), "{searched}");
-        assert_eq!((&hit["name"], &hit["topic"], &hit["num_joined_members"]), (&json!("Hall 3"), &json!("echo"), &json!(2)));
+        assert_eq!(
+            (&hit["name"], &hit["topic"], &hit["num_joined_members"]),
+            (&json!("Hall 3"), &json!("echo"), &json!(2))
+        );
         assert_eq!((&hit["world_readable"], &hit["guest_can_join"]), (&json!(false), &json!(false)));
 
         let gone = hit["room_id"].as_str().expect("a room id");
@@ -347,8 +362,11 @@ async fn a_transaction_id_works_once_even_when_repeated_at_the_same_time() {
         let room = alice.create_public_room().await;
         let path = format!("rooms/{room}/send/m.room.message/together");
         let repeats = (0..10).map(|_| alice.put(&path, json!({ "msgtype": "m.text", "body": "together" })));
-        let mut event_ids: Vec<String> =
-            futures_util::future::join_all(repeats).await.into_iter().map(|answer| answer.ok()["event_id"].to_string()).collect();
+        let mut event_ids: Vec<String> = futures_util::future::join_all(repeats)
+            .await
+            .into_iter()
+            .map(|answer| answer.ok()["event_id"].to_string())
+            .collect();
         event_ids.dedup();
         assert_eq!(event_ids.len(), 1, "{event_ids:?}");
         assert_eq!(bodies(&alice.history(&room).await), ["together"]);
@@ -504,7 +522,8 @@ async fn history_reads_the_same_in_both_directions() {
 
         let filter = enc(r#"{"types":["m.room.create","m.room.member"]}"#);
         let filtered = alice.get(&format!("rooms/{room}/messages?dir=f&limit=50&filter={filter}")).await.ok();
-        let types: Vec<&Value> = filtered["chunk"].as_array().expect("chunk").iter().map(|event| &event["type"]).collect();
+        let types: Vec<&Value> =
+            filtered["chunk"].as_array().expect("chunk").iter().map(|event| &event["type"]).collect();
         assert_eq!(types, ["m.room.create", "m.room.member"]);
     })
     .await;
@@ -567,10 +586,20 @@ async fn history_visibility_hides_what_was_said_before() {
             let timeline = sync["rooms"]["join"][&room]["timeline"]["events"].as_array().expect("a timeline").clone();
             assert!(expected.ends_with(&bodies(&timeline)), "{visibility}: {timeline:?}");
             let event = bob.get(&format!("rooms/{room}/event/{hidden}")).await;
-            assert_eq!(event.status, if expected.contains(&"before") { 200 } else { 404 }, "{visibility}: {}", event.text);
+            assert_eq!(
+                event.status,
+                if expected.contains(&"before") { 200 } else { 404 },
+                "{visibility}: {}",
+                event.text
+            );
 
             let peek = stranger.get(&format!("rooms/{room}/messages?dir=b&limit=100")).await;
-            assert_eq!(peek.status, if visibility == "world_readable" { 200 } else { 403 }, "{visibility}: {}", peek.text);
+            assert_eq!(
+                peek.status,
+                if visibility == "world_readable" { 200 } else { 403 },
+                "{visibility}: {}",
+                peek.text
+            );
 
             bob.leave(&room).await;
             alice.say(&room, "after the leave").await;
