@@ -1,1 +1,34 @@
-//! harness
+//! What the black-box tests and the benchmark stand on: the real binary in a folder of its own, and clients that
+//! speak to it over its sockets.
+//!
+//! Invariant: nothing in here knows the server from the inside. A test sees what a user, an operator or a crash sees.
+//!
+//! A new story is a file in `scenarios/`: start a [`Server`] on each engine with [`on_each_engine`], give it people
+//! with [`Server::register`], and wait for conditions with [`Client::sync_until`] or [`eventually`], never for time.
+
+mod client;
+mod database;
+mod reader;
+mod server;
+
+use std::time::{Duration, Instant};
+
+pub use client::{Answer, Client, enc};
+pub use database::{Database, Engine, on_each_engine};
+pub use reader::Reader;
+pub use server::{Server, ServerBuilder, Usage, binary};
+
+/// How long a condition may take to come true before a test gives it up.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks again and again until `condition` answers something, and panics with `what` when [`PATIENCE`] is over.
+pub async fn eventually<T>(what: &str, mut condition: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = condition().await {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -1,0 +1,31 @@
+//! The server's own figures, as an operator scrapes them.
+
+use federation_tests::Server;
+
+/// Sum and count of a histogram.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Total {
+    sum: f64,
+    count: f64,
+}
+
+impl Total {
+    /// The mean of what came after `before`; nothing if nothing came, or if the server doesn't tell.
+    pub fn mean_since(self, before: Self) -> Option<f64> {
+        let count = self.count - before.count;
+        (count > 0.0).then(|| (self.sum - before.sum) / count)
+    }
+}
+
+/// The histogram `name` of the server.
+pub async fn histogram(server: &Server, name: &str) -> Total {
+    let Ok(answer) = server.anonymous().try_get("/metrics").await else { return Total::default() };
+    let value = |suffix: &str| {
+        let lines = answer.text.lines().filter(|line| {
+            let rest = line.strip_prefix(name).and_then(|rest| rest.strip_prefix(suffix));
+            rest.is_some_and(|rest| rest.starts_with([' ', '{']))
+        });
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    };
+    Total { sum: value("_sum"), count: value("_count") }
+}

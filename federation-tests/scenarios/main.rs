@@ -1,0 +1,12 @@
+//! Stories that people, clients and operators live with the real binary.
+
+mod accounts;
+mod bad_input;
+mod chat;
+mod crash;
+mod encrypted;
+mod lifecycle;
+mod race;
+mod rooms;
+mod sdk;
+mod sync_stories;
