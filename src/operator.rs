@@ -97,7 +97,8 @@ impl Operator {
     /// `alice`, or `@alice:here`.
     fn user_id(&self, name: &str) -> Result<OwnedUserId, OperatorError> {
         let server = &self.config.server_name;
-        let user_id = if name.starts_with('@') { UserId::parse(name) } else { UserId::parse(format!("@{name}:{server}")) };
+        let user_id =
+            if name.starts_with('@') { UserId::parse(name) } else { UserId::parse(format!("@{name}:{server}")) };
         let wrong = || OperatorError::Name { name: name.to_owned(), server: server.to_string() };
         user_id.ok().filter(|user_id| user_id.server_name() == server).ok_or_else(wrong)
     }

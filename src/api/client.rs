@@ -7,9 +7,11 @@ mod account_data;
 #[cfg(test)]
 mod account_tests;
 mod admin_register;
+mod aliases;
 mod capabilities;
 mod create_room;
 mod devices;
+mod directory;
 mod filter;
 mod history;
 mod key_changes;
@@ -22,6 +24,7 @@ mod profile;
 mod push_rules;
 mod receipts;
 mod register;
+mod relations;
 mod send;
 mod sync;
 mod tags;
@@ -36,9 +39,11 @@ pub(crate) fn routes() -> Vec<Route> {
         account::routes(),
         account_data::routes(),
         admin_register::routes(),
+        aliases::routes(),
         capabilities::routes(),
         create_room::routes(),
         devices::routes(),
+        directory::routes(),
         filter::routes(),
         history::routes(),
         key_changes::routes(),
@@ -51,6 +56,7 @@ pub(crate) fn routes() -> Vec<Route> {
         push_rules::routes(),
         receipts::routes(),
         register::routes(),
+        relations::routes(),
         send::routes(),
         sync::routes(),
         tags::routes(),

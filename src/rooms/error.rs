@@ -35,6 +35,12 @@ pub enum RoomError {
     /// Somebody has this alias.
     #[error("the alias {0} is taken")]
     AliasTaken(String),
+    /// A room has this alias already.
+    #[error("the alias {0} leads to a room already")]
+    AliasExists(String),
+    /// The user has not left the room.
+    #[error("you are still in this room: leave it first")]
+    StillJoined,
     /// The alias isn't one of this room's.
     #[error("the alias {0} does not point to this room")]
     BadAlias(String),
@@ -56,6 +62,8 @@ impl Refusal for RoomError {
             Self::NotJoined | Self::Forbidden(_) => Kind::Forbidden,
             Self::Invalid(_) | Self::BadContent(_) | Self::InvalidInitialState(_) => Kind::Invalid,
             Self::UnsupportedVersion(_) | Self::AliasTaken(_) | Self::BadAlias(_) => Kind::Invalid,
+            Self::AliasExists(_) => Kind::Conflict,
+            Self::StillJoined => Kind::Invalid,
             Self::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => Kind::TooLarge,
             Self::Pdu(PduError::Malformed(_)) => Kind::Invalid,
             Self::Busy => Kind::Unavailable,
@@ -67,6 +75,7 @@ impl Refusal for RoomError {
         match self {
             Self::InvalidInitialState(_) => Some("M_INVALID_ROOM_STATE"),
             Self::UnsupportedVersion(_) => Some("M_UNSUPPORTED_ROOM_VERSION"),
+            Self::StillJoined => Some("M_UNKNOWN"),
             Self::BadAlias(_) => Some("M_BAD_ALIAS"),
             Self::AliasTaken(_) => Some("M_ROOM_IN_USE"),
             Self::BadContent(_) | Self::Pdu(PduError::Malformed(_)) => Some("M_BAD_JSON"),

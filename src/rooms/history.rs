@@ -70,7 +70,12 @@ impl Rooms {
     ) -> Result<Page, RoomError> {
         let limit = request.limit.clamp(1, LONGEST_PAGE);
         let is_backward = request.direction == Direction::Backward;
-        let mut start = request.from.unwrap_or(if is_backward { Position(i64::MAX) } else { Position(i64::MIN) });
+        let mut start = match request.from {
+            Some(from) => from,
+            None if is_backward => self.shared.store.visible_position().await?,
+            // History that arrives late lies before everything else, however far back that is.
+            None => Position(i64::MIN + 1),
+        };
         if let Some(end) = sight.end().filter(|_| is_backward) {
             start = start.min(end);
         }

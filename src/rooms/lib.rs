@@ -6,12 +6,15 @@
 //!
 //! **To add an act on rooms:** a file with an `impl Rooms`, which makes [`model::Draft`]s and appends them.
 
+mod aliases;
 mod client_event;
 mod create;
+mod directory;
 mod error;
 mod history;
 mod live;
 mod membership;
+mod relations;
 mod send;
 mod state;
 #[cfg(test)]
@@ -31,10 +34,12 @@ use store::Store;
 
 pub use client_event::Reader;
 pub use create::NewRoom;
+pub use directory::Listing;
 pub use error::RoomError;
 pub use history::{Context, Page, PageRequest};
 pub use live::{LiveRoom, View};
 pub use membership::{Change as MembershipChange, Target};
+pub use relations::{Related, RelationsRequest};
 pub use send::{Sent, Wish};
 pub use timeline::Transaction;
 pub use visibility::Sight;

@@ -134,7 +134,7 @@ impl Rooms {
         match self.membership(room, user_id).await? {
             Some(MembershipState::Leave | MembershipState::Ban) => {}
             None => return Err(RoomError::UnknownRoom),
-            Some(_) => return Err(RoomError::Invalid(format!("{user_id} is still in the room: leave it first"))),
+            Some(_) => return Err(RoomError::StillJoined),
         }
         let mut write = Write::new();
         store::rooms::forget(&mut write, room.nid, user_id, now());

@@ -93,6 +93,27 @@ pub struct Transaction<'a> {
     pub transaction_id: &'a str,
 }
 
+/// Which relations are wanted. `from`, `to`, `limit` and `direction` as for [`Events::timeline`].
+#[derive(Clone, Copy, Debug)]
+pub struct Relations<'a> {
+    /// In which room.
+    pub room: RoomNid,
+    /// To which event.
+    pub parent: &'a EventId,
+    /// Of which kind; `None`: of any.
+    pub rel_type: Option<&'a str>,
+    /// The type of the relating events; `None`: any.
+    pub kind: Option<&'a str>,
+    /// Where to begin.
+    pub from: Position,
+    /// Where to stop.
+    pub to: Option<Position>,
+    /// How many at most.
+    pub limit: usize,
+    /// Backward: latest first.
+    pub direction: Direction,
+}
+
 /// Reads events.
 pub struct Events<'a>(pub(crate) &'a Store);
 
@@ -233,19 +254,8 @@ impl Events<'_> {
         rows.first().map(|row| row.text(0)).transpose()
     }
 
-    /// The events that relate to `parent`, by position. `from`, `to`, `limit`, `direction` as for [`Self::timeline`].
-    #[allow(clippy::too_many_arguments, reason = "the specification's filter has them all")]
-    pub async fn relations(
-        &self,
-        room: RoomNid,
-        parent: &EventId,
-        rel_type: Option<&str>,
-        kind: Option<&str>,
-        from: Position,
-        to: Option<Position>,
-        limit: usize,
-        direction: Direction,
-    ) -> Result<Vec<Arc<TimelineEvent>>, Error> {
+    /// The events that relate to another, by position.
+    pub async fn relations(&self, wanted: Relations<'_>) -> Result<Vec<Arc<TimelineEvent>>, Error> {
         const FORWARD: &str = "
             SELECT event_nid
             FROM relations
@@ -260,29 +270,24 @@ impl Events<'_> {
                 AND position <= $5 AND position > $6
             ORDER BY position DESC
             LIMIT $7";
-        let (sql, end) = match direction {
+        let (sql, end) = match wanted.direction {
             Direction::Forward => (FORWARD, i64::MAX),
             Direction::Backward => (BACKWARD, i64::MIN),
         };
-        let rows = self
-            .0
-            .query(
-                sql,
-                args![
-                    room.0,
-                    parent.as_str(),
-                    rel_type.unwrap_or_default(),
-                    kind.unwrap_or_default(),
-                    from.0,
-                    to.map_or(end, |to| to.0),
-                    i64::try_from(limit).unwrap_or(i64::MAX)
-                ],
-            )
-            .await?;
+        let args = args![
+            wanted.room.0,
+            wanted.parent.as_str(),
+            wanted.rel_type.unwrap_or_default(),
+            wanted.kind.unwrap_or_default(),
+            wanted.from.0,
+            wanted.to.map_or(end, |to| to.0),
+            i64::try_from(wanted.limit).unwrap_or(i64::MAX),
+        ];
+        let rows = self.0.query(sql, args).await?;
         let nids: Vec<EventNid> = rows.iter().map(|row| row.int(0).map(EventNid)).collect::<Result<_, _>>()?;
         let mut events = self.by_nids(&nids).await?;
         events.sort_by_key(|event| event.position);
-        if direction == Direction::Backward {
+        if wanted.direction == Direction::Backward {
             events.reverse();
         }
         Ok(events)

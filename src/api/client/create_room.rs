@@ -25,6 +25,9 @@ async fn create_room(ask: Ask<Request>) -> Answer<Response> {
     let request = ask.request;
     let is_listed = request.visibility == Visibility::Public;
     let preset = request.preset.unwrap_or(if is_listed { RoomPreset::PublicChat } else { RoomPreset::PrivateChat });
+    if !matches!(preset, RoomPreset::PrivateChat | RoomPreset::PublicChat | RoomPreset::TrustedPrivateChat) {
+        return Err(Error::bad_json("preset: must be private_chat, public_chat or trusted_private_chat"));
+    }
     if !request.invite_3pid.is_empty() {
         return Err(Error::new(
             http::StatusCode::FORBIDDEN,

@@ -43,7 +43,7 @@ pub(crate) fn routes() -> Vec<Route> {
 }
 
 /// A room and how far the asker sees into it. Who may not see the room learns nothing of it, not even whether it exists.
-async fn look<'a>(
+pub(super) async fn look<'a>(
     services: &'a Services,
     room_id: &RoomId,
     session: &Session,
@@ -55,12 +55,12 @@ async fn look<'a>(
     Ok((room, sight))
 }
 
-fn reader(session: &Session) -> Reader<'_> {
+pub(super) fn reader(session: &Session) -> Reader<'_> {
     Reader { user_id: &session.user_id, device_id: &session.device_id }
 }
 
 /// `t17` or `s17`: between two events of a timeline. Of a sync token, only the position counts here.
-fn position(field: &str, token: &str) -> Result<Position, Error> {
+pub(super) fn position(field: &str, token: &str) -> Result<Position, Error> {
     let digits = token.strip_prefix(['t', 's']).map(|rest| rest.split('~').next().unwrap_or_default());
     let number = digits.and_then(|digits| digits.parse().ok());
     number
@@ -68,7 +68,7 @@ fn position(field: &str, token: &str) -> Result<Position, Error> {
         .ok_or_else(|| Error::invalid_param(format!("{field}: `{token}` is not a token of this server")))
 }
 
-fn token(position: Position) -> String {
+pub(super) fn token(position: Position) -> String {
     format!("t{position}")
 }
 
