@@ -13,7 +13,10 @@ mod devices;
 mod filter;
 mod history;
 mod key_changes;
+mod key_backups;
 mod keys;
+#[cfg(test)]
+mod keys_tests;
 mod login;
 mod membership;
 mod notifications;
@@ -42,6 +45,7 @@ pub(crate) fn routes() -> Vec<Route> {
         filter::routes(),
         history::routes(),
         key_changes::routes(),
+        key_backups::routes(),
         keys::routes(),
         login::routes(),
         membership::routes(),
