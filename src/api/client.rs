@@ -12,8 +12,8 @@ mod create_room;
 mod devices;
 mod filter;
 mod history;
-mod key_changes;
 mod key_backups;
+mod key_changes;
 mod keys;
 #[cfg(test)]
 mod keys_tests;
@@ -44,8 +44,8 @@ pub(crate) fn routes() -> Vec<Route> {
         devices::routes(),
         filter::routes(),
         history::routes(),
-        key_changes::routes(),
         key_backups::routes(),
+        key_changes::routes(),
         keys::routes(),
         login::routes(),
         membership::routes(),
