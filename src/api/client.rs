@@ -14,8 +14,11 @@ mod devices;
 mod directory;
 mod filter;
 mod history;
+mod key_backups;
 mod key_changes;
 mod keys;
+#[cfg(test)]
+mod keys_tests;
 mod login;
 mod membership;
 mod notifications;
@@ -46,6 +49,7 @@ pub(crate) fn routes() -> Vec<Route> {
         directory::routes(),
         filter::routes(),
         history::routes(),
+        key_backups::routes(),
         key_changes::routes(),
         keys::routes(),
         login::routes(),

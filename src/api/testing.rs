@@ -44,7 +44,13 @@ impl Server {
             .expect("any seed makes a key");
         let key = Arc::new(key);
         let rooms = rooms::Rooms::new(store.clone(), key, rooms::RoomsConfig::default());
-        let sync = sync::Sync::new(store.clone(), rooms.clone(), notifier, sync::SyncConfig::default());
+        let sync = sync::Sync::new(
+            store.clone(),
+            rooms.clone(),
+            notifier,
+            sync::SyncConfig::default(),
+            tokio_util::sync::CancellationToken::new(),
+        );
         let services = Services {
             config: ApiConfig::default(),
             limits: users.limits(),

@@ -19,6 +19,7 @@ mod error;
 pub mod events;
 pub mod filters;
 mod ids;
+pub mod key_backups;
 mod migrations;
 pub mod presence;
 pub mod profiles;

@@ -196,7 +196,11 @@ impl Users {
         if !self.config.registration.enabled {
             return Err(RegisterError::Closed.into());
         }
-        self.limits.check_registration_from(address)?;
+        if wish.auth.is_some() {
+            self.limits.check_registration_from(address)?;
+        } else {
+            self.limits.check_lookup_from(address)?;
+        }
         // What can't be is said before anybody is asked to prove anything.
         let user_id = match wish.username {
             Some(username) => self.check_available(username).await?,
@@ -252,7 +256,7 @@ impl Users {
 
     /// As [`Self::check_available`], for anybody who asks.
     pub async fn ask_available(&self, username: &str, address: IpAddr) -> Result<OwnedUserId, RegisterError> {
-        self.limits.check_registration_from(address)?;
+        self.limits.check_lookup_from(address)?;
         self.check_available(username).await
     }
 

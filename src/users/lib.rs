@@ -13,6 +13,7 @@ mod cross_signing;
 mod device_keys;
 mod devices;
 mod failures;
+mod key_backups;
 mod last_seen;
 mod limits;
 mod login;
@@ -37,9 +38,11 @@ pub use config::{AccountsConfig, HashCosts, Rate, RateLimitsConfig, Registration
 pub use cross_signing::{CrossSigningUpload, SignatureFailures};
 pub use device_keys::{ClaimedKeys, KeyError, KeyQuery, KeyUpload};
 pub use devices::{Device, DeviceError};
+pub use key_backups::{KeyBackup, KeyBackupError};
 pub use limits::{Limited, Limits};
 pub use login::{Credentials, LoginError, LoginRequest};
 pub use profiles::{Profile, ProfileError};
+pub use store::key_backups::{BackedUpKeyRow as BackedUpKey, KeyRange};
 pub use tokens::{NewSession, Session, SessionData, TokenError};
 pub use uia::{Act, Refused};
 

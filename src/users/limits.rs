@@ -40,6 +40,7 @@ struct Kinds {
     login_address: Buckets<IpAddr>,
     login_account: Buckets<String>,
     registration: Buckets<IpAddr>,
+    lookups: Buckets<IpAddr>,
     messages: Buckets<OwnedUserId>,
     joins: Buckets<OwnedUserId>,
 }
@@ -51,6 +52,8 @@ impl Limits {
             login_address: Buckets::new(config.login_address),
             login_account: Buckets::new(config.login_account),
             registration: Buckets::new(config.registration),
+            // Asking for a free name costs less than taking one: a form asks again with every letter.
+            lookups: Buckets::new(config.login_address),
             messages: Buckets::new(config.messages),
             joins: Buckets::new(config.joins),
         }))
@@ -72,6 +75,10 @@ impl Limits {
 
     pub(crate) fn check_login_to(&self, account: &str) -> Result<(), Limited> {
         self.0.as_ref().map_or(Ok(()), |kinds| kinds.login_account.take(account.to_owned()))
+    }
+
+    pub(crate) fn check_lookup_from(&self, address: IpAddr) -> Result<(), Limited> {
+        self.0.as_ref().map_or(Ok(()), |kinds| kinds.lookups.take(network_of(address)))
     }
 
     pub(crate) fn check_registration_from(&self, address: IpAddr) -> Result<(), Limited> {

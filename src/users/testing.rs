@@ -65,7 +65,7 @@ impl Users {
             auth: Some(&auth),
             ..Registration::default()
         };
-        let made = self.register(wish, HOME).await.ok().expect("the name is free");
+        let made = self.register(wish, HOME).await.expect("the name is free");
         made.session.expect("it logs in")
     }
 
@@ -86,10 +86,10 @@ impl Users {
     }
 
     pub(crate) async fn login_for_tests(&self, name: &str, refreshable: bool) -> NewSession {
-        self.login_as(name, "a password", None, refreshable).await.ok().expect("the password is right")
+        self.login_as(name, "a password", None, refreshable).await.expect("the password is right")
     }
 
     pub(crate) async fn login_on_for_tests(&self, name: &str, device_id: &DeviceId) -> NewSession {
-        self.login_as(name, "a password", Some(device_id), false).await.ok().expect("the password is right")
+        self.login_as(name, "a password", Some(device_id), false).await.expect("the password is right")
     }
 }

@@ -267,13 +267,7 @@ impl Users {
         if let Some(refresh_hash) = &refresh_hash {
             insert_refresh_token(write, refresh_hash, user_id, &device_id, now);
         }
-        NewSession {
-            user_id: user_id.to_owned(),
-            device_id,
-            access_token,
-            refresh_token,
-            expires_in: lifetime.map(|lifetime| lifetime),
-        }
+        NewSession { user_id: user_id.to_owned(), device_id, access_token, refresh_token, expires_in: lifetime }
     }
 
     /// A new session has been committed: older ones of its device have ended.
