@@ -24,6 +24,8 @@ mod receipts;
 mod register;
 mod send;
 mod sync;
+#[cfg(test)]
+mod sync_tests;
 mod tags;
 mod to_device;
 mod typing;
