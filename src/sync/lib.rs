@@ -102,13 +102,7 @@ pub(crate) struct Shared {
 impl Sync {
     /// `notifier`: the one that hears of every commit of `store`.
     /// `ending`: cancelled when who waits shall be answered with what there is.
-    pub fn new(
-        store: Store,
-        rooms: Rooms,
-        notifier: Notifier,
-        config: SyncConfig,
-        ending: CancellationToken,
-    ) -> Self {
+    pub fn new(store: Store, rooms: Rooms, notifier: Notifier, config: SyncConfig, ending: CancellationToken) -> Self {
         let events = shown::Events::new(store.clone(), &notifier);
         let states = states::States::new(store.clone(), config.cached_state_entries);
         Self {
