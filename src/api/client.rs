@@ -30,6 +30,8 @@ mod register;
 mod relations;
 mod send;
 mod sync;
+#[cfg(test)]
+mod sync_tests;
 mod tags;
 mod to_device;
 mod typing;
