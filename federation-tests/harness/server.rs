@@ -1,10 +1,11 @@
 //! The real binary, in a folder of its own.
 
 use std::{
-    env, fs,
-    fs::OpenOptions,
+    env,
+    fs::{self, OpenOptions, Permissions},
     io::Write as _,
     net::TcpListener,
+    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::atomic::{AtomicU16, Ordering},
@@ -67,7 +68,10 @@ impl ServerBuilder {
         for (section, key, value) in self.settings {
             put(&mut settings, &section, &key, value);
         }
-        fs::write(folder.path().join("config.toml"), settings.to_string()).expect("config.toml can be written");
+        let config = folder.path().join("config.toml");
+        fs::write(&config, settings.to_string()).expect("config.toml can be written");
+        // It holds a secret, and the server says so when others could read it.
+        fs::set_permissions(&config, Permissions::from_mode(0o600)).expect("one's own file");
 
         let mut server = Server { folder, port, database, process: None };
         server.spawn().await;

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use federation_tests::{PATIENCE, Server};
 use matrix_sdk::{
-    Client,
+    Client, RoomMemberships,
     config::SyncSettings,
     deserialized_responses::TimelineEvent,
     ruma::{
@@ -75,12 +75,19 @@ pub async fn sync_until_message(client: &Client, room: &RoomId, body: &str) -> T
 }
 
 /// Syncs until `room` has `count` joined members.
-pub async fn sync_until_members(client: &Client, room: &RoomId, count: u64) {
-    sync_until(client, "everybody has joined", |_| {
-        let room = client.get_room(room)?;
-        (room.joined_members_count() == count).then_some(())
-    })
-    .await;
+pub async fn sync_until_members(client: &Client, room: &RoomId, count: usize) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let settings = SyncSettings::new().timeout(Duration::from_millis(200));
+        client.sync_once(settings).await.expect("the SDK understands what /sync says");
+        if let Some(room) = client.get_room(room) {
+            let members = room.members(RoomMemberships::JOIN).await.expect("a member may look around");
+            if members.len() == count {
+                return;
+            }
+        }
+        assert!(Instant::now() < deadline, "{:?} never saw {count} members", client.user_id());
+    }
 }
 
 /// The JSON of an event as the SDK holds it, decrypted if it was encrypted.
