@@ -10,7 +10,7 @@ use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 use users::{AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, Users, UsersConfig};
 
 use crate::{
@@ -25,8 +25,10 @@ pub struct Homeserver {
     services: Arc<Services>,
     /// Cancelled when long polls shall answer with what there is.
     ending: CancellationToken,
-    /// What goes on by itself.
+    /// What time does by itself to those who sync; ends with `ending`.
     tending: JoinHandle<()>,
+    /// Writes down when devices were seen, until it is aborted.
+    watching: JoinHandle<()>,
 }
 
 /// Why the server did not start.
@@ -79,6 +81,7 @@ impl Homeserver {
         let tended = sync.clone();
         let stop = ending.clone();
         let tending = tokio::spawn(async move { tended.tend(stop).await });
+        let watching = tokio::spawn(users.clone().tend());
         let services = Arc::new(Services {
             config: ApiConfig { max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX) },
             public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
@@ -93,14 +96,15 @@ impl Homeserver {
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().unwrap_or(address);
         info!(%address, server.name = %config.server_name, "{} takes clients at http://{address}", config.server_name);
-        Ok(Self { listener, services, ending, tending })
+        Ok(Self { listener, services, ending, tending, watching })
     }
 
     /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
     /// requests end.
     pub async fn wait_for_shutdown(self, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { listener, services, ending, tending } = self;
+        let Self { listener, services, ending, tending, watching } = self;
         let store = services.store.clone();
+        let users = services.users.clone();
         let router = api::router(services).into_make_service_with_connect_info::<SocketAddr>();
         let listener = listener.tap_io(|stream| {
             // Answers are written whole; waiting for more to send would only delay them.
@@ -114,6 +118,10 @@ impl Homeserver {
             .await;
         // What it still has to write down is written before the database is closed.
         let _ = tending.await;
+        watching.abort();
+        if let Err(error) = users.flush_last_seen().await {
+            warn!(error = &error as &dyn std::error::Error, "could not write when devices were last seen");
+        }
         store.close().await;
         served.map_err(RunError::Listener)
     }

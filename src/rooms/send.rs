@@ -150,7 +150,7 @@ impl Rooms {
         let is_held = |alias: &OwnedRoomAliasId| held.alias.as_ref() == Some(alias) || held.alt_aliases.contains(alias);
         for alias in wanted.alias.iter().chain(&wanted.alt_aliases).filter(|alias| !is_held(alias)) {
             let found = self.shared.store.aliases().find(alias).await?;
-            if !found.is_some_and(|(nid, _)| nid == room.nid) {
+            if found.is_none_or(|(nid, _)| nid != room.nid) {
                 return Err(RoomError::BadAlias(alias.to_string()));
             }
         }

@@ -220,7 +220,7 @@ async fn a_broken_order_of_positions_is_noticed() {
         let broken = move |committed: Committed| {
             let mut held = held.lock().expect("not poisoned");
             held.0 += 1;
-            if held.0 > 40 && held.0 % 4 == 0 {
+            if held.0 > 40 && held.0.is_multiple_of(4) {
                 // A later position is shown first; what lies before it comes with the next commit.
                 ear.ingest(&Committed { upto: committed.upto, changes: Arc::new([]), gap: false });
                 held.1 = Some(committed);
