@@ -1,10 +1,14 @@
 //! The composition root: builds every service from its part of the configuration, and owns the end.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
 
 use api::{ApiConfig, Services};
 use axum::serve::ListenerExt as _;
-use model::SigningKey;
+use model::{Committed, SigningKey};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
@@ -74,9 +78,8 @@ pub enum RunError {
 impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
-        let Core { key, notifier, store, users } = Core::open(&config).await?;
+        let Core { notifier, store, users, rooms } = Core::open(&config).await?;
         let ending = CancellationToken::new();
-        let rooms = Rooms::new(store.clone(), key, rooms_config(&config));
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
         let tended = sync.clone();
         let stop = ending.clone();
@@ -129,14 +132,14 @@ impl Homeserver {
 
 /// What both the server and the command line stand on.
 pub struct Core {
-    pub key: Arc<SigningKey>,
     pub notifier: Notifier,
     pub store: Store,
     pub users: Arc<Users>,
+    pub rooms: Rooms,
 }
 
 impl Core {
-    /// Opens the database and the accounts.
+    /// Opens the database, the accounts and the rooms.
     pub async fn open(config: &Config) -> Result<Self, StartError> {
         std::fs::create_dir_all(&config.data_dir)
             .map_err(|source| StartError::DataFolder { folder: config.data_dir.display().to_string(), source })?;
@@ -149,10 +152,20 @@ impl Core {
         };
         let notifier = Notifier::new(&sync_config(config));
         let listener = notifier.clone();
-        let on_commit = Arc::new(move |committed| listener.ingest(&committed));
+        let rooms_in_memory: Arc<OnceLock<Rooms>> = Arc::default();
+        let who_remembers = rooms_in_memory.clone();
+        let on_commit = Arc::new(move |committed: Committed| {
+            // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
+            if let Some(rooms) = who_remembers.get().filter(|_| committed.gap) {
+                rooms.forget_all();
+            }
+            listener.ingest(&committed);
+        });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
+        let rooms = Rooms::new(store.clone(), Arc::new(key), rooms_config(config));
+        rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(&config.server_name, users_config(config), store.clone()).await?;
-        Ok(Self { key: Arc::new(key), notifier, store, users })
+        Ok(Self { notifier, store, users, rooms })
     }
 }
 
@@ -178,7 +191,6 @@ fn users_config(config: &Config) -> UsersConfig {
             token: config.registration.token.as_ref().map(expose),
             tokens: config.registration.tokens.iter().map(expose).collect(),
             shared_secret: config.registration.shared_secret.as_ref().map(expose),
-            ..RegistrationConfig::default()
         },
         rate_limits: RateLimitsConfig {
             enabled: config.rate_limits.enabled,

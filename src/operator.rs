@@ -1,5 +1,6 @@
 //! What `comity user …` does to the accounts: the accounts without listeners.
 
+use rooms::RoomError;
 use ruma::{OwnedUserId, UserId};
 use users::{AccountError, NewAccount, RegisterError};
 
@@ -25,6 +26,8 @@ pub enum OperatorError {
     Register(#[from] RegisterError),
     #[error("the account was left as it was")]
     Account(#[from] AccountError),
+    #[error("the account is closed, but it could not be taken out of all its rooms; try again")]
+    Rooms(#[from] RoomError),
 }
 
 /// One row of `comity user list`.
@@ -74,6 +77,7 @@ impl Operator {
     pub async fn deactivate_user(&self, name: &str, erase: bool) -> Result<String, OperatorError> {
         let user_id = self.user_id(name)?;
         self.core.users.deactivate(&user_id, erase).await?;
+        self.core.rooms.leave_all(&user_id).await?;
         Ok(user_id.to_string())
     }
 

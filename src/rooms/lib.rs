@@ -126,6 +126,11 @@ impl Rooms {
         })
     }
 
+    /// Reads every room again when it is next needed: somebody else may have written to the store.
+    pub fn forget_all(&self) {
+        self.shared.live.clear();
+    }
+
     /// The id of the room that is called so here.
     pub async fn resolve(&self, room: &RoomOrAliasId) -> Result<OwnedRoomId, RoomError> {
         let alias = match <&RoomId>::try_from(room) {

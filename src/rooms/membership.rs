@@ -152,6 +152,26 @@ impl Rooms {
             .collect())
     }
 
+    /// Takes a user out of every room, as far as that goes: who has no account any more is in no room.
+    pub async fn leave_all(&self, user_id: &UserId) -> Result<(), RoomError> {
+        for row in self.shared.store.rooms().memberships_of(user_id).await? {
+            let is_in =
+                matches!(row.membership, MembershipState::Join | MembershipState::Invite | MembershipState::Knock);
+            if !is_in {
+                continue;
+            }
+            let room = self.get(&row.room_id).await?;
+            let target =
+                Target { sender: user_id.to_owned(), user_id: user_id.to_owned(), reason: None, is_direct: None };
+            match self.change_membership(&room, Change::Leave, target).await {
+                // Out of it by now.
+                Ok(()) | Err(RoomError::NotJoined | RoomError::Forbidden(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     async fn append_member(
         &self,
         room: &SharedRoom,

@@ -53,20 +53,12 @@ pub struct RegistrationConfig {
     pub tokens: Vec<String>,
     /// Who knows it may make any account by `/_synapse/admin/v1/register`, as existing tools do.
     pub shared_secret: Option<String>,
-    /// Whether an account needs an e-mail address.
-    pub require_email: bool,
-    /// Whether guests are let in.
-    pub allow_guests: bool,
 }
 
 /// Secrets stay out of logs.
 impl fmt::Debug for RegistrationConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("RegistrationConfig")
-            .field("enabled", &self.enabled)
-            .field("require_email", &self.require_email)
-            .field("allow_guests", &self.allow_guests)
-            .finish_non_exhaustive()
+        f.debug_struct("RegistrationConfig").field("enabled", &self.enabled).finish_non_exhaustive()
     }
 }
 

@@ -2,15 +2,11 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#account-management>
 
-use rooms::{MembershipChange, Target};
-use ruma::{
-    UserId,
-    api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids, whoami},
-};
+use ruma::api::client::account::{ThirdPartyIdRemovalStatus, change_password, deactivate, get_3pids, whoami};
 use tracing::warn;
 use users::TokenError;
 
-use crate::{Answer, Ask, Error, Route, Services, Session, endpoint};
+use crate::{Answer, Ask, Error, Route, Session, endpoint};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
@@ -43,31 +39,13 @@ async fn deactivate(ask: Ask<deactivate::v3::Request>) -> Answer<deactivate::v3:
     let session = needed(ask.session)?;
     let request = ask.request;
     ask.services.users.deactivate_own(&session, request.erase, request.auth.as_ref()).await.map_err(Error::refused)?;
-    leave_all(&ask.services, &session.user_id).await;
+    // The account is closed whatever becomes of this.
+    if let Err(error) = ask.services.rooms.leave_all(&session.user_id).await {
+        warn!(user.id = %session.user_id, error = &error as &dyn std::error::Error, "failed to leave the rooms of a closed account");
+    }
     Ok(deactivate::v3::Response::new(ThirdPartyIdRemovalStatus::NoSupport))
 }
 
-/// Who has no account any more is in no room. The account is closed whatever becomes of this.
-async fn leave_all(services: &Services, user_id: &UserId) {
-    let rooms = services.rooms.joined_rooms(user_id).await.unwrap_or_else(|error| {
-        warn!(user.id = %user_id, error = &error as &dyn std::error::Error, "failed to list the rooms of {user_id}");
-        Vec::new()
-    });
-    for room_id in rooms {
-        let left = async {
-            let room = services.rooms.get(&room_id).await?;
-            let target =
-                Target { sender: user_id.to_owned(), user_id: user_id.to_owned(), reason: None, is_direct: None };
-            services.rooms.change_membership(&room, MembershipChange::Leave, target).await
-        };
-        if let Err(error) = left.await {
-            let error = &error as &dyn std::error::Error;
-            warn!(user.id = %user_id, room.id = %room_id, error, "failed to take {user_id} out of {room_id}");
-        }
-    }
-}
-
-/// This server keeps no e-mail addresses and no telephone numbers.
 async fn third_party_ids(_: Ask<get_3pids::v3::Request>) -> Answer<get_3pids::v3::Response> {
     Ok(get_3pids::v3::Response::new(Vec::new()))
 }
