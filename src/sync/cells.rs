@@ -172,6 +172,8 @@ pub(crate) struct UserInner {
     pub(crate) to_device: Position,
     /// By device: what is known of its keys and its messages.
     pub(crate) devices: HashMap<String, DeviceCell>,
+    /// Moves when what is known of the keys of devices is no longer true.
+    pub(crate) keys_epoch: u64,
     pub(crate) unread: HashMap<RoomNid, Arc<Counted>>,
     /// Moves when a count loses its ground.
     pub(crate) unread_epoch: u64,
@@ -204,6 +206,7 @@ impl UserCell {
                 account_data: floor,
                 to_device: floor,
                 devices: HashMap::new(),
+                keys_epoch: 0,
                 unread: HashMap::new(),
                 unread_epoch: 0,
             }),
@@ -232,6 +235,12 @@ impl UserInner {
     pub(crate) fn forget_unread(&mut self, room: RoomNid) {
         self.unread.remove(&room);
         self.unread_epoch += 1;
+    }
+
+    /// Keys of the user's devices were given out, uploaded, or are gone.
+    pub(crate) fn forget_keys(&mut self) {
+        self.devices.values_mut().for_each(|device| device.keys = None);
+        self.keys_epoch += 1;
     }
 
     pub(crate) fn known_memberships(&self) -> Option<Arc<Memberships>> {

@@ -355,8 +355,7 @@ impl State {
             match stream {
                 UserStream::AccountData => inner.account_data = position,
                 UserStream::ToDevice => inner.to_device = position,
-                UserStream::OneTimeKeys => inner.devices.values_mut().for_each(|device| device.keys = None),
-                UserStream::DeviceKeys => inner.devices.values_mut().for_each(|device| device.keys = None),
+                UserStream::OneTimeKeys | UserStream::DeviceKeys => inner.forget_keys(),
                 UserStream::Presence => {}
             }
         }

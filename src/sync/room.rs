@@ -52,7 +52,7 @@ impl Look<'_> {
                 MembershipState::Leave | MembershipState::Ban => {
                     let wants_left = self.filter.0.room.include_leave && !membership.forgotten;
                     let is_wanted = if self.since.is_some() { is_news } else { wants_left };
-                    if is_wanted || (self.full_state && wants_left) {
+                    if (is_wanted || (self.full_state && wants_left)) && !self.is_forgotten(*nid, is_news).await? {
                         answer.left.extend(self.left_room(*nid, membership, data).await?);
                     }
                 }
@@ -60,6 +60,15 @@ impl Look<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Whether the reader wants to hear no more of a room. Memory isn't told of it; it is asked for rarely.
+    async fn is_forgotten(&self, nid: RoomNid, is_news: bool) -> Result<bool, SyncError> {
+        if is_news && self.since.is_some() {
+            return Ok(false);
+        }
+        let row = self.sync.shared.store.rooms().membership(nid, self.user_id()).await?;
+        Ok(row.is_some_and(|row| row.forgotten))
     }
 
     async fn joined_room(

@@ -74,7 +74,7 @@ impl Sync {
     ) -> Result<(), SyncError> {
         let is_ours = kind == PUSH_RULES || kind == "m.fully_read";
         if is_ours {
-            return Err(SyncError::Invalid(format!("{kind} has endpoints of its own")));
+            return Err(SyncError::NotByThisEndpoint(kind.to_owned()));
         }
         self.put_account_data(user_id, room_id, kind, content).await
     }

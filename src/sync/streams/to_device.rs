@@ -55,19 +55,20 @@ impl Look<'_> {
         if self.device_id.is_empty() {
             return Ok(None);
         }
-        let known = self.user.lock().devices.get(self.device_id).and_then(|device| device.keys.clone());
+        let (known, epoch) = {
+            let inner = self.user.lock();
+            (inner.devices.get(self.device_id).and_then(|device| device.keys.clone()), inner.keys_epoch)
+        };
         if let Some(known) = known {
             return Ok(Some(known));
         }
-        let before = self.user.latest();
         let reads = self.sync.shared.store.sync();
         let keys = Arc::new(KeyCounts {
             one_time: reads.one_time_key_counts(self.user_id(), self.device_id).await?,
             unused_fallback: reads.unused_fallback_keys(self.user_id(), self.device_id).await?,
         });
         let mut inner = self.user.lock();
-        // Something came meanwhile, perhaps to the keys: what was read may be old.
-        if self.user.latest() == before {
+        if inner.keys_epoch == epoch {
             inner.devices.entry(self.device_id.to_owned()).or_default().keys = Some(keys.clone());
         }
         Ok(Some(keys))

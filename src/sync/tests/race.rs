@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Committed, SigningKey};
+use model::{Committed, Position, SigningKey};
 use rooms::{MembershipChange, NewRoom, Rooms, RoomsConfig, Target, Wish};
 use ruma::{
     OwnedRoomId, OwnedUserId, api::client::room::create_room::v3::RoomPreset, presence::PresenceState, server_name,
@@ -148,8 +148,7 @@ impl Server {
         for room_id in &self.joined {
             let room = self.rooms.get(room_id).await.expect("the room is there");
             let direction = ruma::api::Direction::Forward;
-            let events =
-                store.events().timeline(room.nid, model::Position(i64::MIN), None, usize::MAX, direction).await;
+            let events = store.events().timeline(room.nid, Position(i64::MIN), None, usize::MAX, direction).await;
             let events = events.expect("the store reads").into_iter();
             let messages = events.filter(|event| event.pdu.kind.to_string() == "m.room.message");
             said.push((room_id.clone(), messages.map(|event| event.pdu.event_id.to_string()).collect()));
@@ -202,6 +201,31 @@ async fn no_reader_skips_or_repeats_an_event_while_many_write() {
         let notifier = Notifier::new(&config());
         let ear = notifier.clone();
         (Arc::new(move |committed: Committed| ear.ingest(&committed)) as OnCommit, notifier)
+    };
+    on_each_engine_heard(listener, async |store, notifier| {
+        assert_eq!(race(store, notifier).await, Vec::<String>::new());
+        Ok::<_, store::Error>(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn no_reader_skips_or_repeats_an_event_when_memory_is_lost_now_and_then() {
+    let listener = || {
+        let notifier = Notifier::new(&config());
+        let ear = notifier.clone();
+        let told = Mutex::new((0, Position(0)));
+        let forgetful = move |committed: Committed| {
+            let mut told = told.lock().expect("not poisoned");
+            told.0 += 1;
+            if told.0 % 25 == 0 {
+                // As after a commit of another node, or whose answer got lost.
+                ear.ingest(&Committed { upto: told.1, changes: Arc::new([]), gap: true });
+            }
+            told.1 = committed.upto;
+            ear.ingest(&committed);
+        };
+        (Arc::new(forgetful) as OnCommit, notifier)
     };
     on_each_engine_heard(listener, async |store, notifier| {
         assert_eq!(race(store, notifier).await, Vec::<String>::new());
