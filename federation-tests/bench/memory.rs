@@ -1,9 +1,9 @@
 //! What the server holds while nothing happens.
 
-use std::time::Duration;
+use std::{cell::Cell, rc::Rc, time::Duration};
 
 use federation_tests::{Client, Server, Usage};
-use tokio::task::JoinSet;
+use tokio::task::LocalSet;
 
 use crate::{Arguments, fanout, people, table::Table, wire::Wire};
 
@@ -22,48 +22,62 @@ pub async fn idle(server: &Server, table: &mut Table) {
 pub async fn long_polls(server: &Server, arguments: &Arguments, table: &mut Table) {
     let count = arguments.polls();
     eprintln!("memory: {count} people log in and wait");
-    let speaker = server.register_with_secret("host").await;
-    let room = speaker.create_public_room().await;
-    let waiting: Vec<Client> = people(server, "waiting", count).await;
-    let mut tokens = Vec::new();
-    for client in &waiting {
-        client.join(&room).await;
-    }
-    for client in &waiting {
-        tokens.push(fanout::first_token(client).await);
-    }
-    let clients: Vec<(Client, String)> = waiting.iter().map(|client| client.another()).zip(tokens).collect();
-    // The connections on which they were registered go first.
-    drop(waiting);
+    let files = server.usage().files;
+    let clients = waiting_people(server, count).await;
+    federation_tests::eventually("the connections of the preparation are closed", async || {
+        (server.usage().files <= files).then_some(())
+    })
+    .await;
     let before = settled(server).await;
     table.alone("resident after the load", format!("{:.1} MB", before.resident_kb as f64 / 1024.0), "");
 
-    let mut polls = JoinSet::new();
+    let answered = Rc::new(Cell::new(0));
+    let local = LocalSet::new();
     for (client, since) in clients {
-        let mut wire = Wire::connect(&server.address(), &client).await;
-        polls.spawn(async move {
-            let path = fanout::poll_path(&since, Duration::from_secs(120));
-            wire.exchange("GET", &path, None).await.status
-        });
+        let wire = Wire::connect(&server.address(), &client).await;
+        local.spawn_local(wait(wire, since, answered.clone()));
     }
-    federation_tests::eventually("the server holds all connections", async || {
-        (server.usage().files >= before.files + count).then_some(())
-    })
-    .await;
-    let after = settled(server).await;
-    let ended = count - polls.len() + polls_ended(&mut polls);
-    assert_eq!(ended, 0, "{ended} of {count} long-polls didn't wait");
-    let each = after.resident_kb.saturating_sub(before.resident_kb) as f64 / count as f64;
-    table.alone(&format!("each of {count} idle long-polls"), format!("{each:.1} KB"), "under 20 KB");
-    polls.abort_all();
+    local
+        .run_until(async {
+            federation_tests::eventually("the server holds all connections", async || {
+                (server.usage().files >= before.files + count).then_some(())
+            })
+            .await;
+            settled(server).await;
+            let disturbed = answered.get();
+            let after = settled(server).await;
+            assert_eq!(answered.get(), disturbed, "the long-polls don't come to rest");
+            let each = after.resident_kb.saturating_sub(before.resident_kb) as f64 / count as f64;
+            table.alone(&format!("each of {count} idle long-polls"), format!("{each:.1} KB"), "under 20 KB");
+        })
+        .await;
 }
 
-fn polls_ended(polls: &mut JoinSet<u16>) -> usize {
-    let mut ended = 0;
-    while polls.try_join_next().is_some() {
-        ended += 1;
+/// People in one room, each with the token that they wait from, and without a connection.
+async fn waiting_people(server: &Server, count: usize) -> Vec<(Client, String)> {
+    let host = server.register_with_secret("host").await;
+    let room = host.create_public_room().await;
+    let people = people(server, "waiting", count).await;
+    for client in &people {
+        client.join(&room).await;
     }
-    ended
+    let mut waiting = Vec::new();
+    for client in &people {
+        let since = fanout::first_token(client).await;
+        waiting.push((client.another(), since));
+    }
+    waiting
+}
+
+/// Waits for ever; counts what comes meanwhile.
+async fn wait(mut wire: Wire, mut since: String, answered: Rc<Cell<usize>>) {
+    loop {
+        let path = fanout::poll_path(&since, Duration::from_secs(120));
+        let answer = wire.exchange("GET", &path, None).await;
+        assert_eq!(answer.status, 200, "a long-poll was answered {}", answer.body);
+        answer.text("next_batch").expect("a next_batch").clone_into(&mut since);
+        answered.set(answered.get() + 1);
+    }
 }
 
 /// Looks at the server until its memory and its processor have come to rest.
