@@ -25,6 +25,9 @@ use crate::{Error, Services, SharedServices, json_path::path_at};
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// No honest body is nested deeper, and what reads it must not run out of stack.
+const DEEPEST_NESTING: usize = 100;
+
 /// A request that has been authenticated and parsed.
 pub struct Ask<R: IncomingRequest>
 where
@@ -238,7 +241,7 @@ where
     let takes_json = matches!(parts.method, Method::POST | Method::PUT | Method::DELETE);
     if takes_json {
         let is_empty = body.iter().all(u8::is_ascii_whitespace);
-        if is_empty {
+        if is_empty && parts.method != Method::PUT {
             body = Bytes::from_static(b"{}");
         } else {
             check_json(&body)?;
@@ -300,7 +303,34 @@ fn check_json(body: &[u8]) -> Result<(), Error> {
     let text = std::str::from_utf8(body).map_err(|error| not_json(format!("the body is not UTF-8: {error}")))?;
     serde_json::from_str::<serde::de::IgnoredAny>(text)
         .map_err(|error| not_json(format!("the body is not JSON: {error}")))?;
+    if nesting_of(body) > DEEPEST_NESTING {
+        return Err(Error::bad_json(format!("the body is nested deeper than {DEEPEST_NESTING} levels")));
+    }
     Ok(())
+}
+
+/// How deep the arrays and objects of a JSON text lie in each other.
+fn nesting_of(json: &[u8]) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut is_escaped) = (0usize, 0, false, false);
+    for byte in json {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' if in_string => is_escaped = true,
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !in_string => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// `{}`.
+pub(crate) fn empty_answer() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], Body::from("{}")).into_response()
 }
 
 /// Reads a body that is looked at by hand.

@@ -101,6 +101,15 @@ pub enum PduError {
     Malformed(String),
 }
 
+impl From<signatures::JsonError> for PduError {
+    fn from(error: signatures::JsonError) -> Self {
+        match error {
+            signatures::JsonError::PduTooLarge => Self::TooLarge,
+            error => Self::Malformed(error.to_string()),
+        }
+    }
+}
+
 impl Draft {
     /// Places this draft in its room, hashes and signs it.
     ///
@@ -151,8 +160,7 @@ impl Draft {
         }
         set("content", CanonicalJsonValue::Object(content));
 
-        signatures::hash_and_sign_event(key.server_name().as_str(), key, &mut object, &rules.redaction)
-            .map_err(|error| PduError::Malformed(error.to_string()))?;
+        signatures::hash_and_sign_event(key.server_name().as_str(), key, &mut object, &rules.redaction)?;
         Pdu::from_canonical(object, rules)
     }
 }
@@ -160,8 +168,7 @@ impl Draft {
 impl Pdu {
     /// Reads a whole event, computing its id.
     pub fn from_canonical(object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, PduError> {
-        let hash =
-            signatures::reference_hash(&object, rules).map_err(|error| PduError::Malformed(error.to_string()))?;
+        let hash = signatures::reference_hash(&object, rules)?;
         let event_id =
             OwnedEventId::try_from(format!("${hash}")).map_err(|error| PduError::Malformed(error.to_string()))?;
         let json = serde_json::to_string(&object).map_err(|error| PduError::Malformed(error.to_string()))?;

@@ -17,6 +17,9 @@ pub enum SyncError {
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
+    /// What was sent is not what belongs there.
+    #[error("{0}")]
+    BadBody(String),
     /// The server keeps account data of this type by itself.
     #[error("{0} has endpoints of its own")]
     NotByThisEndpoint(String),
@@ -40,7 +43,7 @@ pub enum SyncError {
 impl Refusal for SyncError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Token { .. } | Self::Invalid(_) | Self::NotByThisEndpoint(_) => Kind::Invalid,
+            Self::Token { .. } | Self::Invalid(_) | Self::BadBody(_) | Self::NotByThisEndpoint(_) => Kind::Invalid,
             Self::NotFound(_) => Kind::NotFound,
             Self::Forbidden(_) => Kind::Forbidden,
             Self::TooLarge(_) => Kind::TooLarge,
@@ -52,7 +55,7 @@ impl Refusal for SyncError {
     fn errcode(&self) -> Option<&'static str> {
         match self {
             Self::Room(error) => error.errcode(),
-            Self::NotByThisEndpoint(_) => Some("M_BAD_JSON"),
+            Self::BadBody(_) | Self::NotByThisEndpoint(_) => Some("M_BAD_JSON"),
             _ => None,
         }
     }

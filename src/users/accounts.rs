@@ -103,6 +103,9 @@ pub enum RegisterError {
     /// `/_synapse/admin/v1/register` is not switched on, or its proof is wrong.
     #[error("{0}")]
     Proof(&'static str),
+    /// The nonce was never given out, or is too old.
+    #[error("`nonce` is not known or has expired")]
+    Nonce,
     /// Too often.
     #[error(transparent)]
     Limited(#[from] Limited),
@@ -128,7 +131,9 @@ impl Refusal for RegisterError {
         match self {
             Self::Closed | Self::Guest | Self::Proof(_) => Kind::Forbidden,
             // The specification has these as 400, a taken name too.
-            Self::Taken | Self::Username(_) | Self::DeviceId | Self::NoPassword | Self::Password(_) => Kind::Invalid,
+            Self::Taken | Self::Username(_) | Self::DeviceId | Self::NoPassword | Self::Password(_) | Self::Nonce => {
+                Kind::Invalid
+            }
             Self::Profile(error) => error.kind(),
             Self::Limited(limited) => limited.kind(),
             Self::Busy(_) => Kind::Unavailable,

@@ -34,7 +34,7 @@ impl Users {
     pub async fn register_by_secret(&self, wish: AdminRegistration) -> Result<NewSession, RegisterError> {
         let secret = self.shared_secret()?;
         if !self.signer.is_valid(&wish.nonce, PURPOSE, self.now()) {
-            return Err(RegisterError::Proof("the nonce is not known or has expired"));
+            return Err(RegisterError::Nonce);
         }
         let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
         let account = &wish.account;

@@ -24,6 +24,15 @@ use ruma::{
 
 use crate::{Answer, Ask, Error, Route, Services, Session, endpoint};
 
+/// What somebody can be to a room.
+const MEMBERSHIPS: [MembershipState; 5] = [
+    MembershipState::Join,
+    MembershipState::Invite,
+    MembershipState::Knock,
+    MembershipState::Leave,
+    MembershipState::Ban,
+];
+
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
     vec![
@@ -153,6 +162,11 @@ async fn members(ask: Ask<get_member_events::v3::Request>) -> Answer<get_member_
     let request = ask.request;
     let (room, mut sight) = look(&ask.services, &request.room_id, &ask.session).await?;
     let rooms = &ask.services.rooms;
+    for (field, wanted) in [("membership", &request.membership), ("not_membership", &request.not_membership)] {
+        if wanted.as_ref().is_some_and(|wanted| !MEMBERSHIPS.contains(wanted)) {
+            return Err(Error::invalid_param(format!("{field}: must be join, invite, knock, leave or ban")));
+        }
+    }
     let at = request.at.as_deref().map(|token| position("at", token)).transpose()?;
     let mut events = rooms.members(&room, &sight, at).await?;
     let is = |event: &Arc<TimelineEvent>, wanted: &MembershipState| {

@@ -2,20 +2,28 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#room-membership>
 
+use axum::response::Response;
+use http::Method;
 use rooms::{LiveRoom, MembershipChange, Target};
 use ruma::{
     OwnedUserId, RoomId,
+    api::auth_scheme::AccessToken,
     api::client::{
         knock::knock_room,
         membership::{
-            ban_user, forget_room, invite_user, invite_user::v3::InvitationRecipient, join_room_by_id,
-            join_room_by_id_or_alias, joined_rooms, kick_user, leave_room, unban_user,
+            ban_user, forget_room, join_room_by_id, join_room_by_id_or_alias, joined_rooms, kick_user, leave_room,
+            unban_user,
         },
     },
 };
+use serde::Deserialize;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 
-use crate::{Answer, Ask, Error, Route, Services, endpoint};
+use crate::{
+    Answer, Ask, Authenticate as _, Error, Route, Services,
+    endpoint::{PlainAsk, empty_answer, endpoint, parse_json, plain_endpoint},
+};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
@@ -23,7 +31,8 @@ pub(crate) fn routes() -> Vec<Route> {
         endpoint(join_by_id),
         endpoint(join_by_id_or_alias),
         endpoint(knock),
-        endpoint(invite),
+        plain_endpoint(Method::POST, "/_matrix/client/v3/rooms/{room_id}/invite", invite)
+            .also_at("/_matrix/client/r0/rooms/{room_id}/invite"),
         endpoint(leave),
         endpoint(kick),
         endpoint(ban),
@@ -87,25 +96,34 @@ async fn knock(ask: Ask<knock_room::v3::Request>) -> Answer<knock_room::v3::Resp
     Ok(knock_room::v3::Response::new(room_id))
 }
 
-async fn invite(ask: Ask<invite_user::v3::Request>) -> Answer<invite_user::v3::Response> {
-    let InvitationRecipient::UserId(invited) = ask.request.recipient else {
-        return Err(Error::new(
-            http::StatusCode::FORBIDDEN,
-            "M_THREEPID_DENIED",
-            "this server invites by user id only",
-        ));
-    };
+#[derive(Deserialize)]
+struct Invitation {
+    user_id: OwnedUserId,
+    reason: Option<String>,
+}
+
+/// Looks at the body itself: ruma's type for the two ways to invite can't say which field is wrong.
+async fn invite(ask: PlainAsk) -> Result<Response, Error> {
+    let session = AccessToken::authenticate(&ask.parts, ask.address, &ask.services).await?;
+    let [room_id] = ask.arguments.as_slice() else { return Err(Error::unrecognized()) };
+    let room_id = RoomId::parse(room_id).map_err(|_| Error::invalid_param("the path names no room id"))?;
+    let body: Map<String, Value> = parse_json(&ask.body)?;
+    if body.contains_key("medium") || body.contains_key("address") {
+        let message = "medium: this server invites by user id only";
+        return Err(Error::new(http::StatusCode::FORBIDDEN, "M_THREEPID_DENIED", message));
+    }
+    let invited: Invitation = parse_json(&ask.body)?;
     Step {
         services: &ask.services,
-        room_id: &ask.request.room_id,
+        room_id: &room_id,
         change: MembershipChange::Invite,
-        sender: &ask.session.user_id,
+        sender: &session.user_id,
         user_id: &invited.user_id,
         reason: invited.reason,
     }
     .take()
     .await?;
-    Ok(invite_user::v3::Response::new())
+    Ok(empty_answer())
 }
 
 async fn leave(ask: Ask<leave_room::v3::Request>) -> Answer<leave_room::v3::Response> {

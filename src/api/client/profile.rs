@@ -3,10 +3,9 @@
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#profiles>
 
 use axum::{
-    body::Body,
-    response::{IntoResponse as _, Response},
+    response::Response,
 };
-use http::{Method, StatusCode, header};
+use http::{Method, StatusCode};
 use ruma::{
     UserId,
     api::{
@@ -19,7 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     Answer, Ask, Authenticate as _, Error, Route, Services,
-    endpoint::{PlainAsk, endpoint, parse_json, plain_endpoint},
+    endpoint::{PlainAsk, empty_answer, endpoint, parse_json, plain_endpoint},
 };
 
 /// The endpoints of this file.
@@ -62,7 +61,7 @@ async fn set_field(ask: PlainAsk) -> Result<Response, Error> {
     if is_changed {
         tell_rooms(&ask.services, &user_id, field).await?;
     }
-    Ok(([(header::CONTENT_TYPE, "application/json")], Body::from("{}")).into_response())
+    Ok(empty_answer())
 }
 
 async fn delete_field(ask: Ask<delete_profile_field::v3::Request>) -> Answer<delete_profile_field::v3::Response> {

@@ -4,21 +4,19 @@
 
 use ruma::api::client::account::{
     check_registration_token_validity, get_username_availability,
-    register::{
-        RegistrationKind,
-        v3::{Request, Response},
-    },
+    register::{RegistrationKind, v3::Request},
 };
+use serde_json::json;
 use users::{RegisterError, Registration};
 
-use crate::{Answer, Ask, Error, Route, endpoint};
+use crate::{Answer, Ask, Error, Route, endpoint, json_endpoint};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![endpoint(register), endpoint(is_available), endpoint(is_registration_token)]
+    vec![json_endpoint(register), endpoint(is_available), endpoint(is_registration_token)]
 }
 
-async fn register(ask: Ask<Request>) -> Answer<Response> {
+async fn register(ask: Ask<Request>) -> Answer<String> {
     let request = ask.request;
     match request.kind {
         RegistrationKind::User => {}
@@ -42,14 +40,19 @@ async fn register(ask: Ask<Request>) -> Answer<Response> {
         auth: request.auth.as_ref(),
     };
     let made = ask.services.users.register(wish, ask.address).await.map_err(Error::refused)?;
-    let mut response = Response::new(made.user_id);
+    // By hand: ruma's answer says `"device_id": null` where the specification says nothing.
+    let mut answer = json!({ "user_id": made.user_id });
     if let Some(session) = made.session {
-        response.access_token = Some(session.access_token);
-        response.device_id = Some(session.device_id);
-        response.refresh_token = session.refresh_token;
-        response.expires_in = session.expires_in;
+        answer["access_token"] = session.access_token.into();
+        answer["device_id"] = session.device_id.as_str().into();
+        if let Some(refresh_token) = session.refresh_token {
+            answer["refresh_token"] = refresh_token.into();
+        }
+        if let Some(expires_in) = session.expires_in {
+            answer["expires_in_ms"] = u64::try_from(expires_in.as_millis()).unwrap_or(u64::MAX).into();
+        }
     }
-    Ok(response)
+    Ok(answer.to_string())
 }
 
 async fn is_available(

@@ -187,7 +187,7 @@ impl Sync {
             return Ok(());
         }
         if !matches!(state, PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline) {
-            return Err(SyncError::Invalid(format!("presence: {state} is none of online, unavailable, offline")));
+            return Err(SyncError::BadBody(format!("presence: {state} is none of online, unavailable, offline")));
         }
         if status_msg.as_ref().is_some_and(|status| status.len() > MAX_STATUS) {
             return Err(SyncError::Invalid(format!("status_msg: longer than {MAX_STATUS} bytes")));
