@@ -329,7 +329,7 @@ impl Client {
 }
 
 /// The proof of the registration secret: HMAC-SHA1 in hex over the fields, parted by NUL.
-fn shared_secret_mac(secret: &str, nonce: &str, localpart: &str, password: &str, admin: bool) -> String {
+pub fn shared_secret_mac(secret: &str, nonce: &str, localpart: &str, password: &str, admin: bool) -> String {
     let mut mac = Hmac::<Sha1>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
     let role = if admin { "admin" } else { "notadmin" };
     mac.update([nonce, localpart, password, role].join("\0").as_bytes());

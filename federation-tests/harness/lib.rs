@@ -13,7 +13,7 @@ mod server;
 
 use std::time::{Duration, Instant};
 
-pub use client::{Answer, Client, enc};
+pub use client::{Answer, Client, enc, shared_secret_mac};
 pub use database::{Database, Engine, on_each_engine};
 pub use reader::Reader;
 pub use server::{Server, ServerBuilder, Usage, binary};

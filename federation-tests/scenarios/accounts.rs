@@ -1,6 +1,6 @@
 //! An account's life: made, used, protected, ended.
 
-use federation_tests::{Client, Engine, Server, on_each_engine};
+use federation_tests::{Client, Engine, Server, on_each_engine, shared_secret_mac};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -139,7 +139,7 @@ async fn closed_registration_lets_nobody_in_but_who_knows_the_secret() {
 }
 
 #[tokio::test]
-async fn the_shared_secret_is_checked_and_its_nonce_works_once() {
+async fn the_shared_secret_is_checked_and_its_proof_works_once() {
     on_each_engine(async |engine| {
         let server = Server::start(&engine).await;
         let client = server.anonymous();
@@ -150,11 +150,22 @@ async fn the_shared_secret_is_checked_and_its_nonce_works_once() {
         });
         assert_eq!(client.post(path, request.clone()).await.status, 403);
         request["nonce"] = json!("never given out");
-        assert_eq!(client.post(path, request).await.status, 400);
+        assert!([400, 403].contains(&client.post(path, request).await.status));
         server.anonymous().try_login("mallory", "p").await.refused(403, "M_FORBIDDEN");
 
         let alice = server.register_with_secret("alice").await;
         assert_eq!(alice.user_id, "@alice:a.test");
+
+        let nonce = client.get(path).await.ok()["nonce"].as_str().expect("a nonce").to_owned();
+        let mac = shared_secret_mac(server.shared_secret(), &nonce, "bob", "p", false);
+        let proven = json!({ "nonce": nonce, "username": "bob", "password": "p", "admin": false, "mac": mac });
+        let mut promoted = proven.clone();
+        promoted["admin"] = json!(true);
+        assert_eq!(client.post(path, promoted).await.status, 403, "the proof doesn't cover the role");
+        let made = client.post(path, proven.clone()).await.ok();
+        let again = client.post(path, proven).await;
+        assert!([400, 403].contains(&again.status), "the same proof worked twice: {}", again.text);
+        client.with_token(made["access_token"].as_str()).get("account/whoami").await.ok();
     })
     .await;
 }

@@ -54,6 +54,12 @@ pub enum ProfileError {
         /// What is wrong with it.
         problem: &'static str,
     },
+    /// The value is of another type.
+    #[error("`{field}` is not text")]
+    NotText {
+        /// Which field.
+        field: &'static str,
+    },
     /// The profile would be too large.
     #[error("a profile has at most 64 KiB")]
     TooLarge,
@@ -68,13 +74,16 @@ impl Refusal for ProfileError {
             Self::NotFound(_) => Kind::NotFound,
             Self::NotYours | Self::Fixed => Kind::Forbidden,
             // The specification has the two of size as 400 as well.
-            Self::Field(_) | Self::FieldTooLong | Self::Value { .. } | Self::TooLarge => Kind::Invalid,
+            Self::Field(_) | Self::FieldTooLong | Self::Value { .. } | Self::NotText { .. } | Self::TooLarge => {
+                Kind::Invalid
+            }
             Self::Store(error) => error.kind(),
         }
     }
 
     fn errcode(&self) -> Option<&'static str> {
         match self {
+            Self::NotText { .. } => Some("M_BAD_JSON"),
             Self::FieldTooLong => Some("M_KEY_TOO_LARGE"),
             Self::TooLarge => Some("M_PROFILE_TOO_LARGE"),
             _ => None,
@@ -202,7 +211,7 @@ fn check_value(field: &str, value: &Value) -> Result<(), ProfileError> {
     match (field, value) {
         (DISPLAY_NAME | AVATAR_URL, Value::Null) => Ok(()),
         (DISPLAY_NAME, Value::String(name)) => check_display_name(name),
-        (DISPLAY_NAME, _) => wrong(DISPLAY_NAME, "is not text"),
+        (DISPLAY_NAME, _) => Err(ProfileError::NotText { field: DISPLAY_NAME }),
         (AVATAR_URL, Value::String(url)) if url.len() > MAX_AVATAR_URL_BYTES => {
             wrong(AVATAR_URL, "is longer than 1000 bytes")
         }

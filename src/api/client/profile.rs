@@ -2,9 +2,7 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#profiles>
 
-use axum::{
-    response::Response,
-};
+use axum::response::Response;
 use http::{Method, StatusCode};
 use ruma::{
     UserId,
