@@ -258,7 +258,7 @@ mod tests {
                 let refused = users.set_profile_field(&alice, &alice, field, &value).await.expect_err(field);
                 (refused.kind(), refused.errcode())
             };
-            assert_eq!(refused("displayname", json!(7)).await, (Kind::Invalid, None));
+            assert_eq!(refused("displayname", json!(7)).await, (Kind::Invalid, Some("M_BAD_JSON")));
             assert_eq!(refused("displayname", json!("x".repeat(257))).await, (Kind::Invalid, None));
             assert_eq!(refused("avatar_url", json!("https://a.test/cat")).await, (Kind::Invalid, None));
             for field in ["pets", "Com.Example", "com.example.Pets", ".x", "", "com example", "9.pets"] {
