@@ -25,6 +25,8 @@ mod notifications;
 mod presence;
 mod profile;
 mod push_rules;
+#[cfg(test)]
+mod reading_tests;
 mod receipts;
 mod register;
 mod relations;

@@ -40,22 +40,7 @@ struct ClientEvent<'a> {
 }
 
 impl Rooms {
-    /// Renders an event for a reader, with what `unsigned` tells of it.
-    pub async fn render<T>(
-        &self,
-        room: &SharedRoom,
-        event: &TimelineEvent,
-        reader: Reader<'_>,
-        membership: Option<MembershipState>,
-    ) -> Result<Raw<T>, RoomError> {
-        let mut unsigned = self.unsigned(room, event, reader).await?;
-        if let Some(membership) = membership {
-            unsigned.insert("membership".into(), membership.as_str().into());
-        }
-        Ok(render(event, unsigned))
-    }
-
-    /// Renders events for a reader, each with the reader's membership when it was made.
+    /// Renders events for a reader, each with the reader's membership when it was made and with what relates to it.
     pub async fn render_all<T>(
         &self,
         room: &SharedRoom,
@@ -63,12 +48,49 @@ impl Rooms {
         reader: Reader<'_>,
         sight: &mut Sight<'_>,
     ) -> Result<Vec<Raw<T>>, RoomError> {
+        let mut bundles = self.bundles(room, events, reader, sight).await?;
         let mut rendered = Vec::with_capacity(events.len());
         for event in events {
             let membership = sight.membership_at(event).await?;
-            rendered.push(self.render(room, event, reader, membership).await?);
+            let bundle = bundles.remove(&event.pdu.event_id);
+            rendered.push(self.render_with(room, event, reader, membership, bundle).await?);
         }
         Ok(rendered)
+    }
+
+    /// As [`Self::render_all`], for one event.
+    pub async fn render<T>(
+        &self,
+        room: &SharedRoom,
+        event: &Arc<TimelineEvent>,
+        reader: Reader<'_>,
+        sight: &mut Sight<'_>,
+    ) -> Result<Raw<T>, RoomError> {
+        let mut rendered = self.render_all(room, std::slice::from_ref(event), reader, sight).await?;
+        Ok(rendered.pop().expect("one event is rendered as one"))
+    }
+
+    /// Renders events of a state. What each of them replaced is not told: it would cost a state for each.
+    pub fn render_state<T>(&self, events: &[Arc<TimelineEvent>]) -> Vec<Raw<T>> {
+        events.iter().map(|event| render(event, age(event))).collect()
+    }
+
+    /// `bundle`: what relates to the event.
+    pub(crate) async fn render_with<T>(
+        &self,
+        room: &SharedRoom,
+        event: &TimelineEvent,
+        reader: Reader<'_>,
+        membership: Option<MembershipState>,
+        bundle: Option<Map<String, Value>>,
+    ) -> Result<Raw<T>, RoomError> {
+        let mut unsigned = self.unsigned(room, event, reader).await?;
+        let membership = membership.unwrap_or(MembershipState::Leave);
+        unsigned.insert("membership".into(), membership.as_str().into());
+        if let Some(bundle) = bundle {
+            unsigned.insert("m.relations".into(), bundle.into());
+        }
+        Ok(render(event, unsigned))
     }
 
     async fn unsigned(
@@ -77,9 +99,7 @@ impl Rooms {
         event: &TimelineEvent,
         reader: Reader<'_>,
     ) -> Result<Map<String, Value>, RoomError> {
-        let mut unsigned = Map::new();
-        let age = now().saturating_sub(i64::from(event.pdu.origin_server_ts.get()));
-        unsigned.insert("age".into(), age.into());
+        let mut unsigned = age(event);
         if let Some((device_id, transaction_id)) = &event.transaction_id
             && event.pdu.sender == reader.user_id
             && device_id == reader.device_id.as_str()
@@ -103,6 +123,11 @@ impl Rooms {
         }
         Ok(unsigned)
     }
+}
+
+fn age(event: &TimelineEvent) -> Map<String, Value> {
+    let age = now().saturating_sub(i64::from(event.pdu.origin_server_ts.get()));
+    Map::from_iter([("age".to_owned(), age.into())])
 }
 
 fn render<T>(event: &TimelineEvent, unsigned: Map<String, Value>) -> Raw<T> {

@@ -166,11 +166,16 @@ impl Rooms {
         moment: Millis,
         direction: Direction,
     ) -> Result<Arc<TimelineEvent>, RoomError> {
-        let found = self.shared.store.events().nearest(room.nid, moment, direction).await?;
-        match found {
-            Some(event) if sight.reaches(&event).await? => Ok(event),
-            _ => Err(RoomError::NotFound("there is no such event that you may see".into())),
+        // Events that aren't shown may lie between the moment and the first that is.
+        const LOOKED_AT: usize = 50;
+        let upto = sight.end().unwrap_or(Position(i64::MAX));
+        let found = self.shared.store.events().nearest(room.nid, moment, upto, direction, LOOKED_AT).await?;
+        for event in found {
+            if sight.reaches(&event).await? {
+                return Ok(event);
+            }
         }
+        Err(RoomError::NotFound("there is no such event that you may see".into()))
     }
 
     /// The members as they were at `at`, or as far as `sight` reaches.
@@ -181,7 +186,7 @@ impl Rooms {
         at: Option<Position>,
     ) -> Result<Vec<Arc<TimelineEvent>>, RoomError> {
         let mut state = sight.state().await?;
-        if let Some(at) = at {
+        if let Some(at) = at.map(|at| sight.end().map_or(at, |end| at.min(end))) {
             let last = self.shared.store.events().timeline(room.nid, at, None, 1, Direction::Backward).await?;
             if let Some((last, snapshot)) = last.first().and_then(|last| Some((last, last.state_before?))) {
                 state = self.state_at(snapshot).await?;

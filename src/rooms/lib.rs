@@ -7,6 +7,7 @@
 //! **To add an act on rooms:** a file with an `impl Rooms`, which makes [`model::Draft`]s and appends them.
 
 mod aliases;
+mod bundles;
 mod client_event;
 mod create;
 mod directory;
@@ -39,7 +40,7 @@ pub use error::RoomError;
 pub use history::{Context, Page, PageRequest};
 pub use live::{LiveRoom, View};
 pub use membership::{Change as MembershipChange, Target};
-pub use relations::{Related, RelationsRequest};
+pub use relations::{RECURSION_DEPTH, Related, RelationsRequest};
 pub use send::{Sent, Wish};
 pub use timeline::Transaction;
 pub use visibility::Sight;

@@ -28,7 +28,12 @@ pub struct RelationsRequest<'a> {
     pub limit: usize,
     /// Backwards: latest first.
     pub direction: Direction,
+    /// Also what relates to what relates to the event.
+    pub recurse: bool,
 }
+
+/// How many steps a relation may be away when indirect ones are asked for.
+pub const RECURSION_DEPTH: u32 = 3;
 
 /// A page of relating events.
 #[derive(Debug)]
@@ -60,6 +65,7 @@ impl Rooms {
             to: request.to,
             limit,
             direction: request.direction,
+            recurse: request.recurse,
         };
         let events = self.shared.store.events().relations(wanted).await?;
         let end = events.last().filter(|_| events.len() == limit).map(|last| match request.direction {
@@ -67,5 +73,33 @@ impl Rooms {
             Direction::Forward => last.position,
         });
         Ok(Related { events: sight.filter(events).await?, end })
+    }
+
+    /// The roots of the room's threads, the most recently answered first.
+    ///
+    /// `from`: where the page before ended. `participated`: only threads that the asker began or answered.
+    pub async fn threads(
+        &self,
+        room: &SharedRoom,
+        sight: &mut Sight<'_>,
+        from: Option<Position>,
+        participated: bool,
+        limit: usize,
+    ) -> Result<Related, RoomError> {
+        let limit = limit.clamp(1, LONGEST_PAGE);
+        let newest = sight.end().unwrap_or(Position(i64::MAX));
+        let from = from.map_or(newest, |from| from.min(newest));
+        let events = self.shared.store.events();
+        let roots = events.threads(room.nid, from, participated.then_some(&sight.user_id), limit).await?;
+        let end = roots.last().filter(|_| roots.len() == limit).map(|(_, latest)| Position(latest.0 - 1));
+        let mut shown = Vec::with_capacity(roots.len());
+        for (root, _) in roots {
+            match self.find_event(sight, &root).await {
+                Ok(root) => shown.push(root),
+                Err(RoomError::UnknownEvent) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(Related { events: shown, end })
     }
 }

@@ -2,7 +2,10 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#room-history-visibility>
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
 
 use model::{Position, SnapshotNid, StateMap, TimelineEvent};
 use ruma::{
@@ -20,11 +23,13 @@ use crate::{RoomError, Rooms, live::SharedRoom, send::membership_of};
 pub struct Sight<'a> {
     rooms: &'a Rooms,
     room: SharedRoom,
-    user_id: OwnedUserId,
+    pub(crate) user_id: OwnedUserId,
     /// What the user is to the room now.
     pub membership: Option<MembershipState>,
     /// The user saw the room until here, and sees it no more: the event by which the user left.
     pub left_at: Option<Arc<TimelineEvent>>,
+    /// Of whom the user wants to hear nothing.
+    ignored: HashSet<OwnedUserId>,
     /// What held in the states looked at so far: visibility and the user's membership.
     seen: HashMap<SnapshotNid, (HistoryVisibility, Option<MembershipState>)>,
 }
@@ -34,17 +39,14 @@ impl Rooms {
     pub async fn sight(&self, room: &SharedRoom, user_id: &UserId) -> Result<Sight<'_>, RoomError> {
         let event = self.state_event(room, StateEventType::RoomMember, user_id.as_str()).await?;
         let membership = event.as_ref().and_then(|event| membership_of(&event.pdu));
-        let mut left_at = None;
-        match membership {
-            Some(MembershipState::Join) => {}
-            Some(MembershipState::Leave | MembershipState::Ban) if self.was_joined(room, event.as_ref()).await? => {
-                left_at = event;
-            }
-            _ => {
-                let view = self.view(room).await?;
-                if self.visibility_in(&view.state).await? != HistoryVisibility::WorldReadable {
-                    return Err(RoomError::NotJoined);
-                }
+        let left_at = match (&membership, event) {
+            (Some(MembershipState::Leave | MembershipState::Ban), Some(event)) => self.left_at(event).await?,
+            _ => None,
+        };
+        if membership != Some(MembershipState::Join) && left_at.is_none() {
+            let view = self.view(room).await?;
+            if self.visibility_in(&view.state).await? != HistoryVisibility::WorldReadable {
+                return Err(RoomError::NotJoined);
             }
         }
         let row = match &left_at {
@@ -54,19 +56,39 @@ impl Rooms {
         if row.is_some_and(|row| row.forgotten) {
             return Err(RoomError::NotJoined);
         }
+        let ignored = self.ignored_by(user_id).await?;
         let user_id = user_id.to_owned();
-        Ok(Sight { rooms: self, room: room.clone(), user_id, membership, left_at, seen: HashMap::new() })
+        Ok(Sight { rooms: self, room: room.clone(), user_id, membership, left_at, ignored, seen: HashMap::new() })
     }
 
-    /// Whether the user was in the room until this event.
-    async fn was_joined(&self, room: &SharedRoom, event: Option<&Arc<TimelineEvent>>) -> Result<bool, RoomError> {
-        let Some((event, snapshot)) = event.and_then(|event| Some((event, event.state_before?))) else {
-            return Ok(false);
-        };
-        debug_assert_eq!(event.room_nid, room.nid);
-        let state = self.state_at(snapshot).await?;
+    /// The event by which a user who is out of the room went out of it, if the user ever was in: the last one that ended
+    /// a membership, whatever invitations and bans came after it.
+    async fn left_at(&self, mut event: Arc<TimelineEvent>) -> Result<Option<Arc<TimelineEvent>>, RoomError> {
+        const STEPS: usize = 20;
         let key = (StateEventType::RoomMember, event.pdu.state_key.clone().unwrap_or_default());
-        Ok(self.membership_in(&state, &key).await? == Some(MembershipState::Join))
+        for _ in 0..STEPS {
+            let Some(snapshot) = event.state_before else { break };
+            let Some(nid) = self.state_at(snapshot).await?.get(&key).copied() else { break };
+            let before = self.event(nid).await?;
+            if membership_of(&before.pdu) == Some(MembershipState::Join) {
+                return Ok(Some(event));
+            }
+            event = before;
+        }
+        Ok(None)
+    }
+
+    /// Whom `user_id` ignores.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#ignoring-users>
+    async fn ignored_by(&self, user_id: &UserId) -> Result<HashSet<OwnedUserId>, RoomError> {
+        #[derive(Deserialize)]
+        struct Content {
+            ignored_users: BTreeMap<OwnedUserId, serde::de::IgnoredAny>,
+        }
+        let content = self.shared.store.account_data().find(user_id, None, "m.ignored_user_list").await?;
+        let content = content.and_then(|content| serde_json::from_str::<Content>(&content).ok());
+        Ok(content.map(|content| content.ignored_users.into_keys().collect()).unwrap_or_default())
     }
 
     /// The state that a snapshot holds, from memory or from the store.
@@ -104,15 +126,22 @@ impl Sight<'_> {
         self.left_at.as_ref().map(|event| event.position)
     }
 
+    /// Whether the user wants to hear nothing of `sender`.
+    pub fn ignores(&self, sender: &UserId) -> bool {
+        self.ignored.contains(sender)
+    }
+
     /// Whether the event is shown.
     pub async fn reaches(&mut self, event: &TimelineEvent) -> Result<bool, RoomError> {
         if event.soft_failed || event.pdu.rejected || event.room_nid != self.room.nid {
             return Ok(false);
         }
+        if event.pdu.state_key.is_none() && self.ignores(&event.pdu.sender) {
+            return Ok(false);
+        }
         let (mut visibility, membership) = self.before(event).await?;
         // What an event changes counts for itself, if it is for the better.
-        let own = event.pdu.is_state(&TimelineEventType::RoomMember, self.user_id.as_str());
-        let becomes = own.then(|| membership_of(&event.pdu)).flatten();
+        let becomes = self.becomes(event);
         if let Some(changed) = visibility_of(event) {
             visibility = more_open(visibility, changed);
         }
@@ -124,9 +153,18 @@ impl Sight<'_> {
         }))
     }
 
-    /// What the user was to the room when the event was made.
+    /// What the user was to the room when the event was made, or became by it.
     pub async fn membership_at(&mut self, event: &TimelineEvent) -> Result<Option<MembershipState>, RoomError> {
-        Ok(self.before(event).await?.1)
+        match self.becomes(event) {
+            Some(membership) => Ok(Some(membership)),
+            None => Ok(self.before(event).await?.1),
+        }
+    }
+
+    /// What the event makes of the user.
+    fn becomes(&self, event: &TimelineEvent) -> Option<MembershipState> {
+        let own = event.pdu.is_state(&TimelineEventType::RoomMember, self.user_id.as_str());
+        own.then(|| membership_of(&event.pdu)).flatten()
     }
 
     async fn before(

@@ -112,6 +112,8 @@ pub struct Relations<'a> {
     pub limit: usize,
     /// Backward: latest first.
     pub direction: Direction,
+    /// Also what relates to what relates to the event, a few steps deep.
+    pub recurse: bool,
 }
 
 /// Reads events.
@@ -211,26 +213,30 @@ impl Events<'_> {
         rows.first().map(|row| row.int(0).map(Position)).transpose()
     }
 
-    /// The latest event made at or before (`Backward`), or the first made at or after (`Forward`) a moment.
+    /// The latest events made at or before a moment (`Backward`, latest first), or the first made at or after it
+    /// (`Forward`, oldest first), as far as they became visible by `upto`.
     pub async fn nearest(
         &self,
         room: RoomNid,
         moment: Millis,
+        upto: Position,
         direction: Direction,
-    ) -> Result<Option<Arc<TimelineEvent>>, Error> {
+        limit: usize,
+    ) -> Result<Vec<Arc<TimelineEvent>>, Error> {
         let sql = match direction {
             Direction::Forward => const_format(
                 COLUMNS,
-                "WHERE room_nid = $1 AND position IS NOT NULL AND rejected_at IS NULL AND origin_server_ts >= $2
-                 ORDER BY origin_server_ts, position LIMIT 1",
+                "WHERE room_nid = $1 AND position <= $2 AND rejected_at IS NULL AND origin_server_ts >= $3
+                 ORDER BY origin_server_ts, position LIMIT $4",
             ),
             Direction::Backward => const_format(
                 COLUMNS,
-                "WHERE room_nid = $1 AND position IS NOT NULL AND rejected_at IS NULL AND origin_server_ts <= $2
-                 ORDER BY origin_server_ts DESC, position DESC LIMIT 1",
+                "WHERE room_nid = $1 AND position <= $2 AND rejected_at IS NULL AND origin_server_ts <= $3
+                 ORDER BY origin_server_ts DESC, position DESC LIMIT $4",
             ),
         };
-        self.0.query(sql, args![room.0, moment]).await?.first().map(event).transpose()
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.0.query(sql, args![room.0, upto.0, moment, limit]).await?.iter().map(event).collect()
     }
 
     /// What a transaction was answered before, if it was.
@@ -256,23 +262,46 @@ impl Events<'_> {
 
     /// The events that relate to another, by position.
     pub async fn relations(&self, wanted: Relations<'_>) -> Result<Vec<Arc<TimelineEvent>>, Error> {
+        // What was redacted relates to nothing any more. The narrowing goes by what an event itself is, not by the way
+        // that leads to it.
+        const DIRECT: &str = "
+            WITH related (event_nid, rel_type, type, position) AS (
+                SELECT event_nid, rel_type, type, position
+                FROM relations
+                WHERE room_nid = $1 AND parent_id = $2
+            )";
+        const INDIRECT: &str = "
+            WITH RECURSIVE related (event_nid, rel_type, type, position, depth) AS (
+                SELECT event_nid, rel_type, type, position, CAST(1 AS BIGINT)
+                FROM relations
+                WHERE room_nid = $1 AND parent_id = $2
+                UNION
+                SELECT r.event_nid, r.rel_type, r.type, r.position, related.depth + 1
+                FROM related
+                JOIN events e ON e.nid = related.event_nid
+                JOIN relations r ON r.room_nid = $1 AND r.parent_id = e.event_id
+                WHERE related.depth < 3
+            )";
         const FORWARD: &str = "
-            SELECT event_nid
-            FROM relations
-            WHERE room_nid = $1 AND parent_id = $2 AND ($3 = '' OR rel_type = $3) AND ($4 = '' OR type = $4)
-                AND position > $5 AND position <= $6
-            ORDER BY position
+            SELECT DISTINCT related.event_nid, related.position
+            FROM related
+            JOIN events e ON e.nid = related.event_nid AND e.redacted_by IS NULL
+            WHERE ($3 = '' OR related.rel_type = $3) AND ($4 = '' OR related.type = $4)
+                AND related.position > $5 AND related.position <= $6
+            ORDER BY related.position
             LIMIT $7";
         const BACKWARD: &str = "
-            SELECT event_nid
-            FROM relations
-            WHERE room_nid = $1 AND parent_id = $2 AND ($3 = '' OR rel_type = $3) AND ($4 = '' OR type = $4)
-                AND position <= $5 AND position > $6
-            ORDER BY position DESC
+            SELECT DISTINCT related.event_nid, related.position
+            FROM related
+            JOIN events e ON e.nid = related.event_nid AND e.redacted_by IS NULL
+            WHERE ($3 = '' OR related.rel_type = $3) AND ($4 = '' OR related.type = $4)
+                AND related.position <= $5 AND related.position > $6
+            ORDER BY related.position DESC
             LIMIT $7";
+        let related = if wanted.recurse { INDIRECT } else { DIRECT };
         let (sql, end) = match wanted.direction {
-            Direction::Forward => (FORWARD, i64::MAX),
-            Direction::Backward => (BACKWARD, i64::MIN),
+            Direction::Forward => (format!("{related}{FORWARD}"), i64::MAX),
+            Direction::Backward => (format!("{related}{BACKWARD}"), i64::MIN),
         };
         let args = args![
             wanted.room.0,

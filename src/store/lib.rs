@@ -24,6 +24,7 @@ mod migrations;
 pub mod presence;
 pub mod profiles;
 pub mod receipts;
+pub mod relations;
 pub mod rooms;
 pub mod state;
 pub mod sync;

@@ -98,7 +98,7 @@ async fn messages(ask: Ask<get_message_events::v3::Request>) -> Answer<get_messa
     response.end = page.end.map(token);
     if !request.filter.lazy_load_options.is_disabled() {
         let members = rooms.members_of(&room, &page.events).await?;
-        response.state = rooms.render_all(&room, &members, reader(&ask.session), &mut sight).await?;
+        response.state = rooms.render_state(&members);
     }
     response.chunk = rooms.render_all(&room, &page.events, reader(&ask.session), &mut sight).await?;
     Ok(response)
@@ -115,11 +115,10 @@ async fn context(ask: Ask<get_context::v3::Request>) -> Answer<get_context::v3::
     let mut response = get_context::v3::Response::new();
     response.start = Some(token(context.before.end.unwrap_or(Position(context.event.position.0 - 1))));
     response.end = Some(token(last));
-    let membership = sight.membership_at(&context.event).await?;
-    response.event = Some(rooms.render(&room, &context.event, reader, membership).await?);
+    response.event = Some(rooms.render(&room, &context.event, reader, &mut sight).await?);
     response.events_before = rooms.render_all(&room, &context.before.events, reader, &mut sight).await?;
     response.events_after = rooms.render_all(&room, &context.after.events, reader, &mut sight).await?;
-    response.state = rooms.render_all(&room, &context.state, reader, &mut sight).await?;
+    response.state = rooms.render_state(&context.state);
     Ok(response)
 }
 
@@ -128,16 +127,14 @@ async fn event(ask: Ask<get_room_event::v3::Request>) -> Answer<get_room_event::
     let (room, mut sight) = look(&ask.services, &ask.request.room_id, &ask.session).await.map_err(|_| hidden())?;
     let rooms = &ask.services.rooms;
     let event = rooms.find_event(&mut sight, &ask.request.event_id).await?;
-    let membership = sight.membership_at(&event).await?;
-    Ok(get_room_event::v3::Response::new(rooms.render(&room, &event, reader(&ask.session), membership).await?))
+    Ok(get_room_event::v3::Response::new(rooms.render(&room, &event, reader(&ask.session), &mut sight).await?))
 }
 
 async fn state(ask: Ask<get_state_events::v3::Request>) -> Answer<get_state_events::v3::Response> {
-    let (room, mut sight) = look(&ask.services, &ask.request.room_id, &ask.session).await?;
+    let (_, sight) = look(&ask.services, &ask.request.room_id, &ask.session).await?;
     let rooms = &ask.services.rooms;
     let events = rooms.events(sight.state().await?.values().copied()).await?;
-    let rendered = rooms.render_all(&room, &events, reader(&ask.session), &mut sight).await?;
-    Ok(get_state_events::v3::Response::new(rendered))
+    Ok(get_state_events::v3::Response::new(rooms.render_state(&events)))
 }
 
 async fn state_event(ask: Ask<get_state_event_for_key::v3::Request>) -> Answer<get_state_event_for_key::v3::Response> {
@@ -147,10 +144,9 @@ async fn state_event(ask: Ask<get_state_event_for_key::v3::Request>) -> Answer<g
     let nid = sight.state().await?.get(&key).copied();
     let nid = nid.ok_or_else(|| Error::not_found("the room has no such state"))?;
     let event = found(rooms.events([nid]).await?)?;
-    let membership = sight.membership_at(&event).await?;
     let json = match ask.request.format {
         StateEventFormat::Event => {
-            let raw: Raw<serde_json::Value> = rooms.render(&room, &event, reader(&ask.session), membership).await?;
+            let raw: Raw<serde_json::Value> = rooms.render(&room, &event, reader(&ask.session), &mut sight).await?;
             raw.into_json()
         }
         _ => event.pdu.content.clone(),
@@ -160,7 +156,7 @@ async fn state_event(ask: Ask<get_state_event_for_key::v3::Request>) -> Answer<g
 
 async fn members(ask: Ask<get_member_events::v3::Request>) -> Answer<get_member_events::v3::Response> {
     let request = ask.request;
-    let (room, mut sight) = look(&ask.services, &request.room_id, &ask.session).await?;
+    let (room, sight) = look(&ask.services, &request.room_id, &ask.session).await?;
     let rooms = &ask.services.rooms;
     for (field, wanted) in [("membership", &request.membership), ("not_membership", &request.not_membership)] {
         if wanted.as_ref().is_some_and(|wanted| !MEMBERSHIPS.contains(wanted)) {
@@ -176,8 +172,7 @@ async fn members(ask: Ask<get_member_events::v3::Request>) -> Answer<get_member_
         request.membership.as_ref().is_none_or(|wanted| is(event, wanted))
             && request.not_membership.as_ref().is_none_or(|unwanted| !is(event, unwanted))
     });
-    let chunk = rooms.render_all(&room, &events, reader(&ask.session), &mut sight).await?;
-    Ok(get_member_events::v3::Response::new(chunk))
+    Ok(get_member_events::v3::Response::new(rooms.render_state(&events)))
 }
 
 async fn joined_members(ask: Ask<joined_members::v3::Request>) -> Answer<joined_members::v3::Response> {

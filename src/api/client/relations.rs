@@ -2,7 +2,7 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#relationships-between-events>
 
-use rooms::{Related, RelationsRequest};
+use rooms::{RECURSION_DEPTH, Related, RelationsRequest};
 use ruma::{
     EventId, RoomId, UInt,
     api::{
@@ -10,6 +10,7 @@ use ruma::{
         client::relations::{
             get_relating_events, get_relating_events_with_rel_type, get_relating_events_with_rel_type_and_event_type,
         },
+        client::threads::get_threads::{self, v1::IncludeThreads},
     },
     serde::Raw,
 };
@@ -19,7 +20,7 @@ use crate::{Answer, Ask, Error, Route, Services, Session, endpoint};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![endpoint(relations), endpoint(relations_of_type), endpoint(relations_of_type_and_kind)]
+    vec![endpoint(relations), endpoint(relations_of_type), endpoint(relations_of_type_and_kind), endpoint(threads)]
 }
 
 /// What the three have in common.
@@ -32,6 +33,7 @@ struct Question<'a> {
     to: Option<&'a str>,
     limit: Option<UInt>,
     direction: Direction,
+    recurse: bool,
 }
 
 struct Found<T> {
@@ -49,6 +51,7 @@ async fn find<T>(services: &Services, session: &Session, question: Question<'_>)
         to: question.to.map(|token| position("to", token)).transpose()?,
         limit: question.limit.and_then(|limit| usize::try_from(u64::from(limit)).ok()).unwrap_or(50),
         direction: question.direction,
+        recurse: question.recurse,
     };
     let Related { events, end } = services.rooms.relations(&room, &mut sight, request).await?;
     let chunk = services.rooms.render_all(&room, &events, reader(session), &mut sight).await?;
@@ -70,12 +73,14 @@ macro_rules! relations_endpoint {
                 to: request.to.as_deref(),
                 limit: request.limit,
                 direction: request.dir,
+                recurse: request.recurse,
             };
             $(question.$narrowed = Some(request.$field.to_string());)*
             let found = find(&ask.services, &ask.session, question).await?;
             let mut response = $module::v1::Response::new(found.chunk);
             response.next_batch = found.next;
             response.prev_batch = request.from.clone();
+            response.recursion_depth = request.recurse.then(|| RECURSION_DEPTH.into());
             Ok(response)
         }
     };
@@ -89,3 +94,21 @@ relations_endpoint!(
     rel_type by rel_type,
     kind by event_type
 );
+
+async fn threads(ask: Ask<get_threads::v1::Request>) -> Answer<get_threads::v1::Response> {
+    let request = ask.request;
+    let (room, mut sight) = look(&ask.services, &request.room_id, &ask.session).await?;
+    let from = request.from.as_deref().map(|token| position("from", token)).transpose()?;
+    let participated = match request.include {
+        IncludeThreads::All => false,
+        IncludeThreads::Participated => true,
+        other => return Err(Error::invalid_param(format!("include: {other} is neither all nor participated"))),
+    };
+    let limit = request.limit.and_then(|limit| usize::try_from(u64::from(limit)).ok()).unwrap_or(50);
+    let rooms = &ask.services.rooms;
+    let Related { events, end } = rooms.threads(&room, &mut sight, from, participated, limit).await?;
+    let chunk = rooms.render_all(&room, &events, reader(&ask.session), &mut sight).await?;
+    let mut response = get_threads::v1::Response::new(chunk);
+    response.next_batch = end.map(token);
+    Ok(response)
+}
