@@ -32,10 +32,17 @@ impl Loaded {
     }
 
     fn secrets_in_file(&self) -> bool {
-        let has_password = matches!(self.config.database.url, Some(DatabaseUrl::Postgres(_)));
-        let secrets = ["registration.token", "registration.tokens", "registration.shared_secret"];
+        let registration = &self.config.registration;
         let in_file = |key: &str| matches!(self.origins.get(key), Some(Origin::File(_)));
-        secrets.into_iter().any(in_file) || (has_password && in_file("database.url"))
+        // A key that is there and says nothing, as in the file that comes with Comity, gives nothing away.
+        [
+            ("registration.token", registration.token.is_some()),
+            ("registration.tokens", !registration.tokens.is_empty()),
+            ("registration.shared_secret", registration.shared_secret.is_some()),
+            ("database.url", matches!(self.config.database.url, Some(DatabaseUrl::Postgres(_)))),
+        ]
+        .into_iter()
+        .any(|(key, holds_a_secret)| holds_a_secret && in_file(key))
     }
 
     fn unused_tokens(&self) -> Option<String> {
