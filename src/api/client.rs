@@ -31,12 +31,14 @@ mod receipts;
 mod register;
 mod relations;
 mod send;
+mod spaces;
 mod sync;
 #[cfg(test)]
 mod sync_tests;
 mod tags;
 mod to_device;
 mod typing;
+mod user_directory;
 
 use crate::Route;
 
@@ -66,10 +68,12 @@ pub(crate) fn routes() -> Vec<Route> {
         register::routes(),
         relations::routes(),
         send::routes(),
+        spaces::routes(),
         sync::routes(),
         tags::routes(),
         to_device::routes(),
         typing::routes(),
+        user_directory::routes(),
     ]
     .concat()
 }

@@ -4,7 +4,7 @@
 
 use model::RoomNid;
 use ruma::{
-    OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, UserId,
+    EventEncryptionAlgorithm, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomVersionId, UserId,
     directory::{Filter, RoomTypeFilter},
     events::StateEventType,
     room::{JoinRuleKind, RoomType},
@@ -32,12 +32,18 @@ pub struct Listing {
     pub avatar_url: Option<OwnedMxcUri>,
     /// Who may join.
     pub join_rule: JoinRuleKind,
+    /// For a join rule that has them: the rooms whose members may join.
+    pub allowed_room_ids: Vec<OwnedRoomId>,
     /// A space, or a kind of room that other software knows.
     pub room_type: Option<RoomType>,
     /// Whether everybody may read along.
     pub world_readable: bool,
     /// Whether guests may join.
     pub guest_can_join: bool,
+    /// How its messages are encrypted, if they are.
+    pub encryption: Option<EventEncryptionAlgorithm>,
+    /// Which rules it obeys.
+    pub version: RoomVersionId,
 }
 
 impl Rooms {
@@ -93,6 +99,12 @@ impl Rooms {
         self.describe(&room, joined).await
     }
 
+    /// What the room says of itself now.
+    pub(crate) async fn describe_now(&self, room: &SharedRoom) -> Result<Listing, RoomError> {
+        let (joined, _) = self.shared.store.rooms().member_counts(room.nid).await?;
+        self.describe(room, joined).await
+    }
+
     async fn describe(&self, room: &SharedRoom, joined: u64) -> Result<Listing, RoomError> {
         Ok(Listing {
             room_id: room.room_id.clone(),
@@ -105,11 +117,18 @@ impl Rooms {
                 .said(room, StateEventType::RoomJoinRules, "join_rule")
                 .await?
                 .unwrap_or(JoinRuleKind::Invite),
+            allowed_room_ids: self
+                .said::<Vec<Allowed>>(room, StateEventType::RoomJoinRules, "allow")
+                .await?
+                .map(|allowed| allowed.into_iter().filter_map(|allowed| allowed.room_id).collect())
+                .unwrap_or_default(),
             room_type: self.said(room, StateEventType::RoomCreate, "type").await?,
             world_readable: self
                 .says(room, StateEventType::RoomHistoryVisibility, "history_visibility", "world_readable")
                 .await?,
             guest_can_join: self.says(room, StateEventType::RoomGuestAccess, "guest_access", "can_join").await?,
+            encryption: self.said(room, StateEventType::RoomEncryption, "algorithm").await?,
+            version: room.version.clone(),
         })
     }
 
@@ -127,6 +146,12 @@ impl Rooms {
     async fn says(&self, room: &SharedRoom, kind: StateEventType, field: &str, value: &str) -> Result<bool, RoomError> {
         Ok(self.said::<String>(room, kind, field).await?.is_some_and(|said| said == value))
     }
+}
+
+/// A condition of a restricted join rule, of those that this server knows.
+#[derive(Deserialize)]
+struct Allowed {
+    room_id: Option<OwnedRoomId>,
 }
 
 impl Listing {

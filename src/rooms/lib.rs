@@ -17,6 +17,7 @@ mod live;
 mod membership;
 mod relations;
 mod send;
+mod spaces;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -42,6 +43,7 @@ pub use live::{LiveRoom, View};
 pub use membership::{Change as MembershipChange, Target};
 pub use relations::{RECURSION_DEPTH, Related, RelationsRequest};
 pub use send::{Sent, Wish};
+pub use spaces::{Branch, Tree, TreeRequest};
 pub use timeline::Transaction;
 pub use visibility::Sight;
 

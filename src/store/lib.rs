@@ -31,6 +31,7 @@ pub mod sync;
 pub mod to_device;
 pub mod tokens;
 pub mod unread;
+pub mod user_directory;
 mod write;
 mod writer;
 

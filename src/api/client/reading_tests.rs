@@ -228,3 +228,120 @@ async fn what_an_ignored_user_says_is_not_shown_and_what_the_room_is_stays() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_room_tells_what_it_is_to_those_who_may_come_in() {
+    with_server(async |server| {
+        let (alice, bob) = (Person::new(&server, "alice").await, Person::new(&server, "bob").await);
+        let wish = json!({ "preset": "public_chat", "name": "Tea", "room_alias_name": "tea", "room_version": "11" });
+        let open = alice.create(wish).await;
+        let closed = alice.create(json!({ "preset": "private_chat" })).await;
+
+        let summary = bob.get(&format!("{V1}/room_summary/%23tea:a.test")).await;
+        assert_eq!(
+            summary,
+            json!({
+                "room_id": open, "name": "Tea", "canonical_alias": "#tea:a.test",
+                "num_joined_members": 1, "world_readable": false, "guest_can_join": false, "room_version": "11",
+                "membership": "leave",
+            })
+        );
+        let to_anybody = server.get(&format!("{V1}/room_summary/{open}"), None).await;
+        assert_eq!((&to_anybody["name"], &to_anybody["membership"]), (&json!("Tea"), &Value::Null));
+        assert_eq!(bob.refused(&format!("{V1}/room_summary/{closed}")).await, (404, "M_NOT_FOUND".into()));
+        alice.post(&format!("{V3}/rooms/{closed}/invite"), json!({ "user_id": "@bob:a.test" })).await;
+        assert_eq!(bob.get(&format!("{V1}/room_summary/{closed}")).await["membership"], "invite");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_space_shows_its_rooms_in_its_order_as_far_as_one_may_see_them() {
+    with_server(async |server| {
+        let (alice, bob) = (Person::new(&server, "alice").await, Person::new(&server, "bob").await);
+        let space = json!({ "preset": "public_chat", "creation_content": { "type": "m.space" } });
+        let (root, inner) = (alice.create(space.clone()).await, alice.create(space).await);
+        let (open, deep) = (
+            alice.create(json!({ "preset": "public_chat" })).await,
+            alice.create(json!({ "preset": "public_chat" })).await,
+        );
+        let secret = alice.create(json!({ "preset": "private_chat" })).await;
+        let gone = alice.create(json!({ "preset": "public_chat" })).await;
+        let allow = json!([{ "type": "m.room_membership", "room_id": root }]);
+        let rule = json!({ "join_rule": "restricted", "allow": allow });
+        let initial_state = json!([{ "type": "m.room.join_rules", "state_key": "", "content": rule }]);
+        let members_only = alice.create(json!({ "preset": "private_chat", "initial_state": initial_state })).await;
+        let children = [
+            (&root, &members_only, json!({ "via": ["a.test"] })),
+            (&root, &inner, json!({ "via": ["a.test"], "order": "a" })),
+            (&root, &open, json!({ "via": ["a.test"], "order": "b", "suggested": true })),
+            (&root, &secret, json!({ "via": ["a.test"], "order": "0" })),
+            (&root, &gone, json!({ "via": ["a.test"] })),
+            (&root, &gone, json!({})),
+            (&inner, &deep, json!({ "via": ["a.test"] })),
+            (&inner, &root, json!({ "via": ["a.test"] })),
+        ];
+        for (space, child, content) in children {
+            alice.put(&format!("{V3}/rooms/{space}/state/m.space.child/{child}"), content).await;
+        }
+        let path = format!("{V1}/rooms/{root}/hierarchy");
+        let shown = async |person: &Person<'_>, query: &str| {
+            let page = person.get(&format!("{path}{query}")).await;
+            let rooms = page["rooms"].as_array().expect("a list").iter();
+            rooms.map(|room| room["room_id"].as_str().expect("an id").to_owned()).collect::<Vec<_>>()
+        };
+        let of = |rooms: &[&String]| rooms.iter().map(|room| (*room).clone()).collect::<Vec<_>>();
+
+        assert_eq!(shown(&bob, "").await, of(&[&root, &inner, &deep, &open]));
+        bob.join(&root).await;
+        assert_eq!(shown(&bob, "").await, of(&[&root, &inner, &deep, &open, &members_only]));
+        assert_eq!(shown(&alice, "?max_depth=1").await, of(&[&root, &secret, &inner, &open, &members_only]));
+        assert_eq!(shown(&bob, "?suggested_only=true").await, of(&[&root, &open]));
+        assert_eq!(shown(&bob, "?limit=2").await, of(&[&root, &inner]));
+        let first = bob.get(&format!("{path}?limit=2")).await;
+        let next = first["next_batch"].as_str().expect("there is more");
+        assert_eq!(shown(&bob, &format!("?limit=9&from={next}")).await, of(&[&deep, &open, &members_only]));
+        let other_walk = bob.refused(&format!("{path}?max_depth=1&from={next}")).await;
+        assert_eq!(other_walk, (400, "M_INVALID_PARAM".into()));
+        let told = first["rooms"][0]["children_state"].as_array().expect("a list");
+        let order: Vec<_> = told.iter().map(|child| child["state_key"].as_str().expect("a room id")).collect();
+        assert_eq!(order, [&secret, &inner, &open, &members_only]);
+        let hidden = bob.refused(&format!("{V1}/rooms/{secret}/hierarchy")).await;
+        assert_eq!(hidden, (403, "M_FORBIDDEN".into()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn people_are_found_by_those_who_may_meet_them() {
+    with_server(async |server| {
+        let (alice, bob) = (Person::new(&server, "alice").await, Person::new(&server, "bob").await);
+        let hermit = Person::new(&server, "hermit_99").await;
+        let path = format!("{V3}/profile/@bob:a.test/displayname");
+        bob.put(&path, json!({ "displayname": "Zoë \"100%\" Bob" })).await;
+        let found = async |person: &Person<'_>, term: &str| {
+            let answer = person.post(&format!("{V3}/user_directory/search"), json!({ "search_term": term })).await;
+            let results = answer["results"].as_array().expect("a list").iter();
+            results.map(|user| user["user_id"].as_str().expect("an id").to_owned()).collect::<Vec<_>>()
+        };
+
+        assert!(found(&alice, "zo").await.is_empty(), "they share no room");
+        assert_eq!(found(&alice, "@hermit_99:a.test").await, ["@hermit_99:a.test"]);
+        assert_eq!(found(&alice, "hermit_99").await, ["@hermit_99:a.test"]);
+        let room = alice.create(json!({ "preset": "private_chat", "invite": ["@bob:a.test"] })).await;
+        assert!(found(&alice, "zo").await.is_empty(), "who is only invited is not in the room");
+        bob.join(&room).await;
+        for term in ["zo", "Zoë", "BO", " \"100% ", "100%\"", "@bob"] {
+            assert_eq!(found(&alice, term).await, ["@bob:a.test"], "{term}");
+        }
+        for term in ["a.test", "%", "_", "alice", "", "nobody"] {
+            let people = found(&alice, term).await;
+            assert!(people.is_empty() || term == "%", "{term}: {people:?}");
+        }
+        assert!(found(&hermit, "bob:").await.is_empty());
+        assert!(found(&hermit, "zo").await.is_empty());
+        let public = bob.create(json!({ "preset": "public_chat" })).await;
+        assert_eq!(found(&hermit, "zo").await, ["@bob:a.test"], "{public} is open to all");
+    })
+    .await;
+}

@@ -1,0 +1,86 @@
+//! Looking for people.
+
+use ruma::{OwnedUserId, ServerName, UserId};
+
+use crate::{Error, Store, args};
+
+/// Somebody who was looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PersonRow {
+    /// Who.
+    pub user_id: OwnedUserId,
+    /// The profile's `displayname`, as JSON.
+    pub display_name: Option<String>,
+    /// The profile's `avatar_url`, as JSON.
+    pub avatar_url: Option<String>,
+}
+
+impl Store {
+    /// The users of `server`, other than `asker`, whose name or localpart has `term` in it, or whose id is `term`; by id.
+    ///
+    /// Found are those who share a room with the asker or are in a room that is listed or open to all; and, whatever
+    /// their rooms, the one whose whole id is asked for. Upper and lower case are the same, beyond ASCII only if the
+    /// whole of `term` is written as the name is.
+    pub async fn search_users(
+        &self,
+        server: &ServerName,
+        asker: &UserId,
+        term: &str,
+        limit: usize,
+    ) -> Result<Vec<PersonRow>, Error> {
+        // A join rule is read off its canonical JSON.
+        const SEARCH: &str = r#"
+            SELECT a.user_id, n.value, p.value
+            FROM accounts a
+            LEFT JOIN profiles n ON n.user_id = a.user_id AND n.field = 'displayname'
+            LEFT JOIN profiles p ON p.user_id = a.user_id AND p.field = 'avatar_url'
+            WHERE a.deactivated_at IS NULL AND a.user_id <> $1
+                AND (a.user_id = $2 OR (
+                    (a.user_id LIKE $3 ESCAPE '\' OR LOWER(n.value) LIKE $4 ESCAPE '\' OR n.value LIKE $5 ESCAPE '\')
+                    AND EXISTS (
+                        SELECT 1
+                        FROM memberships m
+                        LEFT JOIN memberships own ON own.room_nid = m.room_nid AND own.user_id = $1
+                            AND own.membership = 'join'
+                        LEFT JOIN directory d ON d.room_nid = m.room_nid
+                        LEFT JOIN current_state s ON s.room_nid = m.room_nid AND s.type = 'm.room.join_rules'
+                            AND s.state_key = ''
+                        LEFT JOIN events e ON e.nid = s.event_nid
+                        WHERE m.user_id = a.user_id AND m.membership = 'join'
+                            AND (own.user_id IS NOT NULL OR d.room_nid IS NOT NULL
+                                OR e.json LIKE '%"join_rule":"public"%')
+                    )
+                ))
+            ORDER BY a.user_id
+            LIMIT $6"#;
+        let lower = term.to_lowercase();
+        let exact = if lower.starts_with('@') { lower.clone() } else { format!("@{lower}:{server}") };
+        // The server's own name is in every id: only what stands before it counts.
+        let localpart = format!("@%{}%:{}", escaped(lower.trim_start_matches('@')), escaped(server.as_str()));
+        let quoted = |text: &str| {
+            let json = serde_json::to_string(text).expect("text is JSON");
+            format!("%{}%", escaped(&json[1..json.len() - 1]))
+        };
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let args = args![asker.as_str(), exact, localpart, quoted(&lower), quoted(term), limit];
+        let rows = self.query(SEARCH, args).await?;
+        rows.iter()
+            .map(|row| {
+                let (display_name, avatar_url) = (row.opt_text(1)?, row.opt_text(2)?);
+                Ok(PersonRow { user_id: row.parse(0)?, display_name, avatar_url })
+            })
+            .collect()
+    }
+}
+
+/// For LIKE: as it is written, without wildcards.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if matches!(letter, '\\' | '%' | '_') {
+            escaped.push('\\');
+        }
+        escaped.push(letter);
+    }
+    escaped
+}
