@@ -94,7 +94,13 @@ impl Look<'_> {
         let stretch = Stretch { after: since.filter(|_| !is_new), upto: self.upto };
         let found = self.timeline(nid, membership, stretch).await?;
         let known_at = stretch.after.filter(|_| !self.full_state);
-        let state = self.state(nid, membership, &found, stretch, known_at).await?;
+        let members_changed = is_new
+            || self.full_state
+            || found.timeline.limited
+            || found.timeline.events.iter().any(|event| event.shown.membership().is_some());
+        let summary = if members_changed { Some(self.summary(nid, membership).await?) } else { None };
+        let heroes = summary.as_ref().map_or(&[][..], |summary| &summary.heroes);
+        let state = self.state(nid, membership, &found, stretch, known_at, heroes).await?;
 
         let heard_since = stretch.after.unwrap_or(Position(0));
         let mut ephemeral = Vec::new();
@@ -112,11 +118,6 @@ impl Look<'_> {
         if !is_told {
             return Ok(());
         }
-        let members_changed = is_new
-            || self.full_state
-            || found.timeline.limited
-            || found.timeline.events.iter().any(|event| event.shown.membership().is_some());
-        let summary = if members_changed { Some(self.summary(nid, membership).await?) } else { None };
         let unread = Some(self.unread(nid, membership).await?);
         let room_id = membership.room_id.clone();
         answer.joined.push(JoinedRoom {
@@ -159,7 +160,7 @@ impl Look<'_> {
             found.timeline.events.iter().any(|event| event.reader.membership == Some(MembershipState::Join));
         // Who never was inside, as after an invitation declined, is not told the room's state.
         let state = if was_joined || saw_inside || self.since.is_none() {
-            self.state(nid, membership, &found, stretch, since.filter(|_| was_joined)).await?
+            self.state(nid, membership, &found, stretch, since.filter(|_| was_joined), &[]).await?
         } else {
             crate::answer::State { events: Vec::new(), is_after: self.use_state_after }
         };

@@ -92,7 +92,8 @@ impl Look<'_> {
 
     /// The state that belongs to a timeline.
     ///
-    /// `known_at`: the reader knows the room's state of then. `None`: the reader knows nothing.
+    /// `known_at`: the reader knows the room's state of then. `None`: the reader knows nothing. `heroes`: after whom the
+    /// room is called, whom a lazy client must know.
     pub(crate) async fn state(
         &self,
         nid: RoomNid,
@@ -100,6 +101,7 @@ impl Look<'_> {
         found: &Found,
         stretch: Stretch,
         known_at: Option<Position>,
+        heroes: &[OwnedUserId],
     ) -> Result<State, SyncError> {
         let shared = &self.sync.shared;
         let wanted = &self.filter.0.room.state;
@@ -142,6 +144,7 @@ impl Look<'_> {
             }
         }
         if self.filter.is_lazy() {
+            members.extend_from_slice(heroes);
             members.extend(found.timeline.events.iter().map(|event| event.shown.event.pdu.sender.clone()));
             self.keep_needed_members(nid, membership, found, members, all, &mut entries).await?;
         }
