@@ -207,11 +207,26 @@ impl Notifier {
         self.lock().users.get(user_id).cloned()
     }
 
-    /// What a user may see now, all of one moment.
-    pub(crate) fn moment(&self, user: &UserCell) -> Moment {
+    /// What a user may see now, all of one moment. `None`: `user` was forgotten meanwhile and no longer hears of what
+    /// becomes visible; ask for the user again.
+    pub(crate) fn moment(&self, user: &UserCell) -> Option<Moment> {
+        // Users are forgotten under this lock, so none is while the moment is taken.
         let state = self.lock();
+        if user.is_stale() {
+            return None;
+        }
         user.used_at.store(state.visible.0, Ordering::Relaxed);
-        Moment { visible: state.visible, floor: state.floor, memberships: user.lock().memberships.clone() }
+        Some(Moment { visible: state.visible, floor: state.floor, memberships: user.lock().memberships.clone() })
+    }
+
+    /// A user, and what the user may see now.
+    pub(crate) async fn user_now(&self, store: &Store, user_id: &UserId) -> Result<(InUse, Moment), store::Error> {
+        loop {
+            let user = self.user(store, user_id).await?;
+            if let Some(moment) = self.moment(&user) {
+                return Ok((user, moment));
+            }
+        }
     }
 
     /// Whose devices changed after `since` and up to `upto`, with the rooms that each has joined, as far as it is

@@ -338,8 +338,7 @@ impl Sync {
         limit: usize,
         only_highlights: bool,
     ) -> Result<Vec<Notification>, SyncError> {
-        let user = self.shared.notifier.user(&self.shared.store, user_id).await?;
-        let moment = self.shared.notifier.moment(&user);
+        let (user, moment) = self.shared.notifier.user_now(&self.shared.store, user_id).await?;
         let look = Look {
             sync: self,
             user: &user,

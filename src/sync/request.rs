@@ -112,7 +112,7 @@ impl Sync {
             let may_have_news = since.is_none_or(|since| user.latest() > since.position || since.to_device.is_some());
             if may_have_news || must_answer {
                 let began = Instant::now();
-                let answer = Box::pin(self.look(&request, &user, since, filter.clone())).await?;
+                let Some(answer) = Box::pin(self.look(&request, &user, since, filter.clone())).await? else { continue };
                 histogram!("comity_sync_look_seconds").record(began.elapsed().as_secs_f64());
                 if must_answer || is_due || !answer.is_empty() {
                     return Ok(answer);
@@ -120,7 +120,10 @@ impl Sync {
                 // What was looked at and found to be of no interest needs no second look.
                 since = Some(answer.next_batch());
             } else if is_due {
-                return Box::pin(self.look(&request, &user, since, filter.clone())).await;
+                match Box::pin(self.look(&request, &user, since, filter.clone())).await? {
+                    Some(answer) => return Ok(answer),
+                    None => continue,
+                }
             }
             if user.is_stale() {
                 continue;
@@ -139,9 +142,9 @@ impl Sync {
         user: &InUse,
         since: Option<SyncToken>,
         filter: Arc<Filter>,
-    ) -> Result<Answer, SyncError> {
+    ) -> Result<Option<Answer>, SyncError> {
         let shared = &self.shared;
-        let moment = shared.notifier.moment(user);
+        let Some(moment) = shared.notifier.moment(user) else { return Ok(None) };
         let look = Look {
             sync: self,
             user,
@@ -170,7 +173,7 @@ impl Sync {
         look.device_lists(&mut answer).await?;
         look.presence(&mut answer).await?;
         answer.keys = look.keys().await?;
-        Ok(answer)
+        Ok(Some(answer))
     }
 
     /// In which of the user's rooms something happened after `since`, if memory reaches back only to `floor`.

@@ -152,8 +152,7 @@ impl Sync {
             token.parse::<SyncToken>().map_err(|_| SyncError::Token { field, token: token.to_owned() })
         };
         let (from, to) = (read("from", from)?, read("to", to)?);
-        let user: InUse = self.shared.notifier.user(&self.shared.store, user_id).await?;
-        let moment = self.shared.notifier.moment(&user);
+        let (user, moment): (InUse, _) = self.shared.notifier.user_now(&self.shared.store, user_id).await?;
         let look = Look {
             sync: self,
             user: &user,
