@@ -80,6 +80,7 @@ fn words_for(kind: Kind) -> (StatusCode, &'static str) {
         Kind::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "M_TOO_LARGE"),
         Kind::RateLimited => (StatusCode::TOO_MANY_REQUESTS, "M_LIMIT_EXCEEDED"),
         Kind::Unsupported => (StatusCode::BAD_REQUEST, "M_UNRECOGNIZED"),
+        Kind::Unreachable => (StatusCode::BAD_GATEWAY, "M_UNKNOWN"),
         Kind::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "M_UNKNOWN"),
         Kind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN"),
     }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId,
     events::receipt::{ReceiptThread, ReceiptType},
 };
 
@@ -44,6 +44,11 @@ pub enum Change {
         room_id: OwnedRoomId,
         /// Who has read, and how far.
         receipt: Arc<Receipt>,
+    },
+    /// Other servers are owed something new.
+    Outgoing {
+        /// Which servers.
+        destinations: Arc<[OwnedServerName]>,
     },
     /// Something changed that belongs to a user, or that those who share a room with the user hear of.
     User {

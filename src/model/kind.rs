@@ -19,6 +19,8 @@ pub enum Kind {
     RateLimited,
     /// This server does not do that.
     Unsupported,
+    /// Another server, which this would need, can't be reached or makes no sense.
+    Unreachable,
     /// Something that this server depends on is away; later is fine.
     Unavailable,
     /// A fault of ours.

@@ -21,6 +21,7 @@ pub mod filters;
 mod ids;
 pub mod key_backups;
 mod migrations;
+pub mod outbox;
 pub mod presence;
 pub mod profiles;
 pub mod receipts;

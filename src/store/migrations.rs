@@ -21,6 +21,7 @@ const SHARED: &[Step] = migrations![
     2 "0002_accounts",
     3 "0003_rooms",
     4 "0004_streams",
+    5 "0005_outbox",
 ];
 
 /// What only SQLite knows.

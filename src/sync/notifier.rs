@@ -109,6 +109,7 @@ impl Notifier {
                 Change::Receipt { room_nid, receipt, .. } => {
                     state.take_receipt(*room_nid, *position, receipt, &mut wake);
                 }
+                Change::Outgoing { .. } => {}
                 Change::User { user_id, stream } => state.take_user(user_id, *stream, *position, &mut wake),
             }
         }

@@ -1,0 +1,41 @@
+//! How this server talks to others.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use ruma::OwnedServerName;
+
+/// `[federation]`, as far as it is about asking.
+#[derive(Clone, Debug)]
+pub struct PeersConfig {
+    /// Whether this server talks to others at all.
+    pub enabled: bool,
+    /// PEM certificates of authorities that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether the certificates of other servers are checked. Only tests may do without.
+    pub verify_tls: bool,
+    /// Whether servers at loopback and private addresses are talked to.
+    pub allow_private_addresses: bool,
+    /// Which name servers are asked; none: the system's.
+    pub nameservers: Vec<SocketAddr>,
+    /// Servers that are asked for the keys of those that don't answer.
+    pub trusted_key_servers: Vec<OwnedServerName>,
+    /// How long a connection may take to be made.
+    pub connect_timeout: Duration,
+    /// How long an answer may take, from connecting to its last byte.
+    pub request_timeout: Duration,
+}
+
+impl Default for PeersConfig {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ca_file: None,
+            verify_tls: true,
+            allow_private_addresses: false,
+            nameservers: Vec::new(),
+            trusted_key_servers: Vec::new(),
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+        }
+    }
+}
