@@ -9,6 +9,7 @@ use std::{
 use api::{ApiConfig, Services};
 use axum::serve::ListenerExt as _;
 use model::{Committed, SigningKey};
+use peers::{PeerError, Peers, PeersConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
@@ -56,6 +57,9 @@ pub enum StartError {
     /// The database can't be used.
     #[error("the database could not be opened")]
     Store(#[from] store::Error),
+    /// Other servers can't be talked to.
+    #[error("other servers can't be talked to")]
+    Peers(#[from] PeerError),
     /// The address can't be listened on.
     #[error("{address} can't be listened on: is another server running there? `listen.client` sets the address")]
     Listen {
@@ -78,7 +82,7 @@ pub enum RunError {
 impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
-        let Core { notifier, store, users, rooms } = Core::open(&config).await?;
+        let Core { notifier, store, peers, users, rooms } = Core::open(&config).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
         let tended = sync.clone();
@@ -91,6 +95,7 @@ impl Homeserver {
             store,
             limits: users.limits(),
             users,
+            peers,
             rooms,
             sync,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
@@ -134,6 +139,7 @@ impl Homeserver {
 pub struct Core {
     pub notifier: Notifier,
     pub store: Store,
+    pub peers: Peers,
     pub users: Arc<Users>,
     pub rooms: Rooms,
 }
@@ -162,10 +168,12 @@ impl Core {
             listener.ingest(&committed);
         });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
-        let rooms = Rooms::new(store.clone(), Arc::new(key), rooms_config(config));
+        let key = Arc::new(key);
+        let peers = Peers::new(store.clone(), key.clone(), PeersConfig::default())?;
+        let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
-        let users = Users::open(&config.server_name, users_config(config), store.clone()).await?;
-        Ok(Self { notifier, store, users, rooms })
+        let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
+        Ok(Self { notifier, store, peers, users, rooms })
     }
 }
 

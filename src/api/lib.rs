@@ -29,6 +29,8 @@ pub struct Services {
     pub store: store::Store,
     /// The people of this server.
     pub users: Arc<users::Users>,
+    /// Other servers.
+    pub peers: peers::Peers,
     /// Where clients reach this server, if that is known.
     pub public_baseurl: Option<String>,
     /// How often they may ask.

@@ -39,11 +39,12 @@ impl Server {
             rate_limits: RateLimitsConfig { enabled: false, ..RateLimitsConfig::default() },
             ..UsersConfig::default()
         };
-        let users = Users::open(server_name!("a.test"), config, store.clone()).await.expect("the store is fresh");
+        let peers = peers::testing::alone(server_name!("a.test"), store.clone());
+        let users = Users::open(config, store.clone(), peers.clone()).await.expect("the store is fresh");
         let key = model::SigningKey::from_seed(server_name!("a.test").to_owned(), "test", &[7; 32])
             .expect("any seed makes a key");
         let key = Arc::new(key);
-        let rooms = rooms::Rooms::new(store.clone(), key, rooms::RoomsConfig::default());
+        let rooms = rooms::Rooms::new(store.clone(), peers.clone(), key, rooms::RoomsConfig::default());
         let sync = sync::Sync::new(
             store.clone(),
             rooms.clone(),
@@ -55,6 +56,7 @@ impl Server {
             config: ApiConfig::default(),
             limits: users.limits(),
             users,
+            peers,
             public_baseurl: Some("https://chat.a.test".into()),
             rooms,
             sync,

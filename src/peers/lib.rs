@@ -9,6 +9,8 @@ mod client;
 mod config;
 mod error;
 pub mod keys;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 use std::sync::Arc;
 

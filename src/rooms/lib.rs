@@ -30,6 +30,7 @@ use std::{
 };
 
 use model::{EventNid, Millis, SigningKey, SnapshotNid, StateMap, TimelineEvent};
+use peers::Peers;
 use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomOrAliasId, RoomVersionId, ServerName};
 use store::Store;
@@ -77,6 +78,7 @@ pub struct Rooms {
 
 struct Shared {
     store: Store,
+    peers: Peers,
     key: Arc<SigningKey>,
     config: RoomsConfig,
     live: Cache<OwnedRoomId, Arc<LiveRoom>>,
@@ -91,13 +93,13 @@ struct Shared {
 
 impl Rooms {
     /// `key`: what this server signs events with, and the name it does so for.
-    pub fn new(store: Store, key: Arc<SigningKey>, config: RoomsConfig) -> Self {
+    pub fn new(store: Store, peers: Peers, key: Arc<SigningKey>, config: RoomsConfig) -> Self {
         let live = Cache::new(config.cached_rooms);
         let events = Cache::new(config.cached_events);
         let states = Cache::new(CACHED_STATES);
         let sent = Cache::new(RECENT_TRANSACTIONS);
         let in_flight = std::sync::Mutex::default();
-        Self { shared: Arc::new(Shared { store, key, config, live, events, states, sent, in_flight }) }
+        Self { shared: Arc::new(Shared { store, peers, key, config, live, events, states, sent, in_flight }) }
     }
 
     /// The name of this server.

@@ -17,7 +17,12 @@ use crate::{MembershipChange, NewRoom, RoomError, Rooms, RoomsConfig, Target, Tr
 
 fn rooms(store: &Store) -> Rooms {
     let key = SigningKey::from_seed(owned_server_name!("a.test"), "1", &[7; 32]).expect("a plain version");
-    Rooms::new(store.clone(), Arc::new(key), RoomsConfig::default())
+    Rooms::new(
+        store.clone(),
+        peers::testing::alone(ruma::server_name!("a.test"), store.clone()),
+        Arc::new(key),
+        RoomsConfig::default(),
+    )
 }
 
 fn alice() -> OwnedUserId {

@@ -30,7 +30,8 @@ use std::{
 };
 
 use model::Millis;
-use ruma::{OwnedServerName, ServerName};
+use peers::Peers;
+use ruma::OwnedServerName;
 use store::Store;
 
 pub use accounts::{Account, AccountError, NewAccount, RegisterError, Registered, Registration};
@@ -67,6 +68,7 @@ pub struct Users {
     server_name: OwnedServerName,
     config: UsersConfig,
     store: Store,
+    peers: Peers,
     clock: Clock,
     limits: Arc<Limits>,
     failures: failures::Failures,
@@ -78,19 +80,19 @@ pub struct Users {
 
 impl Users {
     /// Opens the service on what `store` holds.
-    pub async fn open(server_name: &ServerName, config: UsersConfig, store: Store) -> Result<Arc<Self>, store::Error> {
-        Self::open_at(server_name, config, store, Arc::new(wall_clock)).await
+    pub async fn open(config: UsersConfig, store: Store, peers: Peers) -> Result<Arc<Self>, store::Error> {
+        Self::open_at(config, store, peers, Arc::new(wall_clock)).await
     }
 
     /// As [`Self::open`], with a clock.
     pub async fn open_at(
-        server_name: &ServerName,
         config: UsersConfig,
         store: Store,
+        peers: Peers,
         clock: Clock,
     ) -> Result<Arc<Self>, store::Error> {
         Ok(Arc::new(Self {
-            server_name: server_name.to_owned(),
+            server_name: peers.server_name().to_owned(),
             signer: secrets::Signer::open(&store).await?,
             limits: Arc::new(Limits::new(&config.rate_limits)),
             failures: failures::Failures::new(config.accounts.failed_logins_allowed),
@@ -99,6 +101,7 @@ impl Users {
             last_seen: last_seen::LastSeen::default(),
             config,
             store,
+            peers,
             clock,
         }))
     }

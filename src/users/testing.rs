@@ -49,7 +49,9 @@ pub(crate) async fn with_users_of(config: UsersConfig, story: impl AsyncFn(Arc<U
         let clock = TestClock(Arc::new(AtomicI64::new(1_700_000_000_000)));
         let time = clock.0.clone();
         let now = Arc::new(move || time.load(Ordering::SeqCst));
-        let users = Users::open_at(server_name!("a.test"), config.clone(), store, now).await?;
+        let users =
+            Users::open_at(config.clone(), store.clone(), peers::testing::alone(server_name!("a.test"), store), now)
+                .await?;
         story(users, clock).await;
         Ok::<_, store::Error>(())
     })

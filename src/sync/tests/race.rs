@@ -44,7 +44,12 @@ struct Server {
 impl Server {
     async fn new(store: Store, notifier: Notifier) -> Self {
         let key = SigningKey::from_seed(server_name!("a.test").to_owned(), "1", &[1; 32]).expect("it is a key id");
-        let rooms = Rooms::new(store.clone(), Arc::new(key), RoomsConfig::default());
+        let rooms = Rooms::new(
+            store.clone(),
+            peers::testing::alone(server_name!("a.test"), store.clone()),
+            Arc::new(key),
+            RoomsConfig::default(),
+        );
         let sync = Sync::new(store, rooms.clone(), notifier, config(), CancellationToken::new());
         Self { rooms, sync, joined: Vec::new() }
     }
