@@ -27,6 +27,8 @@ pub enum Change {
     Event(Arc<TimelineEvent>),
     /// An event that was in a timeline already lost its content to a redaction: this is what is left of it.
     Redacted(Arc<TimelineEvent>),
+    /// Somebody's membership of a room that this server isn't in changed: invited, or no longer.
+    OutsideMembership(Arc<TimelineEvent>),
     /// Who types in a room changed. Lives in memory only.
     Typing {
         /// The room.
@@ -100,8 +102,11 @@ pub struct TimelineEvent {
     pub room_nid: RoomNid,
     /// When it became visible. For an event on its way to the store: not yet known, 0.
     pub position: Position,
-    /// The state in which it was made.
+    /// The state in which it was made; `None`: not known.
     pub state_before: Option<SnapshotNid>,
+    /// The room's state right after it, where that isn't `state_before` and what the event changed: it came from a branch
+    /// of the room's graph.
+    pub room_state: Option<SnapshotNid>,
     /// The event itself.
     pub pdu: Arc<Pdu>,
     /// `(device id, transaction id)` of the client that sent it, which is told so.

@@ -115,6 +115,12 @@ impl Draft {
     ///
     /// The longest step is the signature: some tens of microseconds.
     pub fn seal(self, place: Place<'_>, rules: &RoomVersionRules, key: &SigningKey) -> Result<Pdu, PduError> {
+        Pdu::seal(self.place(place, rules)?, rules, key)
+    }
+
+    /// Places this draft in its room: everything of the event but its hash and its signatures, as another server may
+    /// complete it.
+    pub fn place(self, place: Place<'_>, rules: &RoomVersionRules) -> Result<CanonicalJsonObject, PduError> {
         check_length("type", &self.kind.to_string())?;
         check_length("state_key", self.state_key.as_deref().unwrap_or_default())?;
         check_length("sender", self.sender.as_str())?;
@@ -159,13 +165,44 @@ impl Draft {
             }
         }
         set("content", CanonicalJsonValue::Object(content));
-
-        signatures::hash_and_sign_event(key.server_name().as_str(), key, &mut object, &rules.redaction)?;
-        Pdu::from_canonical(object, rules)
+        Ok(object)
     }
 }
 
 impl Pdu {
+    /// Hashes and signs an event that lacks nothing else.
+    pub fn seal(mut object: CanonicalJsonObject, rules: &RoomVersionRules, key: &SigningKey) -> Result<Self, PduError> {
+        signatures::hash_and_sign_event(key.server_name().as_str(), key, &mut object, &rules.redaction)?;
+        Self::from_canonical(object, rules)
+    }
+
+    /// Adds this server's signature to an event of another.
+    pub fn countersign(
+        mut object: CanonicalJsonObject,
+        rules: &RoomVersionRules,
+        key: &SigningKey,
+    ) -> Result<Self, PduError> {
+        signatures::sign_event(key.server_name().as_str(), key, &mut object, &rules.redaction)?;
+        Self::from_canonical(object, rules)
+    }
+
+    /// Reads an event that another server made. Of what isn't signed, nothing is kept.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>, the first check.
+    pub fn from_peer(mut object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, PduError> {
+        object.remove("unsigned");
+        state_res::check_pdu_format(&object, &rules.event_format).map_err(PduError::Malformed)?;
+        Self::from_canonical(object, rules)
+    }
+
+    /// The event as a canonical JSON object, as it is signed and sent to other servers.
+    pub fn object(&self) -> CanonicalJsonObject {
+        let mut object: CanonicalJsonObject =
+            serde_json::from_str(&self.json).expect("an event was made of canonical JSON");
+        object.remove("unsigned");
+        object
+    }
+
     /// Reads a whole event, computing its id.
     pub fn from_canonical(object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, PduError> {
         let hash = signatures::reference_hash(&object, rules)?;

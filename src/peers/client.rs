@@ -19,6 +19,15 @@ impl Peers {
         self.ask_within(self.shared.config.request_timeout, destination, request).await
     }
 
+    /// As [`Self::ask`], for answers that may be large: states and auth chains.
+    pub async fn ask_large<R>(&self, destination: &ServerName, request: R) -> Result<R::IncomingResponse, PeerError>
+    where
+        R: OutgoingRequest<Authentication = ServerSignatures>,
+        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+    {
+        self.ask(destination, request).await
+    }
+
     /// As [`Self::ask`], for what may take longer or must not.
     pub async fn ask_within<R>(
         &self,

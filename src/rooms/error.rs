@@ -1,6 +1,7 @@
 //! Why an act on a room was refused.
 
 use model::{Kind, PduError, Refusal};
+use peers::PeerError;
 
 /// Why an act on a room was refused.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +51,9 @@ pub enum RoomError {
     /// The room changed faster than this server could follow.
     #[error("the room is too busy")]
     Busy,
+    /// Another server could not be asked, or refused.
+    #[error(transparent)]
+    Peer(#[from] PeerError),
     /// The store failed.
     #[error("the room could not be read or written")]
     Store(#[from] store::Error),
@@ -67,6 +71,7 @@ impl Refusal for RoomError {
             Self::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => Kind::TooLarge,
             Self::Pdu(PduError::Malformed(_)) => Kind::Invalid,
             Self::Busy => Kind::Unavailable,
+            Self::Peer(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
     }

@@ -7,16 +7,24 @@
 //! **To add an act on rooms:** a file with an `impl Rooms`, which makes [`model::Draft`]s and appends them.
 
 mod aliases;
+mod auth;
 mod bundles;
 mod client_event;
 mod create;
 mod directory;
 mod error;
+mod extension;
 mod history;
+mod judge;
 mod live;
 mod membership;
+mod missing;
+mod outliers;
+mod receive;
 mod relations;
+mod resolve;
 mod send;
+mod servers;
 mod spaces;
 mod state;
 #[cfg(test)]
@@ -40,8 +48,10 @@ pub use create::NewRoom;
 pub use directory::Listing;
 pub use error::RoomError;
 pub use history::{Context, Page, PageRequest};
-pub use live::{LiveRoom, View};
+pub use judge::Verdict;
+pub use live::{LiveRoom, Servers, View};
 pub use membership::{Change as MembershipChange, Target};
+pub use receive::{ReceiveError, Received};
 pub use relations::{RECURSION_DEPTH, Related, RelationsRequest};
 pub use send::{Sent, Wish};
 pub use spaces::{Branch, Tree, TreeRequest};
@@ -83,6 +93,8 @@ struct Shared {
     config: RoomsConfig,
     live: Cache<OwnedRoomId, Arc<LiveRoom>>,
     events: Cache<EventNid, Arc<TimelineEvent>>,
+    /// The numbers of events that were looked up by id.
+    nids: Cache<OwnedEventId, EventNid>,
     /// States that rooms were in.
     states: Cache<SnapshotNid, StateMap>,
     /// What clients' latest transactions came to.
@@ -96,10 +108,11 @@ impl Rooms {
     pub fn new(store: Store, peers: Peers, key: Arc<SigningKey>, config: RoomsConfig) -> Self {
         let live = Cache::new(config.cached_rooms);
         let events = Cache::new(config.cached_events);
+        let nids = Cache::new(config.cached_events);
         let states = Cache::new(CACHED_STATES);
         let sent = Cache::new(RECENT_TRANSACTIONS);
         let in_flight = std::sync::Mutex::default();
-        Self { shared: Arc::new(Shared { store, peers, key, config, live, events, states, sent, in_flight }) }
+        Self { shared: Arc::new(Shared { store, peers, key, config, live, events, nids, states, sent, in_flight }) }
     }
 
     /// The name of this server.

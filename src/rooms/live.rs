@@ -3,7 +3,10 @@
 use std::sync::{Arc, RwLock};
 
 use model::{EventNid, RoomNid, SnapshotNid, StateMap};
-use ruma::{OwnedEventId, OwnedRoomId, RoomVersionId, events::StateEventType, room_version_rules::RoomVersionRules};
+use ruma::{
+    OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, events::StateEventType,
+    room_version_rules::RoomVersionRules,
+};
 use store::{RoomVersion, Store, rooms::RoomRow};
 
 use crate::RoomError;
@@ -20,6 +23,8 @@ pub struct LiveRoom {
     pub rules: RoomVersionRules,
     /// Whose turn it is to extend the room. `None`: what was there proved wrong and must be read again.
     pub(crate) turn: tokio::sync::Mutex<Option<Head>>,
+    /// What other servers send into the room is taken in one delivery after the other.
+    pub(crate) inbox: tokio::sync::Semaphore,
     view: RwLock<Option<View>>,
 }
 
@@ -30,11 +35,32 @@ pub struct View {
     pub version: RoomVersion,
     /// Its number in the store.
     pub snapshot: SnapshotNid,
+    pub(crate) chain: i64,
     /// What holds.
     pub state: StateMap,
+    /// The events that none follows yet.
+    pub extremities: Arc<[OwnedEventId]>,
+    /// The servers with members in the room, and how many.
+    pub servers: Servers,
+}
+
+/// How many members each server has in a room.
+pub type Servers = imbl::OrdMap<OwnedServerName, u32>;
+
+/// A state, and how the store knows it.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredState {
+    pub(crate) snapshot: SnapshotNid,
+    /// How many parents `snapshot` has up to a whole one.
+    pub(crate) chain: i64,
+    pub(crate) state: StateMap,
 }
 
 impl View {
+    pub(crate) fn stored(&self) -> StoredState {
+        StoredState { snapshot: self.snapshot, chain: self.chain, state: self.state.clone() }
+    }
+
     /// The event that holds for `kind` and `state_key`.
     pub fn get(&self, kind: StateEventType, state_key: &str) -> Option<EventNid> {
         self.state.get(&(kind, state_key.to_owned())).copied()
@@ -46,15 +72,35 @@ impl View {
 pub(crate) struct Head {
     pub(crate) version: RoomVersion,
     pub(crate) extremities: Vec<(OwnedEventId, i64)>,
-    pub(crate) snapshot: SnapshotNid,
-    /// How many parents `snapshot` has up to a whole one.
-    pub(crate) chain: i64,
-    pub(crate) state: StateMap,
+    pub(crate) now: StoredState,
+    pub(crate) servers: Servers,
 }
 
 impl Head {
     pub(crate) fn view(&self) -> View {
-        View { version: self.version, snapshot: self.snapshot, state: self.state.clone() }
+        View {
+            version: self.version,
+            snapshot: self.now.snapshot,
+            chain: self.now.chain,
+            state: self.now.state.clone(),
+            extremities: self.extremities.iter().map(|(event_id, _)| event_id.clone()).collect(),
+            servers: self.servers.clone(),
+        }
+    }
+
+    /// Somebody of `server` came in.
+    pub(crate) fn count_in(&mut self, server: &ServerName) {
+        *self.servers.entry(server.to_owned()).or_insert(0) += 1;
+    }
+
+    /// Somebody of `server` went out.
+    pub(crate) fn count_out(&mut self, server: &ServerName) {
+        match self.servers.get_mut(server) {
+            Some(members) if *members > 1 => *members -= 1,
+            _ => {
+                self.servers.remove(server);
+            }
+        }
     }
 }
 
@@ -71,7 +117,15 @@ impl LiveRoom {
     ) -> Result<Self, RoomError> {
         let rules =
             model::rules_of(&version).ok_or_else(|| RoomError::UnsupportedVersion(version.as_str().to_owned()))?;
-        Ok(Self { nid, room_id, version, rules, turn: tokio::sync::Mutex::new(head), view: RwLock::new(None) })
+        Ok(Self {
+            nid,
+            room_id,
+            version,
+            rules,
+            turn: tokio::sync::Mutex::new(head),
+            inbox: tokio::sync::Semaphore::new(1),
+            view: RwLock::new(None),
+        })
     }
 
     /// What is durable of the room's state.
@@ -102,10 +156,30 @@ impl LiveRoom {
 impl Head {
     pub(crate) async fn load(store: &Store, room_id: &ruma::RoomId) -> Result<Self, RoomError> {
         let row = store.rooms().find(room_id).await?.ok_or(RoomError::UnknownRoom)?;
+        if row.snapshot == SnapshotNid(0) {
+            // Known from outside only: nobody here has been in it.
+            return Ok(Self { version: row.version, ..Self::default() });
+        }
         // Snapshots never change, so these belong to the row whatever is written meanwhile.
         let state = store.state().at(row.snapshot).await?;
         let chain = store.state().chain(row.snapshot).await?;
-        Ok(Self { version: row.version, extremities: row.extremities, snapshot: row.snapshot, chain, state })
+        let mut head = Self {
+            version: row.version,
+            extremities: row.extremities,
+            now: StoredState { snapshot: row.snapshot, chain, state },
+            servers: Servers::new(),
+        };
+        for member in store.sync().joined_users(row.nid).await? {
+            head.count_in(member.server_name());
+        }
+        Ok(head)
+    }
+}
+
+/// Nothing holds.
+impl Default for StoredState {
+    fn default() -> Self {
+        Self { snapshot: SnapshotNid(0), chain: 0, state: StateMap::new() }
     }
 }
 
@@ -115,9 +189,8 @@ impl Default for Head {
         Self {
             version: RoomVersion::default(),
             extremities: Vec::new(),
-            snapshot: SnapshotNid(0),
-            chain: 0,
-            state: StateMap::new(),
+            now: StoredState::default(),
+            servers: Servers::new(),
         }
     }
 }

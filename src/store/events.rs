@@ -9,8 +9,8 @@ use crate::{Arg, Error, Row, Store, Table, Write, args, places};
 
 static EVENTS: Table = Table {
     insert: "INSERT INTO events (nid, event_id, room_nid, position, depth, type, state_key, sender, origin_server_ts,
-        state_before_nid, json, transaction_id, rejected_at, soft_failed_at)",
-    columns: 14,
+        state_before_nid, json, transaction_id, rejected_at, soft_failed_at, room_state_nid)",
+    columns: 15,
     conflict: "",
     key: 0,
 };
@@ -22,6 +22,20 @@ static RELATIONS: Table = Table {
     key: 0,
 };
 
+static PENDING_REDACTIONS: Table = Table {
+    insert: "INSERT INTO pending_redactions (target_id, redaction_nid)",
+    columns: 2,
+    conflict: "ON CONFLICT DO NOTHING",
+    key: 2,
+};
+
+static BACKWARD_EXTREMITIES: Table = Table {
+    insert: "INSERT INTO backward_extremities (room_nid, event_id)",
+    columns: 2,
+    conflict: "ON CONFLICT DO NOTHING",
+    key: 2,
+};
+
 static TRANSACTIONS: Table = Table {
     insert: "INSERT INTO transactions (user_id, device_id, scope, transaction_id, answer, created_at)",
     columns: 6,
@@ -29,7 +43,8 @@ static TRANSACTIONS: Table = Table {
     key: 0,
 };
 
-/// Adds `event` to its room's timeline at `position`.
+/// Adds `event` to its room's timeline at `position`, or, with [`Arg::NoInt`], as one that the room knows of but that is not
+/// in its timeline.
 pub fn insert(write: &mut Write, event: &TimelineEvent, position: Arg) {
     let pdu = &event.pdu;
     let transaction =
@@ -45,10 +60,45 @@ pub fn insert(write: &mut Write, event: &TimelineEvent, position: Arg) {
         event.state_before.map(|snapshot| snapshot.0),
         pdu.json.clone(),
         transaction,
-        None::<i64>,
+        pdu.rejected.then_some(i64::from(pdu.origin_server_ts.get())),
         event.soft_failed.then_some(i64::from(pdu.origin_server_ts.get())),
+        event.room_state.map(|snapshot| snapshot.0),
     ]);
     write.insert(&EVENTS, row);
+}
+
+/// Puts an event that was known already into its room's timeline, or, with [`Arg::NoInt`], only notes how it was judged.
+pub fn settle(write: &mut Write, event: &TimelineEvent, position: Arg) {
+    const SETTLE: &str = "
+        UPDATE events
+        SET position = $2, state_before_nid = $3, room_state_nid = $4, rejected_at = $5, soft_failed_at = $6
+        WHERE nid = $1 AND position IS NULL";
+    let at = i64::from(event.pdu.origin_server_ts.get());
+    let mut row = args![event.nid.0];
+    row.push(position);
+    row.extend(args![
+        event.state_before.map(|snapshot| snapshot.0),
+        event.room_state.map(|snapshot| snapshot.0),
+        event.pdu.rejected.then_some(at),
+        event.soft_failed.then_some(at),
+    ]);
+    write.run(SETTLE, row);
+}
+
+/// Notes that a redaction came before what it redacts.
+pub fn insert_pending_redaction(write: &mut Write, target: &EventId, redaction: EventNid) {
+    write.insert(&PENDING_REDACTIONS, args![target.as_str(), redaction.0]);
+}
+
+/// Notes that history before the room's timeline begins with `event_id`, as far as this server has it.
+pub fn insert_backward_extremity(write: &mut Write, room: RoomNid, event_id: &EventId) {
+    write.insert(&BACKWARD_EXTREMITIES, args![room.0, event_id.as_str()]);
+}
+
+/// The event is in the timeline now.
+pub fn remove_backward_extremity(write: &mut Write, room: RoomNid, event_id: &EventId) {
+    const REMOVE: &str = "DELETE FROM backward_extremities WHERE room_nid = $1 AND event_id = $2";
+    write.run(REMOVE, args![room.0, event_id.as_str()]);
 }
 
 /// Notes that `event` relates to `parent` by `rel_type`.
@@ -121,7 +171,7 @@ pub struct Events<'a>(pub(crate) &'a Store);
 
 const COLUMNS: &str = "
     SELECT nid, event_id, room_nid, position, state_before_nid, json, transaction_id, rejected_at, soft_failed_at,
-        redacted_by
+        redacted_by, room_state_nid
     FROM events";
 
 fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
@@ -137,6 +187,7 @@ fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
         room_nid: RoomNid(row.int(2)?),
         position: Position(row.opt_int(3)?.unwrap_or_default()),
         state_before: row.opt_int(4)?.map(SnapshotNid),
+        room_state: row.opt_int(10)?.map(SnapshotNid),
         pdu: Arc::new(pdu),
         transaction_id,
         redacted_by: row.opt_parse(9)?,
@@ -162,6 +213,46 @@ impl Events<'_> {
             let args = (0..size).map(|at| Arg::Int(chunk[at.min(chunk.len() - 1)].0)).collect();
             for row in self.0.query(sql, args).await? {
                 found.push(event(&row)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// The events called so, in no particular order; those that aren't there are left out.
+    pub async fn by_ids(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<TimelineEvent>>, Error> {
+        const AT_ONCE: usize = 64;
+        let mut found = Vec::with_capacity(ids.len());
+        for chunk in ids.chunks(AT_ONCE) {
+            let size = chunk.len().next_power_of_two();
+            let sql = format!("{COLUMNS} WHERE event_id IN ({})", places(1, size));
+            let args = (0..size).map(|at| Arg::from(chunk[at.min(chunk.len() - 1)].as_str())).collect();
+            for row in self.0.query(sql, args).await? {
+                found.push(event(&row)?);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Where the history of a room begins, as far as this server has it: events that it lacks.
+    pub async fn backward_extremities(&self, room: RoomNid, limit: usize) -> Result<Vec<OwnedEventId>, Error> {
+        const FIND: &str = "SELECT event_id FROM backward_extremities WHERE room_nid = $1 LIMIT $2";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.0.query(FIND, args![room.0, limit]).await?.iter().map(|row| row.parse(0)).collect()
+    }
+
+    /// The redactions that came before the events called so, which they redact: `(target, redaction)`.
+    pub async fn pending_redactions(&self, targets: &[OwnedEventId]) -> Result<Vec<(OwnedEventId, EventNid)>, Error> {
+        const AT_ONCE: usize = 64;
+        let mut found = Vec::new();
+        for chunk in targets.chunks(AT_ONCE) {
+            let size = chunk.len().next_power_of_two();
+            let sql = format!(
+                "SELECT target_id, redaction_nid FROM pending_redactions WHERE target_id IN ({})",
+                places(1, size)
+            );
+            let args = (0..size).map(|at| Arg::from(chunk[at.min(chunk.len() - 1)].as_str())).collect();
+            for row in self.0.query(sql, args).await? {
+                found.push((row.parse(0)?, EventNid(row.int(1)?)));
             }
         }
         Ok(found)

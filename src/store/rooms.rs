@@ -109,6 +109,12 @@ pub fn put_membership(
     write.insert(&MEMBERSHIPS, row);
 }
 
+/// The room no longer knows of `user_id`.
+pub fn remove_membership(write: &mut Write, room: RoomNid, user_id: &str) {
+    const REMOVE: &str = "DELETE FROM memberships WHERE room_nid = $1 AND user_id = $2";
+    write.run(REMOVE, args![room.0, user_id]);
+}
+
 /// Reads rooms.
 pub struct Rooms<'a>(pub(crate) &'a Store);
 

@@ -39,6 +39,12 @@ pub fn put_current(write: &mut Write, room: RoomNid, key: &StateKey, event: Even
     write.insert(&CURRENT, args![room.0, key.0.to_string(), key.1.as_str(), event.0]);
 }
 
+/// Nothing holds any more for `key`.
+pub fn remove_current(write: &mut Write, room: RoomNid, key: &StateKey) {
+    const REMOVE: &str = "DELETE FROM current_state WHERE room_nid = $1 AND type = $2 AND state_key = $3";
+    write.run(REMOVE, args![room.0, key.0.to_string(), key.1.as_str()]);
+}
+
 /// Reads states.
 pub struct State<'a>(pub(crate) &'a Store);
 

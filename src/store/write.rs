@@ -11,6 +11,7 @@ pub struct Write {
     pub(crate) room: Option<RoomStep>,
     pub(crate) positions: u32,
     pub(crate) changes: Vec<(u32, Change)>,
+    pub(crate) untold: bool,
 }
 
 /// Which write to a room was the latest. The count alone would not do: of two nodes that count on from one version, one
@@ -94,6 +95,12 @@ impl Write {
     /// Tells `change` to everybody who waits, once it is durable, at the position of `offset`.
     pub fn tell(&mut self, offset: u32, change: Change) -> &mut Self {
         self.changes.push((offset, change));
+        self
+    }
+
+    /// More happens than the changes tell: whoever remembers must look it up afterwards.
+    pub fn tell_not_all(&mut self) -> &mut Self {
+        self.untold = true;
         self
     }
 

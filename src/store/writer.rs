@@ -170,8 +170,10 @@ impl Task {
             (self.on_commit)(Committed { upto: outcome.base, changes: Arc::new([]), gap: true });
         }
         let mut changes = Vec::new();
+        let mut untold = false;
         for (write, answer) in writes.into_iter().zip(&outcome.answers) {
             let Ok(first) = answer else { continue };
+            untold |= write.untold;
             changes.extend(
                 write.changes.into_iter().map(|(offset, change)| (Position(first.0 + i64::from(offset)), change)),
             );
@@ -179,6 +181,9 @@ impl Task {
         self.visible = outcome.upto;
         if outcome.upto > outcome.base {
             (self.on_commit)(Committed { upto: outcome.upto, changes: changes.into(), gap: false });
+        }
+        if untold {
+            (self.on_commit)(Committed { upto: outcome.upto, changes: Arc::new([]), gap: true });
         }
         outcome.answers
     }

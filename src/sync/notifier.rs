@@ -97,6 +97,7 @@ impl Notifier {
         for (position, change) in committed.changes.iter() {
             match change {
                 Change::Event(event) => self.take_event(&mut state, *position, event, &mut wake),
+                Change::OutsideMembership(event) => self.take_outside(&mut state, *position, event, &mut wake),
                 Change::Redacted(event) => {
                     state.take_redaction(event);
                     redacted.push(event.nid);
@@ -282,6 +283,15 @@ impl Notifier {
             state.take_membership(&shown, &room, membership, wake);
         }
         wake.room(&room, position);
+    }
+
+    /// A membership of a room whose timeline this server doesn't have.
+    fn take_outside(&self, state: &mut State, position: Position, event: &Arc<TimelineEvent>, wake: &mut Wake) {
+        let room = state.room(event.room_nid);
+        let shown = Arc::new(Shown::new(TimelineEvent { position, ..(**event).clone() }));
+        if let Some(membership) = shown.membership() {
+            state.take_membership(&shown, &room, membership, wake);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -66,8 +66,11 @@ impl States {
         }
     }
 
-    /// The state after an event.
+    /// The room's state right after an event came.
     pub(crate) async fn after(&self, event: &Arc<Shown>) -> Result<StateMap, store::Error> {
+        if let Some(snapshot) = event.event.room_state {
+            return self.at(snapshot).await;
+        }
         let mut state = self.before(event).await?;
         if !event.event.soft_failed
             && let Some(key) = event.event.pdu.state()

@@ -1,0 +1,503 @@
+//! Events on their way into a room's timeline, one after the other, as one write.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::Arc,
+};
+
+use imbl::ordmap::DiffItem;
+use model::{Change, Draft, EventNid, Pdu, Place, Position, SnapshotNid, StateKey, StateMap, TimelineEvent};
+use ruma::{
+    CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName, UserId,
+    canonical_json::redact,
+    events::{
+        StateEventType, TimelineEventType,
+        room::member::{MembershipState, RoomMemberEventContent},
+    },
+};
+use serde::Deserialize;
+use store::{Arg, RoomVersion, Write, events, rooms::RoomRow, state};
+
+use crate::{
+    RoomError, Rooms,
+    auth::{self, AuthState, Subject},
+    judge::{Judged, Verdict},
+    live::{Head, SharedRoom, StoredState},
+    send::membership_of,
+    timeline::Transaction,
+};
+
+/// After so many changes to a state, the next snapshot holds the whole of it.
+const LONGEST_CHAIN: i64 = 50;
+/// An event follows no more than so many others.
+/// Spec: <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
+const MOST_PREV_EVENTS: usize = 20;
+
+/// A room's timeline as it grows. What was added is part of the head that the next builds on.
+pub(crate) struct Extension<'a> {
+    rooms: &'a Rooms,
+    room: &'a SharedRoom,
+    head: Head,
+    from: RoomVersion,
+    /// The events added so far that aren't in the store.
+    fresh: HashMap<EventNid, Arc<TimelineEvent>>,
+    write: Write,
+    /// What joined the timeline.
+    events: Vec<Arc<TimelineEvent>>,
+    /// The state after each of them.
+    after: HashMap<OwnedEventId, StoredState>,
+}
+
+impl<'a> Extension<'a> {
+    pub(crate) fn new(rooms: &'a Rooms, room: &'a SharedRoom, head: Head) -> Self {
+        let from = head.version;
+        Self {
+            rooms,
+            room,
+            head,
+            from,
+            fresh: HashMap::new(),
+            write: Write::new(),
+            events: Vec::new(),
+            after: HashMap::new(),
+        }
+    }
+
+    pub(crate) fn write(&mut self) -> &mut Write {
+        &mut self.write
+    }
+
+    /// The room's head after everything that was added, the Write that makes it so, and what joined the timeline.
+    pub(crate) fn finish(mut self) -> (Head, Write, Vec<Arc<TimelineEvent>>) {
+        if let Some(last) = self.events.last() {
+            let version = RoomVersion { count: self.from.count + 1, head: last.nid };
+            self.write.room_step(self.room.nid, self.from, version);
+            self.head.version = version;
+            store::rooms::put_room(
+                &mut self.write,
+                &RoomRow {
+                    nid: self.room.nid,
+                    room_id: self.room.room_id.clone(),
+                    room_version: self.room.version.clone(),
+                    version,
+                    extremities: self.head.extremities.clone(),
+                    snapshot: self.head.now.snapshot,
+                },
+            );
+        }
+        (self.head, self.write, self.events)
+    }
+
+    // === what somebody here wishes ===
+
+    /// Makes an event of a draft and adds it.
+    pub(crate) async fn add_draft(&mut self, draft: Draft, transaction: Option<&Transaction>) -> Result<(), RoomError> {
+        let shared = &self.rooms.shared;
+        let is_first = self.head.extremities.is_empty();
+        let (pdu, auth) = self.seal(draft).await?;
+        auth_checked(&pdu, &auth, self.room)?;
+        let event = Arc::new(TimelineEvent {
+            nid: EventNid(shared.store.next_nid()),
+            room_nid: self.room.nid,
+            position: Position(0),
+            state_before: (!is_first).then_some(self.head.now.snapshot),
+            room_state: None,
+            pdu: Arc::new(pdu),
+            transaction_id: transaction
+                .map(|transaction| (transaction.device_id.to_string(), transaction.transaction_id.clone())),
+            redacted_by: None,
+            soft_failed: false,
+        });
+        let servers_before = self.head.servers.clone();
+        let offset = self.write.position();
+        events::insert(&mut self.write, &event, Arg::Position(offset));
+        if let Some(key) = event.pdu.state() {
+            let before = self.head.now.clone();
+            let state = before.state.update(key.clone(), event.nid);
+            self.fresh.insert(event.nid, event.clone());
+            self.set_state(before, state, offset).await?;
+        }
+        self.head.extremities = vec![(event.pdu.event_id.clone(), event.pdu.depth)];
+        self.tell(&event, offset).await?;
+        self.owe(&event, offset, servers_before.keys().cloned().collect());
+        self.after.insert(event.pdu.event_id.clone(), self.head.now.clone());
+        self.events.push(event);
+        Ok(())
+    }
+
+    /// Makes an event of a draft on the head, without adding it.
+    pub(crate) async fn seal(&self, draft: Draft) -> Result<(Pdu, AuthState), RoomError> {
+        let (object, auth) = self.place(draft).await?;
+        Ok((Pdu::seal(object, &self.room.rules, &self.rooms.shared.key)?, auth))
+    }
+
+    /// Places a draft on the head: an event that lacks only its hash and its signature.
+    pub(crate) async fn place(&self, draft: Draft) -> Result<(CanonicalJsonObject, AuthState), RoomError> {
+        let rules = &self.room.rules;
+        let auth = self.auth_state(&(&draft).into()).await?;
+        let auth_types = auth::auth_types(&(&draft).into(), rules)?;
+        let auth_events = auth_types.iter().filter_map(|key| auth.get(key)).map(|pdu| pdu.event_id.clone()).collect();
+        let is_create = draft.kind == TimelineEventType::RoomCreate;
+        let room_id = (!is_create || rules.event_format.require_room_create_room_id).then_some(&*self.room.room_id);
+        // Of many branches those that go furthest are joined; the others stay for the next event.
+        let mut branches: Vec<_> = self.head.extremities.iter().collect();
+        branches.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
+        let place = Place {
+            room_id,
+            prev_events: branches.iter().take(MOST_PREV_EVENTS).map(|(event_id, _)| event_id.clone()).collect(),
+            auth_events,
+            depth: branches.first().map_or(0, |(_, depth)| *depth) + 1,
+        };
+        Ok((draft.place(place, rules)?, auth))
+    }
+
+    // === what was made elsewhere ===
+
+    /// Adds an event that was judged by its own branch of the room's graph. What the room as it is now doesn't allow is
+    /// kept, and not shown.
+    ///
+    /// `also_to`: other servers that are to be sent it, besides those whose sending is ours anyway.
+    pub(crate) async fn add_judged(&mut self, judged: &Judged, relay: bool) -> Result<Verdict, RoomError> {
+        if let Verdict::Rejected(_) = &judged.verdict {
+            self.keep_aside(judged, true);
+            return Ok(judged.verdict.clone());
+        }
+        let before = self.before(judged).await?;
+        let is_on_head = before.snapshot == self.head.now.snapshot;
+        if !is_on_head {
+            // Spec: "Passes authorization rules based on the current state of the room, otherwise it is soft failed."
+            let auth = self.auth_state(&Subject::from(&*judged.pdu)).await?;
+            if let Err(RoomError::Forbidden(reason)) = auth::check_by_state(&judged.pdu, &self.room.rules, &auth) {
+                self.keep_aside(judged, false);
+                return Ok(Verdict::SoftFailed(reason));
+            }
+        }
+        let servers_before = self.head.servers.clone();
+        let offset = self.write.position();
+        let event = judged.event(Some(before.snapshot), false);
+        self.fresh.insert(event.nid, Arc::new(event.clone()));
+
+        // The branches that the event leaves open, and what holds on them together.
+        let follows: HashSet<&OwnedEventId> = judged.pdu.prev_events.iter().chain(&judged.behind).collect();
+        let mut extremities = self.head.extremities.clone();
+        extremities.retain(|(event_id, _)| !follows.contains(event_id));
+        let own = match judged.pdu.state() {
+            Some(key) => before.state.update(key, event.nid),
+            None => before.state.clone(),
+        };
+        if extremities.is_empty() || (is_on_head && judged.pdu.state_key.is_none()) {
+            self.set_state(before, own, offset).await?;
+        } else if !same(&own, &self.head.now.state) {
+            let mut states = vec![own];
+            for (event_id, _) in &extremities {
+                states.push(self.after(event_id).await?);
+            }
+            let resolved = self.rooms.resolve_state(self.room, states, &self.fresh).await?;
+            self.set_state(self.head.now.clone(), resolved, offset).await?;
+        }
+        extremities.push((event.pdu.event_id.clone(), event.pdu.depth));
+        self.head.extremities = extremities;
+
+        // What holds afterwards follows from the event itself, unless it came from a branch.
+        let room_state = (!is_on_head).then_some(self.head.now.snapshot);
+        let event = Arc::new(TimelineEvent { room_state, ..event });
+        self.fresh.insert(event.nid, event.clone());
+        match judged.known {
+            true => events::settle(&mut self.write, &event, Arg::Position(offset)),
+            false => events::insert(&mut self.write, &event, Arg::Position(offset)),
+        }
+        events::remove_backward_extremity(&mut self.write, self.room.nid, &event.pdu.event_id);
+        for event_id in &judged.missing {
+            events::insert_backward_extremity(&mut self.write, self.room.nid, event_id);
+        }
+        self.tell(&event, offset).await?;
+        for redaction in &judged.redactions {
+            self.redact(redaction, &event.pdu.event_id).await?;
+        }
+        if relay || event.pdu.sender.server_name() == self.rooms.server_name() {
+            let mut servers: BTreeSet<OwnedServerName> = servers_before.keys().cloned().collect();
+            if relay {
+                servers.remove(event.pdu.sender.server_name());
+            }
+            self.owe_to(&event, offset, servers);
+        }
+        let after = StoredState { ..self.head.now.clone() };
+        if extremities_are(&self.head, &event.pdu.event_id) {
+            self.after.insert(event.pdu.event_id.clone(), after);
+        }
+        self.events.push(event);
+        Ok(Verdict::Accepted)
+    }
+
+    /// Keeps an event outside the timeline.
+    fn keep_aside(&mut self, judged: &Judged, is_rejected: bool) {
+        let state_before = judged.stored.as_ref().map(|stored| stored.snapshot).or_else(|| {
+            let stored = self.store_state(judged.parent.clone().unwrap_or_default(), judged.before.clone());
+            Some(stored.snapshot)
+        });
+        let event = judged.event(state_before, !is_rejected);
+        match judged.known {
+            true => events::settle(&mut self.write, &event, Arg::NoInt),
+            false => events::insert(&mut self.write, &event, Arg::NoInt),
+        }
+    }
+
+    /// The state in which an event was made, as the store knows it or will.
+    async fn before(&mut self, judged: &Judged) -> Result<StoredState, RoomError> {
+        let prevs: HashSet<&OwnedEventId> = judged.pdu.prev_events.iter().collect();
+        let is_on_head = prevs.len() == self.head.extremities.len()
+            && self.head.extremities.iter().all(|(event_id, _)| prevs.contains(event_id));
+        if is_on_head {
+            return Ok(self.head.now.clone());
+        }
+        if let [prev] = judged.pdu.prev_events.as_slice()
+            && let Some(after) = self.after.get(prev)
+        {
+            return Ok(after.clone());
+        }
+        if let Some(stored) = &judged.stored {
+            return Ok(stored.clone());
+        }
+        if same(&judged.before, &self.head.now.state) {
+            return Ok(self.head.now.clone());
+        }
+        Ok(self.store_state(judged.parent.clone().unwrap_or_default(), judged.before.clone()))
+    }
+
+    /// The state after an event of the timeline.
+    async fn after(&self, event_id: &EventId) -> Result<StateMap, RoomError> {
+        match self.after.get(event_id) {
+            Some(after) => Ok(after.state.clone()),
+            None => match self.events.iter().find(|event| event.pdu.event_id == event_id) {
+                Some(event) => self.rooms.after(event).await,
+                None => Ok(self.rooms.state_after(event_id).await?.ok_or(RoomError::UnknownEvent)?.state),
+            },
+        }
+    }
+
+    // === what both come to ===
+
+    async fn tell(&mut self, event: &Arc<TimelineEvent>, offset: u32) -> Result<(), RoomError> {
+        self.write.tell(offset, Change::Event(event.clone()));
+        if let Some((parent, rel_type)) = relation(&event.pdu) {
+            events::insert_relation(&mut self.write, event, &parent, &rel_type, Arg::Position(offset));
+        }
+        if let Some(target) = event.pdu.redacts.clone().filter(|_| event.pdu.kind == TimelineEventType::RoomRedaction) {
+            self.redact(event, &target).await?;
+        }
+        Ok(())
+    }
+
+    fn owe(&mut self, event: &TimelineEvent, offset: u32, servers: BTreeSet<OwnedServerName>) {
+        self.owe_to(event, offset, servers);
+    }
+
+    /// Owes the event to the servers that are in the room, before it and after it.
+    fn owe_to(&mut self, event: &TimelineEvent, offset: u32, mut servers: BTreeSet<OwnedServerName>) {
+        servers.extend(self.head.servers.keys().filter(|server| **server != *event.pdu.sender.server_name()).cloned());
+        servers.remove(self.rooms.server_name());
+        if servers.is_empty() {
+            return;
+        }
+        for server in &servers {
+            store::outbox::push(&mut self.write, server, Arg::Position(offset), event.nid);
+        }
+        self.write.tell(offset, Change::Outgoing { destinations: servers.into_iter().collect() });
+    }
+
+    /// The room is in `state` from now on, which is near to `parent`.
+    async fn set_state(&mut self, parent: StoredState, state: StateMap, offset: u32) -> Result<(), RoomError> {
+        let before = std::mem::take(&mut self.head.now);
+        let (changed, gone) = differences(&before.state, &state);
+        if changed.is_empty() && gone.is_empty() {
+            self.head.now = before;
+            return Ok(());
+        }
+        self.head.now = self.store_state(parent, state);
+        for (key, nid) in &changed {
+            state::put_current(&mut self.write, self.room.nid, key, *nid);
+            if key.0 == StateEventType::RoomMember {
+                self.set_member(&before, key, Some(*nid), offset).await?;
+            }
+        }
+        for key in &gone {
+            state::remove_current(&mut self.write, self.room.nid, key);
+            if key.0 == StateEventType::RoomMember {
+                self.set_member(&before, key, None, offset).await?;
+            }
+        }
+        // The timeline tells of one change at most; what else the branches brought is to be looked up.
+        if changed.len() + gone.len() > 1 {
+            self.write.tell_not_all();
+        }
+        Ok(())
+    }
+
+    /// `nid` is the membership event of a user from now on; `None`: the room no longer knows of the user.
+    async fn set_member(
+        &mut self,
+        before: &StoredState,
+        key: &StateKey,
+        nid: Option<EventNid>,
+        offset: u32,
+    ) -> Result<(), RoomError> {
+        let Ok(user_id) = <&UserId>::try_from(key.1.as_str()) else { return Ok(()) };
+        if let Some(old) = before.state.get(key)
+            && membership_of(&self.event(*old).await?.pdu) == Some(MembershipState::Join)
+        {
+            self.head.count_out(user_id.server_name());
+        }
+        let Some(nid) = nid else {
+            store::rooms::remove_membership(&mut self.write, self.room.nid, &key.1);
+            return Ok(());
+        };
+        let event = self.event(nid).await?;
+        let Some(member) = event.pdu.content_as::<RoomMemberEventContent>() else { return Ok(()) };
+        if member.membership == MembershipState::Join {
+            self.head.count_in(user_id.server_name());
+        }
+        store::rooms::put_membership(
+            &mut self.write,
+            self.room.nid,
+            &key.1,
+            &member.membership,
+            &event.pdu.sender,
+            nid,
+            Arg::Position(offset),
+            member.displayname.as_deref(),
+            member.avatar_url.as_ref().map(|url| url.as_str()),
+        );
+        Ok(())
+    }
+
+    /// Gives a state a number: as what it changes of `parent`, or, now and then and where something is gone, as a whole.
+    fn store_state(&mut self, parent: StoredState, state: StateMap) -> StoredState {
+        let snapshot = SnapshotNid(self.rooms.shared.store.next_nid());
+        let room = self.room.nid;
+        let (changed, gone) = differences(&parent.state, &state);
+        if parent.snapshot == SnapshotNid(0) || parent.chain >= LONGEST_CHAIN || !gone.is_empty() {
+            state::insert_snapshot(&mut self.write, snapshot, room, None, 0, state.values().copied());
+            return StoredState { snapshot, chain: 0, state };
+        }
+        if changed.is_empty() {
+            return parent;
+        }
+        let chain = parent.chain + 1;
+        let changed = changed.into_iter().map(|(_, nid)| nid);
+        state::insert_snapshot(&mut self.write, snapshot, room, Some(parent.snapshot), chain, changed);
+        StoredState { snapshot, chain, state }
+    }
+
+    /// Takes the content from the redacted event, in the store and in every memory.
+    async fn redact(&mut self, redaction: &TimelineEvent, target: &EventId) -> Result<(), RoomError> {
+        let shared = &self.rooms.shared;
+        let fresh = self.fresh.values().find(|event| event.pdu.event_id == target).cloned();
+        let original = match fresh {
+            Some(fresh) => Some(fresh),
+            None => shared.store.events().find(target).await?,
+        };
+        let Some(original) = original else {
+            events::insert_pending_redaction(&mut self.write, target, redaction.nid);
+            return Ok(());
+        };
+        if original.room_nid != self.room.nid || !self.may_redact(redaction, &original).await? {
+            return Ok(());
+        }
+        let remains = redacted(&original.pdu, &self.room.rules)?;
+        events::redact(&mut self.write, original.nid, remains.json.clone(), &redaction.pdu.event_id);
+        let remains = Arc::new(TimelineEvent {
+            pdu: Arc::new(remains),
+            transaction_id: None,
+            redacted_by: Some(redaction.pdu.event_id.clone()),
+            ..(*original).clone()
+        });
+        let offset = self.write.position();
+        self.write.tell(offset, Change::Redacted(remains));
+        shared.events.remove(&original.nid);
+        Ok(())
+    }
+
+    /// Spec: <https://spec.matrix.org/v1.19/rooms/v11/#handling-redactions>: who has the power may redact everything, and a
+    /// server the events of its own people.
+    async fn may_redact(&self, redaction: &TimelineEvent, original: &TimelineEvent) -> Result<bool, RoomError> {
+        if redaction.pdu.sender.server_name() == original.pdu.sender.server_name() {
+            return Ok(true);
+        }
+        let power_levels = self.rooms.power_levels_in(self.room, &self.head.now.state, &self.fresh).await?;
+        Ok(power_levels.user_can_redact_event_of_other(&redaction.pdu.sender))
+    }
+
+    /// The state events of the head that decide over `subject`, by what they are about.
+    async fn auth_state(&self, subject: &Subject<'_>) -> Result<AuthState, RoomError> {
+        let wanted = auth::deciding(subject, &self.room.rules)?;
+        let mut found = HashMap::with_capacity(wanted.len());
+        for key in wanted {
+            let Some(nid) = self.head.now.state.get(&key) else { continue };
+            let event = self.event(*nid).await?;
+            found.insert(key, event.pdu.clone());
+        }
+        Ok(found)
+    }
+
+    async fn event(&self, nid: EventNid) -> Result<Arc<TimelineEvent>, RoomError> {
+        match self.fresh.get(&nid) {
+            Some(event) => Ok(event.clone()),
+            None => self.rooms.event(nid).await,
+        }
+    }
+}
+
+/// What holds otherwise in `now` than in `then`, and what holds no more; quick when one was made of the other.
+fn differences(then: &StateMap, now: &StateMap) -> (Vec<(StateKey, EventNid)>, Vec<StateKey>) {
+    let (mut changed, mut gone) = (Vec::new(), Vec::new());
+    for item in then.diff(now) {
+        match item {
+            DiffItem::Add(key, nid) | DiffItem::Update { new: (key, nid), .. } => changed.push((key.clone(), *nid)),
+            DiffItem::Remove(key, _) => gone.push(key.clone()),
+        }
+    }
+    (changed, gone)
+}
+
+/// Whether two states are the same; quick when one was made of the other.
+pub(crate) fn same(one: &StateMap, other: &StateMap) -> bool {
+    one.ptr_eq(other) || (one.len() == other.len() && one.diff(other).next().is_none())
+}
+
+fn extremities_are(head: &Head, event_id: &EventId) -> bool {
+    matches!(head.extremities.as_slice(), [(only, _)] if only == event_id)
+}
+
+/// The authorisation rules of the room's version, for an event made on the head.
+fn auth_checked(pdu: &Pdu, auth: &AuthState, room: &SharedRoom) -> Result<(), RoomError> {
+    auth::check_by_auth_events(pdu, &room.rules, |event_id| auth.values().find(|pdu| pdu.event_id == event_id).cloned())
+}
+
+/// What is left of an event when it is redacted.
+///
+/// Spec: <https://spec.matrix.org/v1.19/client-server-api/#redactions>
+pub(crate) fn redacted(pdu: &Pdu, rules: &ruma::room_version_rules::RoomVersionRules) -> Result<Pdu, RoomError> {
+    let corrupt = |error: String| RoomError::Store(store::Error::Corrupt(error));
+    let object: CanonicalJsonObject = serde_json::from_str(&pdu.json).map_err(|error| corrupt(error.to_string()))?;
+    let remains = redact(object, &rules.redaction, None).map_err(|error| corrupt(error.to_string()))?;
+    let json = serde_json::to_string(&remains).map_err(|error| corrupt(error.to_string()))?;
+    Pdu::from_stored(pdu.event_id.clone(), json.into(), pdu.rejected).map_err(|error| corrupt(error.to_string()))
+}
+
+/// `(parent, rel_type)` of an event that relates to another.
+///
+/// Spec: <https://spec.matrix.org/v1.19/client-server-api/#forming-relationships-between-events>
+pub(crate) fn relation(pdu: &Pdu) -> Option<(String, String)> {
+    #[derive(Deserialize)]
+    struct Content {
+        #[serde(rename = "m.relates_to")]
+        relates_to: RelatesTo,
+    }
+    #[derive(Deserialize)]
+    struct RelatesTo {
+        rel_type: String,
+        event_id: String,
+    }
+    let content: Content = pdu.content_as()?;
+    Some((content.relates_to.event_id, content.relates_to.rel_type))
+}

@@ -1,0 +1,328 @@
+//! What is to be thought of an event that another server sent, by its own branch of the room's graph.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
+
+use model::{EventNid, Pdu, Position, SnapshotNid, StateMap, TimelineEvent};
+use ruma::{EventId, OwnedEventId, events::TimelineEventType};
+
+use crate::{
+    RoomError, Rooms, View,
+    auth::{self, AuthState, Subject},
+    extension::same,
+    live::{SharedRoom, StoredState},
+};
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is in the timeline.
+    Accepted,
+    /// Its own branch allows it, the room as it is now does not: it is kept, and not shown.
+    SoftFailed(String),
+    /// The authorisation rules forbid it: it is remembered as refused.
+    Rejected(String),
+}
+
+/// An event with what was found out about it.
+#[derive(Debug)]
+pub(crate) struct Judged {
+    pub(crate) nid: EventNid,
+    pub(crate) room_nid: model::RoomNid,
+    pub(crate) pdu: Arc<Pdu>,
+    /// The store has it already, outside the timeline.
+    pub(crate) known: bool,
+    /// The state in which it was made,
+    pub(crate) before: StateMap,
+    /// as the store knows it, if it does,
+    pub(crate) stored: Option<StoredState>,
+    /// or else a state near to it.
+    pub(crate) parent: Option<StoredState>,
+    /// Of the events that it follows, those that aren't in the timeline.
+    pub(crate) missing: Vec<OwnedEventId>,
+    /// What those follow that it follows and that were refused: it comes after them too.
+    pub(crate) behind: Vec<OwnedEventId>,
+    /// The redactions of it that came before it.
+    pub(crate) redactions: Vec<Arc<TimelineEvent>>,
+    pub(crate) verdict: Verdict,
+}
+
+impl Judged {
+    pub(crate) fn event(&self, state_before: Option<SnapshotNid>, soft_failed: bool) -> TimelineEvent {
+        TimelineEvent {
+            nid: self.nid,
+            room_nid: self.room_nid,
+            position: Position(0),
+            state_before,
+            room_state: None,
+            pdu: self.pdu.clone(),
+            transaction_id: None,
+            redacted_by: None,
+            soft_failed,
+        }
+    }
+}
+
+/// The state after an event.
+#[derive(Clone, Debug)]
+pub(crate) struct After {
+    pub(crate) state: StateMap,
+    stored: Option<StoredState>,
+    parent: Option<StoredState>,
+    /// What the event follows, if it was refused itself.
+    behind: Vec<OwnedEventId>,
+    is_in_timeline: bool,
+}
+
+/// Judges events one after the other; each may follow those judged before.
+pub(crate) struct Judge<'a> {
+    rooms: &'a Rooms,
+    room: &'a SharedRoom,
+    view: View,
+    after: HashMap<OwnedEventId, After>,
+    fresh: HashMap<EventNid, Arc<TimelineEvent>>,
+    by_id: HashMap<OwnedEventId, Arc<Pdu>>,
+    pub(crate) judged: Vec<Judged>,
+}
+
+/// Why an event can't be judged.
+#[derive(Debug)]
+pub(crate) enum Unknown {
+    /// The state after an event that it follows isn't known.
+    Prev(OwnedEventId),
+    /// An event that it names as what allows it isn't known.
+    Auth(OwnedEventId),
+    /// Something failed here.
+    Failed(RoomError),
+}
+
+impl<E: Into<RoomError>> From<E> for Unknown {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl<'a> Judge<'a> {
+    pub(crate) async fn new(rooms: &'a Rooms, room: &'a SharedRoom) -> Result<Self, RoomError> {
+        let view = rooms.view(room).await?;
+        Ok(Self {
+            rooms,
+            room,
+            view,
+            after: HashMap::new(),
+            fresh: HashMap::new(),
+            by_id: HashMap::new(),
+            judged: Vec::new(),
+        })
+    }
+
+    /// `known`: the number under which the store has it outside the timeline.
+    pub(crate) async fn add(&mut self, mut pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
+        let follows = self.follows(&pdu).await?;
+        let merged = self.merge(&pdu, &follows).await?;
+        let verdict = match self.check(&pdu, &merged.state).await? {
+            Ok(()) => Verdict::Accepted,
+            Err(reason) => Verdict::Rejected(reason),
+        };
+        pdu.rejected = verdict != Verdict::Accepted;
+        let nid = match known {
+            Some(nid) => nid,
+            None => {
+                self.rooms.shared.store.ensure_nids(1).await?;
+                EventNid(self.rooms.shared.store.next_nid())
+            }
+        };
+        let redactions = self.rooms.pending_redactions(&pdu.event_id).await?;
+        let judged = Judged {
+            nid,
+            room_nid: self.room.nid,
+            pdu: Arc::new(pdu),
+            known: known.is_some(),
+            before: merged.state.clone(),
+            stored: merged.stored.clone(),
+            parent: merged.parent.clone(),
+            missing: follows.iter().filter(|(_, after)| !after.is_in_timeline).map(|(id, _)| id.clone()).collect(),
+            behind: follows.into_iter().flat_map(|(_, after)| after.behind).collect(),
+            redactions,
+            verdict,
+        };
+        self.note(&judged, merged);
+        self.judged.push(judged);
+        Ok(())
+    }
+
+    fn note(&mut self, judged: &Judged, before: After) {
+        let is_accepted = judged.verdict == Verdict::Accepted;
+        let after = match judged.pdu.state().filter(|_| is_accepted) {
+            Some(key) => After {
+                state: before.state.update(key, judged.nid),
+                parent: before.stored.or(before.parent),
+                stored: None,
+                behind: Vec::new(),
+                is_in_timeline: true,
+            },
+            None => After {
+                behind: if is_accepted { Vec::new() } else { judged.pdu.prev_events.clone() },
+                is_in_timeline: true,
+                ..before
+            },
+        };
+        self.after.insert(judged.pdu.event_id.clone(), after);
+        self.fresh.insert(judged.nid, Arc::new(judged.event(None, false)));
+        self.by_id.insert(judged.pdu.event_id.clone(), judged.pdu.clone());
+    }
+
+    /// The states after what the event follows.
+    async fn follows(&self, pdu: &Pdu) -> Result<Vec<(OwnedEventId, After)>, Unknown> {
+        let mut follows = Vec::with_capacity(pdu.prev_events.len());
+        for event_id in &pdu.prev_events {
+            let after = match self.after.get(event_id) {
+                Some(after) => after.clone(),
+                None => self.rooms.state_after(event_id).await?.ok_or_else(|| Unknown::Prev(event_id.clone()))?,
+            };
+            follows.push((event_id.clone(), after));
+        }
+        Ok(follows)
+    }
+
+    /// The state in which the event was made: that of its branches together.
+    async fn merge(&self, pdu: &Pdu, follows: &[(OwnedEventId, After)]) -> Result<After, Unknown> {
+        let prevs: HashSet<&OwnedEventId> = pdu.prev_events.iter().collect();
+        let is_on_head = prevs.len() == self.view.extremities.len()
+            && self.view.extremities.iter().all(|event_id| prevs.contains(event_id));
+        let whole = |stored: StoredState| After {
+            state: stored.state.clone(),
+            stored: Some(stored),
+            parent: None,
+            behind: Vec::new(),
+            is_in_timeline: true,
+        };
+        if is_on_head {
+            return Ok(whole(self.view.stored()));
+        }
+        let mut different: Vec<&After> = Vec::new();
+        for (_, after) in follows {
+            if !different.iter().any(|known| same(&known.state, &after.state)) {
+                different.push(after);
+            }
+        }
+        match different.as_slice() {
+            [] => Ok(whole(StoredState::default())),
+            [only] => Ok((*only).clone()),
+            several => {
+                let states = several.iter().map(|after| after.state.clone()).collect();
+                let state = self.rooms.resolve_state(self.room, states, &self.fresh).await?;
+                let parent = several.iter().find_map(|after| after.stored.clone().or_else(|| after.parent.clone()));
+                Ok(After { state, stored: None, parent, behind: Vec::new(), is_in_timeline: true })
+            }
+        }
+    }
+
+    async fn check(&self, pdu: &Pdu, before: &StateMap) -> Result<Result<(), String>, Unknown> {
+        if pdu.kind == TimelineEventType::RoomCreate {
+            return Ok(Err("a room has one m.room.create event, and this room has it".into()));
+        }
+        if pdu.prev_events.is_empty() {
+            return Ok(Err("only an m.room.create event follows nothing".into()));
+        }
+        let rules = &self.room.rules;
+        let named = self.named(pdu).await?;
+        // Spec: "Passes authorization rules based on the event's auth events, otherwise it is rejected."
+        if let Err(error) = auth::check_by_auth_events(pdu, rules, |event_id| named.get(event_id).cloned()) {
+            return forbidden(error);
+        }
+        // Spec: "Passes authorization rules based on the state before the event, otherwise it is rejected."
+        let mut state = AuthState::new();
+        for key in auth::deciding(&Subject::from(pdu), rules)? {
+            let Some(nid) = before.get(&key) else { continue };
+            let event = match self.fresh.get(nid) {
+                Some(event) => event.clone(),
+                None => self.rooms.event(*nid).await?,
+            };
+            state.insert(key, event.pdu.clone());
+        }
+        match auth::check_by_state(pdu, rules, &state) {
+            Err(error) => forbidden(error),
+            Ok(()) => Ok(Ok(())),
+        }
+    }
+
+    /// The events that the event names as what allows it, and the room's create event.
+    async fn named(&self, pdu: &Pdu) -> Result<HashMap<OwnedEventId, Arc<Pdu>>, Unknown> {
+        let create = auth::create_event_id(&pdu.room_id, &self.room.rules);
+        let wanted: Vec<OwnedEventId> = pdu.auth_events.iter().chain(&create).cloned().collect();
+        let mut named: HashMap<_, _> = HashMap::with_capacity(wanted.len());
+        let mut elsewhere = Vec::new();
+        for event_id in wanted {
+            match self.by_id.get(&event_id) {
+                Some(pdu) => drop(named.insert(event_id, pdu.clone())),
+                None => elsewhere.push(event_id),
+            }
+        }
+        for event in self.rooms.events_by_id(&elsewhere).await? {
+            if event.room_nid == self.room.nid {
+                named.insert(event.pdu.event_id.clone(), event.pdu.clone());
+            }
+        }
+        match elsewhere.into_iter().find(|event_id| !named.contains_key(event_id)) {
+            Some(missing) => Err(Unknown::Auth(missing)),
+            None => Ok(named),
+        }
+    }
+}
+
+fn forbidden(error: RoomError) -> Result<Result<(), String>, Unknown> {
+    match error {
+        RoomError::Forbidden(reason) | RoomError::BadContent(reason) => Ok(Err(reason)),
+        error => Err(Unknown::Failed(error)),
+    }
+}
+
+impl Rooms {
+    /// The state after an event of the store. `None`: not known, because the event isn't, or only from outside.
+    pub(crate) async fn state_after(&self, event_id: &EventId) -> Result<Option<After>, RoomError> {
+        let Some(event) = self.events_by_id(&[event_id.to_owned()]).await?.pop() else { return Ok(None) };
+        let before = match event.state_before {
+            Some(snapshot) => {
+                let state = self.state_at(snapshot).await?;
+                StoredState { snapshot, chain: self.shared.store.state().chain(snapshot).await?, state }
+            }
+            None if event.pdu.kind == TimelineEventType::RoomCreate => StoredState::default(),
+            None => return Ok(None),
+        };
+        let is_refused = event.pdu.rejected || event.soft_failed;
+        let behind = if is_refused { event.pdu.prev_events.clone() } else { Vec::new() };
+        let is_in_timeline = event.position.0 != 0 || is_refused;
+        Ok(Some(match event.pdu.state().filter(|_| !event.pdu.rejected) {
+            Some(key) => After {
+                state: before.state.update(key, event.nid),
+                stored: None,
+                parent: Some(before),
+                behind,
+                is_in_timeline,
+            },
+            None => After { state: before.state.clone(), stored: Some(before), parent: None, behind, is_in_timeline },
+        }))
+    }
+
+    /// The state after an event whose own state before is known.
+    pub(crate) async fn after(&self, event: &TimelineEvent) -> Result<StateMap, RoomError> {
+        let before = match event.state_before {
+            Some(snapshot) => self.state_at(snapshot).await?,
+            None => StateMap::new(),
+        };
+        Ok(match event.pdu.state() {
+            Some(key) => before.update(key, event.nid),
+            None => before,
+        })
+    }
+
+    async fn pending_redactions(&self, event_id: &OwnedEventId) -> Result<Vec<Arc<TimelineEvent>>, RoomError> {
+        let pending = self.shared.store.events().pending_redactions(std::slice::from_ref(event_id)).await?;
+        self.events(pending.into_iter().map(|(_, nid)| nid)).await
+    }
+}

@@ -1,0 +1,250 @@
+//! What other servers send into rooms.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use metrics::counter;
+use model::{EventNid, Kind, Pdu, PduError, Refusal};
+use peers::keys::KeyError;
+use ruma::{CanonicalJsonObject, EventId, OwnedEventId, RoomId, ServerName, signatures};
+
+use crate::{
+    RoomError, Rooms,
+    judge::{Judge, Unknown, Verdict},
+    live::SharedRoom,
+};
+
+/// How often a delivery is judged again when the room moved meanwhile, or when something missing was fetched.
+const ATTEMPTS: usize = 8;
+/// How long a delivery waits for those before it.
+const INBOX_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Why a peer's event was not taken into a room.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// Nobody here is in the room.
+    #[error("nobody of this server is in the room")]
+    NotInRoom,
+    /// The room's access control list names the server.
+    #[error("the room's access control list forbids {0}")]
+    Acl(ruma::OwnedServerName),
+    /// It can't be an event of this room.
+    #[error(transparent)]
+    Malformed(#[from] PduError),
+    /// It isn't signed by whom it is said to be of.
+    #[error(transparent)]
+    Signature(#[from] KeyError),
+    /// The authorisation rules forbid it.
+    #[error("{0}")]
+    Rejected(String),
+    /// It follows, or is allowed by, an event that nobody could be asked for.
+    #[error("{0} is missing and could not be fetched")]
+    Missing(OwnedEventId),
+    /// It could not be judged or stored.
+    #[error("{0}")]
+    Room(#[from] RoomError),
+}
+
+impl Refusal for ReceiveError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotInRoom => Kind::NotFound,
+            Self::Acl(_) | Self::Signature(_) | Self::Rejected(_) | Self::Missing(_) => Kind::Forbidden,
+            Self::Malformed(_) => Kind::Invalid,
+            Self::Room(error) => error.kind(),
+        }
+    }
+}
+
+/// What became of each event of a delivery.
+pub type Received = Vec<(OwnedEventId, Result<(), ReceiveError>)>;
+
+/// A checked event on its way to judgement.
+pub(crate) struct Checked {
+    pub(crate) pdu: Pdu,
+    /// The store has it already, outside the timeline.
+    pub(crate) known: Option<EventNid>,
+}
+
+impl Rooms {
+    /// Takes what `origin` sends into a room, in the order in which it happened; what is missing in between is fetched.
+    ///
+    /// One bad event doesn't harm the others; of what was known already nothing happens again. Events that are too malformed
+    /// to have an id are left out of the answer. Deliveries into one room wait for each other, up to a minute.
+    pub async fn receive(&self, origin: &ServerName, room_id: &RoomId, pdus: Vec<CanonicalJsonObject>) -> Received {
+        let refuse = |pdus: &[CanonicalJsonObject], error: &dyn Fn() -> ReceiveError| {
+            pdus.iter().filter_map(|pdu| Some((self.id_of(pdu)?, Err(error())))).collect()
+        };
+        let room = match self.get(room_id).await {
+            Ok(room) => room,
+            Err(_) => return refuse(&pdus, &|| ReceiveError::NotInRoom),
+        };
+        match self.is_resident(&room).await {
+            Ok(true) => {}
+            _ => return refuse(&pdus, &|| ReceiveError::NotInRoom),
+        }
+        if !self.acl_allows(&room, origin).await.unwrap_or(false) {
+            return refuse(&pdus, &|| ReceiveError::Acl(origin.to_owned()));
+        }
+        let permit = tokio::time::timeout(INBOX_TIMEOUT, room.inbox.acquire()).await;
+        let Ok(Ok(_permit)) = permit else { return refuse(&pdus, &|| RoomError::Busy.into()) };
+
+        let (checked, mut received) = self.check(&room, pdus).await;
+        received.extend(self.take(&room, origin, checked).await);
+        for (event_id, outcome) in &received {
+            let word = match outcome {
+                Ok(()) => "accepted",
+                Err(error) => {
+                    tracing::debug!(%origin, room.id = %room_id, event.id = %event_id, %error, "refused an event");
+                    "refused"
+                }
+            };
+            counter!("comity_federation_pdus_received_total", "outcome" => word).increment(1);
+        }
+        received
+    }
+
+    /// Format, hash and signatures; what is known already is left out.
+    async fn check(&self, room: &SharedRoom, pdus: Vec<CanonicalJsonObject>) -> (Vec<Checked>, Received) {
+        let mut received = Received::new();
+        let mut fresh: Vec<(Pdu, CanonicalJsonObject)> = Vec::with_capacity(pdus.len());
+        for object in pdus {
+            let event_id = match signatures::reference_hash(&object, &room.rules) {
+                Ok(hash) => EventId::parse(format!("${hash}")),
+                Err(_) => continue,
+            };
+            let Ok(event_id) = event_id else { continue };
+            match Pdu::from_peer(object.clone(), &room.rules) {
+                Ok(pdu) if pdu.room_id == room.room_id => {
+                    if !fresh.iter().any(|(known, _)| known.event_id == pdu.event_id) {
+                        fresh.push((pdu, object));
+                    }
+                }
+                Ok(_) => {
+                    received.push((event_id, Err(PduError::Malformed("it is of another room".into()).into())));
+                }
+                Err(error) => received.push((event_id, Err(error.into()))),
+            }
+        }
+        let ids: Vec<OwnedEventId> = fresh.iter().map(|(pdu, _)| pdu.event_id.clone()).collect();
+        let known: HashMap<_, _> = match self.events_by_id(&ids).await {
+            Ok(events) => events.into_iter().map(|event| (event.pdu.event_id.clone(), event)).collect(),
+            Err(error) => {
+                let reason = error.to_string();
+                let failed = ids.into_iter().map(|id| (id, Err(RoomError::Invalid(reason.clone()).into())));
+                received.extend(failed);
+                return (Vec::new(), received);
+            }
+        };
+        // What is settled already needs no second look; what is only known from outside does.
+        let is_settled = |pdu: &Pdu| known.get(&pdu.event_id).is_some_and(|event| is_settled(event));
+        received.extend(fresh.iter().filter(|(pdu, _)| is_settled(pdu)).map(|(pdu, _)| (pdu.event_id.clone(), Ok(()))));
+        fresh.retain(|(pdu, _)| !is_settled(pdu));
+
+        let (pdus, objects): (Vec<Pdu>, Vec<CanonicalJsonObject>) = fresh.into_iter().unzip();
+        let verified = self.shared.peers.keys().check_events(objects, &room.rules).await;
+        let mut checked = Vec::with_capacity(pdus.len());
+        for (pdu, verified) in pdus.into_iter().zip(verified) {
+            let event_id = pdu.event_id.clone();
+            // What was said may have been changed on the way: then only what the hash covers counts.
+            match verified.map_err(ReceiveError::from).and_then(|object| Ok(Pdu::from_peer(object, &room.rules)?)) {
+                Ok(pdu) => checked.push(Checked { known: known.get(&event_id).map(|event| event.nid), pdu }),
+                Err(error) => received.push((event_id, Err(error))),
+            }
+        }
+        (checked, received)
+    }
+
+    /// Format, hash, signatures of events that were asked for, whatever this server knows of them. What fails is left out.
+    pub(crate) async fn check_fetched(&self, room: &SharedRoom, pdus: Vec<CanonicalJsonObject>) -> Vec<Checked> {
+        self.check(room, pdus).await.0
+    }
+
+    /// Judges checked events, fetches what they lack, and appends them.
+    async fn take(&self, room: &SharedRoom, origin: &ServerName, checked: Vec<Checked>) -> Received {
+        let mut received = Received::new();
+        let wanted: HashSet<OwnedEventId> = checked.iter().map(|checked| checked.pdu.event_id.clone()).collect();
+        let (events, failed) = self.with_missing(room, origin, checked).await;
+        for (event_id, error) in failed {
+            if wanted.contains(&event_id) {
+                received.push((event_id, Err(error)));
+            }
+        }
+        let ids: Vec<OwnedEventId> = events.iter().map(|checked| checked.pdu.event_id.clone()).collect();
+        match self.settle(room, events, false).await {
+            Ok(verdicts) => {
+                for (event_id, outcome) in verdicts {
+                    let outcome = match outcome {
+                        Ok(Verdict::Accepted | Verdict::SoftFailed(_)) => Ok(()),
+                        Ok(Verdict::Rejected(reason)) => Err(ReceiveError::Rejected(reason)),
+                        Err(error) => Err(error),
+                    };
+                    if wanted.contains(&event_id) {
+                        received.push((event_id, outcome));
+                    }
+                }
+            }
+            Err(error) => {
+                let reason = error.to_string();
+                let failed = ids.into_iter().filter(|id| wanted.contains(id));
+                received.extend(failed.map(|id| (id, Err(RoomError::Invalid(reason.clone()).into()))));
+            }
+        }
+        received
+    }
+
+    /// Judges events, in the order in which they follow each other, and appends them; again, when the room moved.
+    pub(crate) async fn settle(
+        &self,
+        room: &SharedRoom,
+        events: Vec<Checked>,
+        relay: bool,
+    ) -> Result<Vec<(OwnedEventId, Result<Verdict, ReceiveError>)>, RoomError> {
+        for _ in 0..ATTEMPTS {
+            let mut outcomes = Vec::new();
+            let mut judge = Judge::new(self, room).await?;
+            for checked in &events {
+                let event_id = checked.pdu.event_id.clone();
+                match judge.add(checked.pdu.clone(), checked.known).await {
+                    Ok(()) => {}
+                    Err(Unknown::Prev(missing) | Unknown::Auth(missing)) => {
+                        outcomes.push((event_id, Err(ReceiveError::Missing(missing))));
+                    }
+                    Err(Unknown::Failed(error @ RoomError::Store(_))) => return Err(error),
+                    Err(Unknown::Failed(error)) => outcomes.push((event_id, Err(error.into()))),
+                }
+            }
+            if judge.judged.is_empty() {
+                return Ok(outcomes);
+            }
+            let ids = judge.judged.iter().map(|judged| judged.pdu.event_id.clone());
+            match self.append_judged(room, &judge.judged, relay).await {
+                Ok(verdicts) => {
+                    outcomes.extend(ids.zip(verdicts.into_iter().map(Ok)));
+                    return Ok(outcomes);
+                }
+                // Somebody else was faster, with this room or with these very events.
+                Err(RoomError::Store(store::Error::Conflict | store::Error::Duplicate)) => room.forget().await,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(RoomError::Busy)
+    }
+
+    /// The id that an event of any supported room version would have. Rooms differ in what their ids cover, but an event of
+    /// an unknown room has to be called something.
+    fn id_of(&self, object: &CanonicalJsonObject) -> Option<OwnedEventId> {
+        let rules = model::rules_of(self.default_version())?;
+        let hash = signatures::reference_hash(object, &rules).ok()?;
+        EventId::parse(format!("${hash}")).ok()
+    }
+}
+
+/// Whether what is to be thought of an event is settled: it is in the timeline, or was refused.
+pub(crate) fn is_settled(event: &model::TimelineEvent) -> bool {
+    event.position.0 != 0 || event.state_before.is_some() || event.pdu.rejected || event.soft_failed
+}
