@@ -121,9 +121,40 @@ impl<'a> Judge<'a> {
     }
 
     /// `known`: the number under which the store has it outside the timeline.
-    pub(crate) async fn add(&mut self, mut pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
+    pub(crate) async fn add(&mut self, pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
         let follows = self.follows(&pdu).await?;
         let merged = self.merge(&pdu, &follows).await?;
+        self.conclude(pdu, known, follows, merged).await
+    }
+
+    /// As [`Self::add`], for an event of long ago: what it follows may be unknown if the state before it is known.
+    pub(crate) async fn add_history(&mut self, pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
+        if pdu.kind == TimelineEventType::RoomCreate {
+            return self.conclude(pdu, known, Vec::new(), whole(StoredState::default())).await;
+        }
+        match self.add(pdu.clone(), known).await {
+            Err(Unknown::Prev(_)) => {}
+            answer => return answer,
+        }
+        let stored = self.rooms.events_by_id(std::slice::from_ref(&pdu.event_id)).await?.pop();
+        let Some(snapshot) = stored.as_ref().and_then(|event| event.state_before) else {
+            return Err(Unknown::Prev(pdu.event_id));
+        };
+        let state = self.rooms.state_at(snapshot).await?;
+        let chain = self.rooms.shared.store.state().chain(snapshot).await?;
+        let before = whole(StoredState { snapshot, chain, state });
+        let missing = After { is_in_timeline: false, ..before.clone() };
+        let follows = pdu.prev_events.iter().map(|event_id| (event_id.clone(), missing.clone())).collect();
+        self.conclude(pdu, stored.map(|event| event.nid), follows, before).await
+    }
+
+    async fn conclude(
+        &mut self,
+        mut pdu: Pdu,
+        known: Option<EventNid>,
+        follows: Vec<(OwnedEventId, After)>,
+        merged: After,
+    ) -> Result<(), Unknown> {
         let verdict = match self.check(&pdu, &merged.state).await? {
             Ok(()) => Verdict::Accepted,
             Err(reason) => Verdict::Rejected(reason),
@@ -194,13 +225,6 @@ impl<'a> Judge<'a> {
         let prevs: HashSet<&OwnedEventId> = pdu.prev_events.iter().collect();
         let is_on_head = prevs.len() == self.view.extremities.len()
             && self.view.extremities.iter().all(|event_id| prevs.contains(event_id));
-        let whole = |stored: StoredState| After {
-            state: stored.state.clone(),
-            stored: Some(stored),
-            parent: None,
-            behind: Vec::new(),
-            is_in_timeline: true,
-        };
         if is_on_head {
             return Ok(whole(self.view.stored()));
         }
@@ -224,7 +248,11 @@ impl<'a> Judge<'a> {
 
     async fn check(&self, pdu: &Pdu, before: &StateMap) -> Result<Result<(), String>, Unknown> {
         if pdu.kind == TimelineEventType::RoomCreate {
-            return Ok(Err("a room has one m.room.create event, and this room has it".into()));
+            // Known from the room's state; it comes again where history goes back to the beginning.
+            return Ok(match self.rooms.events_by_id(std::slice::from_ref(&pdu.event_id)).await?.is_empty() {
+                true => Err("a room has one m.room.create event, and this room has it".into()),
+                false => Ok(()),
+            });
         }
         if pdu.prev_events.is_empty() {
             return Ok(Err("only an m.room.create event follows nothing".into()));
@@ -273,6 +301,10 @@ impl<'a> Judge<'a> {
             None => Ok(named),
         }
     }
+}
+
+fn whole(stored: StoredState) -> After {
+    After { state: stored.state.clone(), stored: Some(stored), parent: None, behind: Vec::new(), is_in_timeline: true }
 }
 
 fn forbidden(error: RoomError) -> Result<Result<(), String>, Unknown> {
