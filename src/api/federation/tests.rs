@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::testing::{Server, refusal, with_federating_server};
 
-const US: &ServerName = server_name!("a.test");
+static US: LazyLock<&ServerName> = LazyLock::new(|| server_name!("a.test"));
 const THEM: &ServerName = server_name!("b.test");
 
 #[tokio::test]
