@@ -137,6 +137,11 @@ impl FakePeer {
         KEY_ID
     }
 
+    /// What it publishes about its keys.
+    pub fn published_keys(&self) -> Value {
+        self.shared.keys()
+    }
+
     // === being asked ===
 
     /// Answers requests with `method` whose path begins with `path` by `reply` from now on.
