@@ -110,7 +110,7 @@ impl Rooms {
             }
         }
         let ordered = in_order(events);
-        let mut judge = Judge::new(self, room).await?;
+        let mut judge = Judge::new(self, room, &ids).await?;
         for checked in ordered {
             // What can't be judged, for want of what it follows, waits for another page.
             let _ = judge.add_history(checked.pdu, checked.known).await;

@@ -28,14 +28,14 @@ use crate::{
 const ATTEMPTS: usize = 4;
 
 /// What a server that let somebody in tells of its room.
-struct Welcome {
-    version: RoomVersionId,
-    rules: RoomVersionRules,
-    join: Pdu,
+pub(crate) struct Welcome {
+    pub(crate) version: RoomVersionId,
+    pub(crate) rules: RoomVersionRules,
+    pub(crate) join: Pdu,
     /// What held before the join.
-    state: Vec<Pdu>,
+    pub(crate) state: Vec<Pdu>,
     /// What allows all that.
-    chain: Vec<Pdu>,
+    pub(crate) chain: Vec<Pdu>,
 }
 
 impl Rooms {
@@ -127,7 +127,7 @@ impl Rooms {
             .collect()
     }
 
-    async fn move_in(&self, room_id: &RoomId, user_id: &UserId, welcome: Welcome) -> Result<(), RoomError> {
+    pub(crate) async fn move_in(&self, room_id: &RoomId, user_id: &UserId, welcome: Welcome) -> Result<(), RoomError> {
         let room = self.get_or_note(room_id, &welcome.version).await?;
         let _permit = room.inbox.acquire().await.map_err(|_| RoomError::Busy)?;
         for _ in 0..ATTEMPTS {

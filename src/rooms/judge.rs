@@ -86,6 +86,8 @@ pub(crate) struct Judge<'a> {
     after: HashMap<OwnedEventId, After>,
     fresh: HashMap<EventNid, Arc<TimelineEvent>>,
     by_id: HashMap<OwnedEventId, Arc<Pdu>>,
+    /// The redactions that came before what they redact.
+    redactions: HashMap<OwnedEventId, Vec<Arc<TimelineEvent>>>,
     pub(crate) judged: Vec<Judged>,
 }
 
@@ -107,8 +109,16 @@ impl<E: Into<RoomError>> From<E> for Unknown {
 }
 
 impl<'a> Judge<'a> {
-    pub(crate) async fn new(rooms: &'a Rooms, room: &'a SharedRoom) -> Result<Self, RoomError> {
+    /// `expected`: the events that are to be judged.
+    pub(crate) async fn new(
+        rooms: &'a Rooms,
+        room: &'a SharedRoom,
+        expected: &[OwnedEventId],
+    ) -> Result<Self, RoomError> {
         let view = rooms.view(room).await?;
+        let redactions = rooms.pending_redactions(expected).await?;
+        // One number for each, and for the states that they make.
+        rooms.shared.store.ensure_nids(expected.len() as i64).await?;
         Ok(Self {
             rooms,
             room,
@@ -116,6 +126,7 @@ impl<'a> Judge<'a> {
             after: HashMap::new(),
             fresh: HashMap::new(),
             by_id: HashMap::new(),
+            redactions,
             judged: Vec::new(),
         })
     }
@@ -162,12 +173,9 @@ impl<'a> Judge<'a> {
         pdu.rejected = verdict != Verdict::Accepted;
         let nid = match known {
             Some(nid) => nid,
-            None => {
-                self.rooms.shared.store.ensure_nids(1).await?;
-                EventNid(self.rooms.shared.store.next_nid())
-            }
+            None => EventNid(self.rooms.shared.store.next_nid()),
         };
-        let redactions = self.rooms.pending_redactions(&pdu.event_id).await?;
+        let redactions = self.redactions.remove(&pdu.event_id).unwrap_or_default();
         let judged = Judged {
             nid,
             room_nid: self.room.nid,
@@ -353,8 +361,14 @@ impl Rooms {
         })
     }
 
-    async fn pending_redactions(&self, event_id: &OwnedEventId) -> Result<Vec<Arc<TimelineEvent>>, RoomError> {
-        let pending = self.shared.store.events().pending_redactions(std::slice::from_ref(event_id)).await?;
-        self.events(pending.into_iter().map(|(_, nid)| nid)).await
+    async fn pending_redactions(
+        &self,
+        targets: &[OwnedEventId],
+    ) -> Result<HashMap<OwnedEventId, Vec<Arc<TimelineEvent>>>, RoomError> {
+        let mut redactions: HashMap<OwnedEventId, Vec<Arc<TimelineEvent>>> = HashMap::new();
+        for (target, nid) in self.shared.store.events().pending_redactions(targets).await? {
+            redactions.entry(target).or_default().push(self.event(nid).await?);
+        }
+        Ok(redactions)
     }
 }

@@ -31,6 +31,8 @@ mod resolve;
 mod send;
 mod serve;
 mod servers;
+#[cfg(test)]
+mod shared_tests;
 mod spaces;
 mod state;
 #[cfg(test)]
