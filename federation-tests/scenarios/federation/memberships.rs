@@ -96,7 +96,8 @@ async fn who_leaves_hears_no_more_and_may_come_back() {
     becomes(&two.alice, &room, &two.bob.user_id, "join").await;
     let sent = two.network.link("a.test", "b.test").crossings();
     let sent_meanwhile = sent.iter().any(|crossing| {
-        crossing.path.starts_with("/_matrix/federation/v1/send/") && String::from_utf8_lossy(&crossing.body).contains("meanwhile")
+        crossing.path.starts_with("/_matrix/federation/v1/send/")
+            && String::from_utf8_lossy(&crossing.body).contains("meanwhile")
     });
     assert!(!sent_meanwhile, "a server without members was told");
 
