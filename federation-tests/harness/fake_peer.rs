@@ -236,7 +236,7 @@ impl FakePeer {
     where
         S: futures_util::Stream<Item = Vec<u8>> + Send + Sync + 'static,
     {
-        let body = body.map(|bytes| Ok::<_, std::io::Error>(bytes));
+        let body = body.map(Ok::<_, std::io::Error>);
         let host = server.name().split(':').next().expect("a name has a first part");
         let address = server.federation_address();
         let http = (self.client)().resolve(host, address).build().expect("a client needs no more than this");
