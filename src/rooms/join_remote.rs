@@ -129,6 +129,10 @@ impl Rooms {
 
     pub(crate) async fn move_in(&self, room_id: &RoomId, user_id: &UserId, welcome: Welcome) -> Result<(), RoomError> {
         let room = self.get_or_note(room_id, &welcome.version).await?;
+        if self.is_resident(&room).await? {
+            // Others of this server are in the room: its state is known here, and the join is one more event.
+            return self.append_whole(&room, welcome.join).await.map(drop);
+        }
         let _permit = room.inbox.acquire().await.map_err(|_| RoomError::Busy)?;
         for _ in 0..ATTEMPTS {
             let mut write = Write::new();

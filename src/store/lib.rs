@@ -27,6 +27,7 @@ pub mod profiles;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;
+pub mod server_keys;
 pub mod state;
 pub mod sync;
 pub mod to_device;

@@ -4,11 +4,12 @@
 
 use model::{Pdu, TimelineEvent};
 use rooms::{Invitation, Template};
+use ruma::api::federation::thirdparty::exchange_invite;
 use ruma::{
     CanonicalJsonObject,
     api::federation::membership::{
-        RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event,
-        prepare_join_event, prepare_knock_event, prepare_leave_event,
+        RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event,
+        prepare_knock_event, prepare_leave_event,
     },
     events::room::member::MembershipState,
 };
@@ -26,6 +27,7 @@ pub(crate) fn routes() -> Vec<Route> {
         endpoint(make_knock),
         endpoint(send_knock),
         endpoint(invite),
+        endpoint(exchange_invite),
     ]
 }
 
@@ -96,6 +98,13 @@ async fn invite(ask: Ask<create_invite::v2::Request>) -> Answer<create_invite::v
     Ok(create_invite::v2::Response::new(json(&signed)?))
 }
 
+async fn exchange_invite(ask: Ask<exchange_invite::v1::Request>) -> Answer<exchange_invite::v1::Response> {
+    let exchange_invite::v1::Request { room_id, sender, state_key, content, .. } = ask.request;
+    let rooms = &ask.services.rooms;
+    rooms.exchange_invite(&ask.session.server, &room_id, &sender, &state_key, content.into_json()).await?;
+    Ok(exchange_invite::v1::Response::new())
+}
+
 /// A server that can't take part is told by which rules the room goes.
 fn incompatible(error: rooms::RoomError) -> Error {
     let version = match &error {
@@ -128,6 +137,8 @@ pub(super) fn event(pdu: &Pdu) -> Result<Box<RawValue>, Error> {
     }
 }
 
-pub(super) fn events<'a>(events: impl IntoIterator<Item = &'a std::sync::Arc<TimelineEvent>>) -> Result<Vec<Box<RawValue>>, Error> {
+pub(super) fn events<'a>(
+    events: impl IntoIterator<Item = &'a std::sync::Arc<TimelineEvent>>,
+) -> Result<Vec<Box<RawValue>>, Error> {
     events.into_iter().map(|timeline| event(&timeline.pdu)).collect()
 }
