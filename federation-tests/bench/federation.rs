@@ -33,6 +33,8 @@ struct Limits {
 const TRANSACTION: usize = 50;
 /// So many requests are on their way at once when as many as possible are made.
 const REQUESTS_AT_ONCE: usize = 32;
+/// How long any join may take.
+const JOIN_DEADLINE: Duration = Duration::from_secs(300);
 
 pub async fn measure(engine: &Engine, arguments: &Arguments, table: &mut Table) {
     let limits = Limits::measure(engine, arguments).await;
@@ -79,10 +81,11 @@ impl Limits {
     }
 }
 
-/// Lets `client`, who speaks through `wire`, join a room that the server `via` knows.
+/// Lets the client of `wire` join a room that the server `via` knows.
 async fn join_through(wire: &mut Wire, room: &str, via: &str) {
     let path = format!("/_matrix/client/v3/join/{}?server_name={via}&via={via}", enc(room));
-    let answer = wire.exchange("POST", &path, Some("{}")).await;
+    let answer = tokio::time::timeout(JOIN_DEADLINE, wire.exchange("POST", &path, Some("{}"))).await;
+    let answer = answer.unwrap_or_else(|_| panic!("joining {room} through {via} took longer than {JOIN_DEADLINE:?}"));
     assert_eq!(answer.status, 200, "joining {room} through {via} was answered {}", answer.body);
 }
 

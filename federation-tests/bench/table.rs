@@ -52,7 +52,7 @@ impl Table {
 /// What was measured before something went wrong isn't wrong for that.
 impl Drop for Table {
     fn drop(&mut self) {
-        if thread::panicking() {
+        if thread::panicking() && !self.rows.is_empty() {
             eprintln!("{self}");
         }
     }
