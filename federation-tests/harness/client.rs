@@ -73,6 +73,11 @@ impl Client {
     pub fn new(base: &str) -> Self {
         let http =
             reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build().expect("a client needs no more than this");
+        Self::over(http, base)
+    }
+
+    /// A client that makes its connections by `http`.
+    pub fn over(http: reqwest::Client, base: &str) -> Self {
         Self { http, base: base.to_owned(), user_id: String::new(), device_id: String::new(), token: None }
     }
 
@@ -102,6 +107,19 @@ impl Client {
         content_type: &str,
         body: Vec<u8>,
     ) -> Result<Answer, reqwest::Error> {
+        let bearer = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        self.raw_with(method, path, content_type, body, bearer.as_deref()).await
+    }
+
+    /// The same with an `Authorization` of the test's choice.
+    pub async fn raw_with(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        authorization: Option<&str>,
+    ) -> Result<Answer, reqwest::Error> {
         let url = match path.strip_prefix('/') {
             Some(absolute) => format!("{}/{absolute}", self.base),
             None => format!("{}/_matrix/client/v3/{path}", self.base),
@@ -111,8 +129,8 @@ impl Client {
         if !content_type.is_empty() {
             request = request.header(header::CONTENT_TYPE, content_type).body(body);
         }
-        if let Some(token) = &self.token {
-            request = request.bearer_auth(token);
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
         let response = request.send().await?;
         let status = response.status().as_u16();

@@ -6,15 +6,29 @@
 //! A new story is a file in `scenarios/`: start a [`Server`] on each engine with [`on_each_engine`], give it people
 //! with [`Server::register`], and wait for conditions with [`Client::sync_until`] or [`eventually`], never for time.
 
+mod authority;
 mod client;
 mod database;
+mod fake_peer;
+mod fake_room;
+mod link;
+mod names;
+mod network;
+pub mod pdu;
 mod reader;
 mod server;
+mod web;
 
 use std::time::{Duration, Instant};
 
+pub use authority::{Authority, Leaf};
 pub use client::{Answer, Client, enc, shared_secret_mac};
 pub use database::{Database, Engine, on_each_engine};
+pub use fake_peer::{FakePeer, Heard, Reply};
+pub use fake_room::FakeRoom;
+pub use link::{Crossing, Faults, Link};
+pub use names::{Names, Question};
+pub use network::{FEDERATION_PORT, Network, Place, service_of};
 pub use reader::Reader;
 pub use server::{Server, ServerBuilder, Usage, binary};
 

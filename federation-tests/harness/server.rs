@@ -4,7 +4,7 @@ use std::{
     env,
     fs::{self, OpenOptions, Permissions},
     io::Write as _,
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -16,13 +16,17 @@ use std::{
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use crate::{Client, Database, Engine};
+use crate::{Authority, Client, Database, Engine, Place};
 
 /// How long a start may take, migrations included.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a graceful shutdown may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-/// The name of every test server's domain.
+/// Where clients find a server that has an address of its own.
+const CLIENT_PORT: u16 = 8008;
+/// The longest that a request of [`Server::federation`] may take.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// The domain of a server that is alone.
 const SERVER_NAME: &str = "a.test";
 /// The secret of [`Server::register_with_secret`].
 const SHARED_SECRET: &str = "a secret that only tests share";
@@ -34,6 +38,18 @@ pub struct ServerBuilder {
     /// Section, key and value, in the order in which they were set.
     settings: Vec<(String, String, Value)>,
     data_dir: Option<PathBuf>,
+    federation: Option<Federation>,
+}
+
+/// What a server among others has besides.
+#[derive(Debug)]
+struct Federation {
+    place: Place,
+    authority_pem: String,
+    certificate_pem: String,
+    key_pem: String,
+    /// Speaks to the server as another server would.
+    http: reqwest::Client,
 }
 
 impl ServerBuilder {
@@ -49,11 +65,29 @@ impl ServerBuilder {
         self
     }
 
+    /// Makes it a server among others, at `place`, which `authority` vouches for.
+    pub(crate) fn federated(mut self, place: &Place, authority: &Authority) -> Self {
+        let host = place.name.split(':').next().expect("a name has a first part");
+        let leaf = authority.leaf(&[host]);
+        let http = authority.client().resolve(host, place.address).timeout(REQUEST_TIMEOUT);
+        self.federation = Some(Federation {
+            place: place.clone(),
+            authority_pem: authority.pem(),
+            certificate_pem: leaf.certificate_pem(),
+            key_pem: leaf.key_pem(),
+            http: http.build().expect("a client needs no more than this"),
+        });
+        self
+    }
+
     /// Starts the server and waits until it is ready.
     pub async fn start(self) -> Server {
         let folder = tempfile::Builder::new().prefix("comity-test-").tempdir().expect("a temporary folder");
         let database = Database::create(&self.engine).await;
-        let port = free_port();
+        let address = match &self.federation {
+            Some(federation) => SocketAddr::new(federation.place.address.ip(), CLIENT_PORT),
+            None => SocketAddr::from(([127, 0, 0, 1], free_port())),
+        };
         let data_dir = self.data_dir.unwrap_or_else(|| folder.path().join("data"));
         let database_url = match &database {
             Database::Sqlite => format!("sqlite://{}", data_dir.join("comity.db").display()),
@@ -63,8 +97,11 @@ impl ServerBuilder {
         let mut settings = defaults();
         put(&mut settings, "", "data_dir", data_dir.display().to_string().into());
         put(&mut settings, "", "keys_dir", folder.path().join("keys").display().to_string().into());
-        put(&mut settings, "listen", "client", format!("127.0.0.1:{port}").into());
+        put(&mut settings, "listen", "client", address.to_string().into());
         put(&mut settings, "database", "url", database_url.into());
+        if let Some(federation) = &self.federation {
+            federation.configure(&mut settings, folder.path());
+        }
         for (section, key, value) in self.settings {
             put(&mut settings, &section, &key, value);
         }
@@ -73,9 +110,27 @@ impl ServerBuilder {
         // It holds a secret, and the server says so when others could read it.
         fs::set_permissions(&config, Permissions::from_mode(0o600)).expect("one's own file");
 
-        let mut server = Server { folder, port, database, process: None };
+        let mut server = Server { folder, address, database, federation: self.federation, process: None };
         server.spawn().await;
         server
+    }
+}
+
+impl Federation {
+    fn configure(&self, settings: &mut Table, folder: &Path) {
+        let mut file = |section: &str, key: &str, name: &str, content: &str| {
+            let path = folder.join(name);
+            fs::write(&path, content).expect("one's own folder can be written to");
+            fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("one's own file");
+            put(settings, section, key, path.display().to_string().into());
+        };
+        file("federation", "ca_file", "authority.pem", &self.authority_pem);
+        file("tls", "certificate", "certificate.pem", &self.certificate_pem);
+        file("tls", "private_key", "key.pem", &self.key_pem);
+        put(settings, "", "server_name", self.place.name.clone().into());
+        put(settings, "listen", "federation", self.place.address.to_string().into());
+        put(settings, "federation", "nameservers", vec![self.place.resolver.to_string()].into());
+        put(settings, "federation", "allow_private_addresses", true.into());
     }
 }
 
@@ -106,8 +161,9 @@ fn put(settings: &mut Table, section: &str, key: &str, value: Value) {
 #[derive(Debug)]
 pub struct Server {
     folder: TempDir,
-    port: u16,
+    address: SocketAddr,
     database: Database,
+    federation: Option<Federation>,
     process: Option<Child>,
 }
 
@@ -119,22 +175,36 @@ impl Server {
 
     /// A server whose settings are still open.
     pub fn builder(engine: &Engine) -> ServerBuilder {
-        ServerBuilder { engine: engine.clone(), settings: Vec::new(), data_dir: None }
+        ServerBuilder { engine: engine.clone(), settings: Vec::new(), data_dir: None, federation: None }
     }
 
     /// Where clients speak to it, without a slash at the end.
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://{}", self.address)
     }
 
     /// The address of its client listener.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.address.to_string()
     }
 
     /// Its domain.
     pub fn name(&self) -> &str {
-        SERVER_NAME
+        self.federation.as_ref().map_or(SERVER_NAME, |federation| &federation.place.name)
+    }
+
+    /// Where other servers speak to it.
+    #[track_caller]
+    pub fn federation_address(&self) -> SocketAddr {
+        self.federation.as_ref().expect("a server of a network").place.address
+    }
+
+    /// Speaks to it as another server would, but for the signature.
+    #[track_caller]
+    pub fn federation(&self) -> Client {
+        let Federation { place, http, .. } = self.federation.as_ref().expect("a server of a network");
+        let host = place.name.split(':').next().expect("a name has a first part");
+        Client::over(http.clone(), &format!("https://{host}:{}", place.address.port()))
     }
 
     /// Its database.
@@ -255,11 +325,16 @@ impl Server {
 
     async fn ready(&mut self) {
         let deadline = Instant::now() + START_TIMEOUT;
-        let probe = self.anonymous();
+        let mut probes = vec![(self.anonymous(), "/_matrix/client/versions")];
+        if self.federation.is_some() {
+            probes.push((self.federation(), "/_matrix/key/v2/server"));
+        }
         loop {
-            if let Ok(answer) = probe.try_get("/_matrix/client/versions").await
-                && answer.status == 200
-            {
+            let mut answered = 0;
+            for (probe, path) in &probes {
+                answered += usize::from(probe.try_get(path).await.is_ok_and(|answer| answer.status == 200));
+            }
+            if answered == probes.len() {
                 return;
             }
             let process = self.process.as_mut().expect("it was just started");

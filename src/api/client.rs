@@ -31,7 +31,7 @@ mod receipts;
 mod register;
 mod relations;
 mod send;
-mod spaces;
+pub(crate) mod spaces;
 mod sync;
 #[cfg(test)]
 mod sync_tests;

@@ -3,7 +3,10 @@
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/>
 
 mod authenticate;
+mod events;
 mod keys;
+mod membership;
+mod spaces;
 #[cfg(test)]
 mod tests;
 mod version;
@@ -14,7 +17,7 @@ pub use authenticate::Origin;
 
 /// Every endpoint of this face.
 pub(crate) fn routes() -> Vec<Route> {
-    [keys::routes(), version::routes()].concat()
+    [events::routes(), keys::routes(), membership::routes(), spaces::routes(), version::routes()].concat()
 }
 
 /// Refuses what nobody has to sign, too, where there is no federation.

@@ -11,13 +11,14 @@ use ruma::{
     events::{TimelineEventType, room::member::MembershipState},
 };
 use serde_json::{Map, Value, json, value::RawValue, value::to_raw_value};
+use tracing::warn;
 
 use crate::{
     RoomError, Rooms,
     live::Head,
     live::LiveRoom,
     live::SharedRoom,
-    membership::{NOT_FEDERATING, member_content},
+    membership::{Change, Target, member_content},
     now,
 };
 
@@ -57,9 +58,6 @@ impl Rooms {
         let version = new.version.clone().unwrap_or_else(|| shared.config.default_version.clone());
         let rules =
             model::rules_of(&version).ok_or_else(|| RoomError::UnsupportedVersion(version.as_str().to_owned()))?;
-        if new.invite.iter().any(|user_id| user_id.server_name() != self.server_name()) {
-            return Err(RoomError::Forbidden(NOT_FEDERATING.into()));
-        }
         if let Some(alias) = &new.alias
             && shared.store.aliases().find(alias).await?.is_some()
         {
@@ -93,7 +91,8 @@ impl Rooms {
             .await;
         match appended {
             Ok(_) => {
-                shared.live.insert(room_id.clone(), room);
+                shared.live.insert(room_id.clone(), room.clone());
+                self.invite_others(&room, &new).await;
                 Ok(room_id)
             }
             Err(RoomError::Store(store::Error::Duplicate)) if let Some(alias) = new.alias => {
@@ -102,6 +101,23 @@ impl Rooms {
             // The maker of a room may do everything in it: what is forbidden contradicts the rest.
             Err(RoomError::Forbidden(reason)) => Err(RoomError::InvalidInitialState(reason)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Invites those of other servers, who can be asked only when the room is there. Who can't be reached is not invited: the
+    /// room is made all the same, and its maker may invite again.
+    async fn invite_others(&self, room: &SharedRoom, new: &NewRoom) {
+        let others = new.invite.iter().filter(|user_id| user_id.server_name() != self.server_name());
+        for user_id in others {
+            let target = Target {
+                sender: new.creator.clone(),
+                user_id: user_id.clone(),
+                reason: None,
+                is_direct: new.is_direct.then_some(true),
+            };
+            if let Err(error) = self.change_membership(room, Change::Invite, target).await {
+                warn!(room.id = %room.room_id, user.id = %user_id, error = &error as &dyn std::error::Error, "{user_id} could not be invited into a new room");
+            }
         }
     }
 
@@ -186,7 +202,8 @@ impl Rooms {
             let content = json!({ "topic": topic, "m.topic": { "m.text": [{ "body": topic }] } });
             drafts.state(TimelineEventType::RoomTopic, "", &content)?;
         }
-        for user_id in new.invite.iter().filter(|user_id| **user_id != new.creator) {
+        let here = |user_id: &&OwnedUserId| user_id.server_name() == self.server_name();
+        for user_id in new.invite.iter().filter(|user_id| **user_id != new.creator).filter(here) {
             let profile = self.profile_for_membership(user_id).await?;
             let invite = member_content(&MembershipState::Invite, &profile, None, new.is_direct.then_some(true));
             drafts.state(TimelineEventType::RoomMember, user_id.as_str(), &invite)?;

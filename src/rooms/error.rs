@@ -18,6 +18,9 @@ pub enum RoomError {
     /// Only members may do this.
     #[error("you are not in this room")]
     NotJoined,
+    /// The room lets in members of another room, if somebody lets them in, and nobody of this server may.
+    #[error("nobody on this server may let you in")]
+    NobodyToAuthorise,
     /// The room's rules, or this server's, forbid it.
     #[error("{0}")]
     Forbidden(String),
@@ -33,6 +36,9 @@ pub enum RoomError {
     /// This server neither makes nor joins such rooms.
     #[error("this server does not support room version {0}")]
     UnsupportedVersion(String),
+    /// Who wants in does not know the rules that the room obeys.
+    #[error("the room is of version {0}, which your server does not support")]
+    IncompatibleVersion(String),
     /// Somebody has this alias.
     #[error("the alias {0} is taken")]
     AliasTaken(String),
@@ -63,9 +69,11 @@ impl Refusal for RoomError {
     fn kind(&self) -> Kind {
         match self {
             Self::UnknownRoom | Self::UnknownEvent | Self::NotFound(_) => Kind::NotFound,
-            Self::NotJoined | Self::Forbidden(_) => Kind::Forbidden,
+            Self::NotJoined | Self::NobodyToAuthorise | Self::Forbidden(_) => Kind::Forbidden,
             Self::Invalid(_) | Self::BadContent(_) | Self::InvalidInitialState(_) => Kind::Invalid,
-            Self::UnsupportedVersion(_) | Self::AliasTaken(_) | Self::BadAlias(_) => Kind::Invalid,
+            Self::UnsupportedVersion(_) | Self::IncompatibleVersion(_) | Self::AliasTaken(_) | Self::BadAlias(_) => {
+                Kind::Invalid
+            }
             Self::AliasExists(_) => Kind::Conflict,
             Self::StillJoined => Kind::Invalid,
             Self::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => Kind::TooLarge,
@@ -80,7 +88,9 @@ impl Refusal for RoomError {
         match self {
             Self::InvalidInitialState(_) => Some("M_INVALID_ROOM_STATE"),
             Self::UnsupportedVersion(_) => Some("M_UNSUPPORTED_ROOM_VERSION"),
+            Self::IncompatibleVersion(_) => Some("M_INCOMPATIBLE_ROOM_VERSION"),
             Self::StillJoined => Some("M_UNKNOWN"),
+            Self::NobodyToAuthorise => Some("M_UNABLE_TO_GRANT_JOIN"),
             Self::BadAlias(_) => Some("M_BAD_ALIAS"),
             Self::AliasTaken(_) => Some("M_ROOM_IN_USE"),
             Self::BadContent(_) | Self::Pdu(PduError::Malformed(_)) => Some("M_BAD_JSON"),

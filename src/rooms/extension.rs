@@ -32,6 +32,8 @@ const LONGEST_CHAIN: i64 = 50;
 /// An event follows no more than so many others.
 /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
 const MOST_PREV_EVENTS: usize = 20;
+/// The largest number that canonical JSON knows: a peer that goes so deep must not keep others from going on.
+const DEEPEST: i64 = (1 << 53) - 1;
 
 /// A room's timeline as it grows. What was added is part of the head that the next builds on.
 pub(crate) struct Extension<'a> {
@@ -146,7 +148,7 @@ impl<'a> Extension<'a> {
             room_id,
             prev_events: branches.iter().take(MOST_PREV_EVENTS).map(|(event_id, _)| event_id.clone()).collect(),
             auth_events,
-            depth: branches.first().map_or(0, |(_, depth)| *depth) + 1,
+            depth: branches.first().map_or(0, |(_, depth)| *depth).min(DEEPEST - 1) + 1,
         };
         Ok((draft.place(place, rules)?, auth))
     }

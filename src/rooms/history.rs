@@ -92,6 +92,10 @@ impl Rooms {
             let wanted: Vec<_> = stretch.into_iter().filter(|event| passes(request.filter, event)).collect();
             events.extend(sight.filter(wanted).await?);
             if is_end {
+                // Other servers may have what came before.
+                if is_backward && request.to.is_none() && self.backfill(room).await {
+                    continue;
+                }
                 return Ok(Page { start, end: None, events });
             }
             if events.len() == limit {

@@ -86,6 +86,8 @@ pub(crate) struct Judge<'a> {
     after: HashMap<OwnedEventId, After>,
     fresh: HashMap<EventNid, Arc<TimelineEvent>>,
     by_id: HashMap<OwnedEventId, Arc<Pdu>>,
+    /// The redactions that came before what they redact.
+    redactions: HashMap<OwnedEventId, Vec<Arc<TimelineEvent>>>,
     pub(crate) judged: Vec<Judged>,
 }
 
@@ -107,8 +109,16 @@ impl<E: Into<RoomError>> From<E> for Unknown {
 }
 
 impl<'a> Judge<'a> {
-    pub(crate) async fn new(rooms: &'a Rooms, room: &'a SharedRoom) -> Result<Self, RoomError> {
+    /// `expected`: the events that are to be judged.
+    pub(crate) async fn new(
+        rooms: &'a Rooms,
+        room: &'a SharedRoom,
+        expected: &[OwnedEventId],
+    ) -> Result<Self, RoomError> {
         let view = rooms.view(room).await?;
+        let redactions = rooms.pending_redactions(expected).await?;
+        // One number for each, and for the states that they make.
+        rooms.shared.store.ensure_nids(expected.len() as i64).await?;
         Ok(Self {
             rooms,
             room,
@@ -116,14 +126,46 @@ impl<'a> Judge<'a> {
             after: HashMap::new(),
             fresh: HashMap::new(),
             by_id: HashMap::new(),
+            redactions,
             judged: Vec::new(),
         })
     }
 
     /// `known`: the number under which the store has it outside the timeline.
-    pub(crate) async fn add(&mut self, mut pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
+    pub(crate) async fn add(&mut self, pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
         let follows = self.follows(&pdu).await?;
         let merged = self.merge(&pdu, &follows).await?;
+        self.conclude(pdu, known, follows, merged).await
+    }
+
+    /// As [`Self::add`], for an event of long ago: what it follows may be unknown if the state before it is known.
+    pub(crate) async fn add_history(&mut self, pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
+        if pdu.kind == TimelineEventType::RoomCreate {
+            return self.conclude(pdu, known, Vec::new(), whole(StoredState::default())).await;
+        }
+        match self.add(pdu.clone(), known).await {
+            Err(Unknown::Prev(_)) => {}
+            answer => return answer,
+        }
+        let stored = self.rooms.events_by_id(std::slice::from_ref(&pdu.event_id)).await?.pop();
+        let Some(snapshot) = stored.as_ref().and_then(|event| event.state_before) else {
+            return Err(Unknown::Prev(pdu.event_id));
+        };
+        let state = self.rooms.state_at(snapshot).await?;
+        let chain = self.rooms.shared.store.state().chain(snapshot).await?;
+        let before = whole(StoredState { snapshot, chain, state });
+        let missing = After { is_in_timeline: false, ..before.clone() };
+        let follows = pdu.prev_events.iter().map(|event_id| (event_id.clone(), missing.clone())).collect();
+        self.conclude(pdu, stored.map(|event| event.nid), follows, before).await
+    }
+
+    async fn conclude(
+        &mut self,
+        mut pdu: Pdu,
+        known: Option<EventNid>,
+        follows: Vec<(OwnedEventId, After)>,
+        merged: After,
+    ) -> Result<(), Unknown> {
         let verdict = match self.check(&pdu, &merged.state).await? {
             Ok(()) => Verdict::Accepted,
             Err(reason) => Verdict::Rejected(reason),
@@ -131,12 +173,9 @@ impl<'a> Judge<'a> {
         pdu.rejected = verdict != Verdict::Accepted;
         let nid = match known {
             Some(nid) => nid,
-            None => {
-                self.rooms.shared.store.ensure_nids(1).await?;
-                EventNid(self.rooms.shared.store.next_nid())
-            }
+            None => EventNid(self.rooms.shared.store.next_nid()),
         };
-        let redactions = self.rooms.pending_redactions(&pdu.event_id).await?;
+        let redactions = self.redactions.remove(&pdu.event_id).unwrap_or_default();
         let judged = Judged {
             nid,
             room_nid: self.room.nid,
@@ -194,13 +233,6 @@ impl<'a> Judge<'a> {
         let prevs: HashSet<&OwnedEventId> = pdu.prev_events.iter().collect();
         let is_on_head = prevs.len() == self.view.extremities.len()
             && self.view.extremities.iter().all(|event_id| prevs.contains(event_id));
-        let whole = |stored: StoredState| After {
-            state: stored.state.clone(),
-            stored: Some(stored),
-            parent: None,
-            behind: Vec::new(),
-            is_in_timeline: true,
-        };
         if is_on_head {
             return Ok(whole(self.view.stored()));
         }
@@ -224,7 +256,11 @@ impl<'a> Judge<'a> {
 
     async fn check(&self, pdu: &Pdu, before: &StateMap) -> Result<Result<(), String>, Unknown> {
         if pdu.kind == TimelineEventType::RoomCreate {
-            return Ok(Err("a room has one m.room.create event, and this room has it".into()));
+            // Known from the room's state; it comes again where history goes back to the beginning.
+            return Ok(match self.rooms.events_by_id(std::slice::from_ref(&pdu.event_id)).await?.is_empty() {
+                true => Err("a room has one m.room.create event, and this room has it".into()),
+                false => Ok(()),
+            });
         }
         if pdu.prev_events.is_empty() {
             return Ok(Err("only an m.room.create event follows nothing".into()));
@@ -275,6 +311,10 @@ impl<'a> Judge<'a> {
     }
 }
 
+fn whole(stored: StoredState) -> After {
+    After { state: stored.state.clone(), stored: Some(stored), parent: None, behind: Vec::new(), is_in_timeline: true }
+}
+
 fn forbidden(error: RoomError) -> Result<Result<(), String>, Unknown> {
     match error {
         RoomError::Forbidden(reason) | RoomError::BadContent(reason) => Ok(Err(reason)),
@@ -321,8 +361,14 @@ impl Rooms {
         })
     }
 
-    async fn pending_redactions(&self, event_id: &OwnedEventId) -> Result<Vec<Arc<TimelineEvent>>, RoomError> {
-        let pending = self.shared.store.events().pending_redactions(std::slice::from_ref(event_id)).await?;
-        self.events(pending.into_iter().map(|(_, nid)| nid)).await
+    async fn pending_redactions(
+        &self,
+        targets: &[OwnedEventId],
+    ) -> Result<HashMap<OwnedEventId, Vec<Arc<TimelineEvent>>>, RoomError> {
+        let mut redactions: HashMap<OwnedEventId, Vec<Arc<TimelineEvent>>> = HashMap::new();
+        for (target, nid) in self.shared.store.events().pending_redactions(targets).await? {
+            redactions.entry(target).or_default().push(self.event(nid).await?);
+        }
+        Ok(redactions)
     }
 }

@@ -8,6 +8,7 @@
 
 mod aliases;
 mod auth;
+mod backfill;
 mod bundles;
 mod client_event;
 mod create;
@@ -15,16 +16,23 @@ mod directory;
 mod error;
 mod extension;
 mod history;
+mod host;
+mod invite;
+mod join_remote;
 mod judge;
 mod live;
 mod membership;
 mod missing;
 mod outliers;
+mod outside;
 mod receive;
 mod relations;
 mod resolve;
 mod send;
+mod serve;
 mod servers;
+#[cfg(test)]
+mod shared_tests;
 mod spaces;
 mod state;
 #[cfg(test)]
@@ -48,6 +56,8 @@ pub use create::NewRoom;
 pub use directory::Listing;
 pub use error::RoomError;
 pub use history::{Context, Page, PageRequest};
+pub use host::{Entrance, Template};
+pub use invite::Invitation;
 pub use judge::Verdict;
 pub use live::{LiveRoom, Servers, View};
 pub use membership::{Change as MembershipChange, Target};

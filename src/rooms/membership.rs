@@ -2,9 +2,11 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#room-membership>
 
+use std::collections::HashSet;
+
 use model::Draft;
 use ruma::{
-    OwnedRoomId, OwnedUserId, UserId,
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
     events::{
         StateEventType, TimelineEventType,
         room::{
@@ -16,10 +18,7 @@ use ruma::{
 use serde_json::{Map, Value, value::to_raw_value};
 use store::Write;
 
-use crate::{RoomError, Rooms, live::SharedRoom, now};
-
-/// Why nobody of another domain can be brought in yet.
-pub(crate) const NOT_FEDERATING: &str = "this server does not talk with other servers yet";
+use crate::{RoomError, Rooms, live::SharedRoom, now, outside::MOST_SERVERS};
 
 /// What shall become of somebody's membership.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +53,9 @@ pub struct Target {
 }
 
 /// Name and avatar, as an `m.room.member` event repeats them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
 pub(crate) struct MemberProfile {
+    #[serde(rename = "displayname")]
     pub(crate) display_name: Option<String>,
     pub(crate) avatar_url: Option<String>,
 }
@@ -63,8 +63,8 @@ pub(crate) struct MemberProfile {
 impl Rooms {
     /// Changes a membership, if the room's rules allow it. What holds already is not repeated.
     pub async fn change_membership(&self, room: &SharedRoom, change: Change, target: Target) -> Result<(), RoomError> {
-        if change == Change::Invite && target.user_id.server_name() != self.server_name() {
-            return Err(RoomError::Forbidden(NOT_FEDERATING.into()));
+        if !self.is_resident(room).await? {
+            return self.change_outside(room, change, &target).await;
         }
         let current = self.membership(room, &target.user_id).await?.unwrap_or(MembershipState::Leave);
         let wanted = match change {
@@ -102,7 +102,101 @@ impl Rooms {
         {
             content.insert("join_authorised_via_users_server".into(), inviter.as_str().into());
         }
+        if change == Change::Invite && target.user_id.server_name() != self.server_name() {
+            let draft = member_draft(&target.sender, &target.user_id, &content)?;
+            return self.invite_remote(room, draft, &target.user_id).await.map(drop);
+        }
         self.append_member(room, &target.sender, &target.user_id, &content).await
+    }
+
+    /// Joins a room, whichever servers are in it.
+    ///
+    /// `via`: servers that may be in the room, preferred first. A room that this server isn't in yet is joined through the
+    /// first of them that answers, and its state is stored before this returns.
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#joining-rooms>
+    pub async fn join(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
+        let room = self.known(room_id).await?;
+        if let Some(room) = &room
+            && self.is_resident(room).await?
+        {
+            let (sender, target) = (user_id.to_owned(), user_id.to_owned());
+            let target = Target { sender, user_id: target, reason: reason.clone(), is_direct: None };
+            match self.change_membership(room, Change::Join, target).await {
+                // Somebody on another server may let in whom nobody here may.
+                Err(RoomError::NobodyToAuthorise) => {}
+                answer => return answer,
+            }
+        }
+        let servers = self.servers_to_ask(room_id, room.as_ref(), user_id, via).await?;
+        self.join_through(room_id, user_id, &servers, reason.as_deref()).await
+    }
+
+    /// Knocks on a room, whichever servers are in it. `via` as for [`Self::join`].
+    pub async fn knock(
+        &self,
+        room_id: &RoomId,
+        user_id: &UserId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
+        let room = self.known(room_id).await?;
+        if let Some(room) = &room
+            && self.is_resident(room).await?
+        {
+            let (sender, target) = (user_id.to_owned(), user_id.to_owned());
+            let target = Target { sender, user_id: target, reason, is_direct: None };
+            return self.change_membership(room, Change::Knock, target).await;
+        }
+        let servers = self.servers_to_ask(room_id, room.as_ref(), user_id, via).await?;
+        self.knock_outside(room_id, user_id, &servers, reason.as_deref()).await
+    }
+
+    async fn known(&self, room_id: &RoomId) -> Result<Option<SharedRoom>, RoomError> {
+        match self.get(room_id).await {
+            Ok(room) => Ok(Some(room)),
+            Err(RoomError::UnknownRoom) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Which servers may let `user_id` into the room, the likeliest first.
+    async fn servers_to_ask(
+        &self,
+        room_id: &RoomId,
+        room: Option<&SharedRoom>,
+        user_id: &UserId,
+        via: &[OwnedServerName],
+    ) -> Result<Vec<OwnedServerName>, RoomError> {
+        let mut servers = via.to_vec();
+        if let Some(room) = room {
+            let row = self.outside_membership(room, user_id).await?;
+            servers.extend(row.map(|row| row.sender.server_name().to_owned()));
+            servers.extend(self.view(room).await?.servers.keys().cloned());
+        }
+        servers.extend(room_id.server_name().map(ToOwned::to_owned));
+        let mut seen = HashSet::new();
+        servers.retain(|server| *server != *self.server_name() && seen.insert(server.clone()));
+        servers.truncate(MOST_SERVERS);
+        if servers.is_empty() && room.is_none() {
+            return Err(RoomError::UnknownRoom);
+        }
+        Ok(servers)
+    }
+
+    /// Acts on a room that this server isn't in.
+    async fn change_outside(&self, room: &SharedRoom, change: Change, target: &Target) -> Result<(), RoomError> {
+        match change {
+            Change::Leave => self.leave_outside(room, &target.user_id, target.reason.as_deref()).await,
+            Change::Join => Box::pin(self.join(&room.room_id, &target.user_id, &[], target.reason.clone())).await,
+            Change::Knock => Box::pin(self.knock(&room.room_id, &target.user_id, &[], target.reason.clone())).await,
+            _ => Err(RoomError::NotJoined),
+        }
     }
 
     /// Repeats a user's name and avatar in the rooms that the user is in, after they changed.
@@ -131,7 +225,11 @@ impl Rooms {
 
     /// The user wants to hear no more of a room that the user has left.
     pub async fn forget(&self, room: &SharedRoom, user_id: &UserId) -> Result<(), RoomError> {
-        match self.membership(room, user_id).await? {
+        let standing = match self.is_resident(room).await? {
+            true => self.membership(room, user_id).await?,
+            false => self.outside_membership(room, user_id).await?.map(|row| row.membership),
+        };
+        match standing {
             Some(MembershipState::Leave | MembershipState::Ban) => {}
             None => return Err(RoomError::UnknownRoom),
             Some(_) => return Err(RoomError::StillJoined),
@@ -179,21 +277,14 @@ impl Rooms {
         user_id: &UserId,
         content: &Map<String, Value>,
     ) -> Result<(), RoomError> {
-        let draft = Draft {
-            sender: sender.to_owned(),
-            kind: TimelineEventType::RoomMember,
-            content: to_raw_value(content).map_err(|error| RoomError::BadContent(error.to_string()))?,
-            state_key: Some(user_id.to_string()),
-            redacts: None,
-            origin_server_ts: now(),
-        };
+        let draft = member_draft(sender, user_id, content)?;
         self.append(room, &[draft], None, &|_| ()).await.map(drop)
     }
 
     /// For a join that the room allows to members of other rooms: a member here who could invite.
     ///
     /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#restricted-rooms>
-    async fn authorising_user(
+    pub(crate) async fn authorising_user(
         &self,
         room: &SharedRoom,
         user_id: &UserId,
@@ -223,7 +314,7 @@ impl Rooms {
             .into_iter()
             .map(|member| member.user_id)
             .find(|member| member.server_name() == self.server_name() && power_levels.user_can_invite(member));
-        inviter.map(Some).ok_or_else(|| RoomError::Forbidden("nobody here may let you in".into()))
+        inviter.map(Some).ok_or(RoomError::NobodyToAuthorise)
     }
 
     /// What a user is called, for an `m.room.member` event.
@@ -239,6 +330,17 @@ impl Rooms {
         }
         Ok(profile)
     }
+}
+
+fn member_draft(sender: &UserId, user_id: &UserId, content: &Map<String, Value>) -> Result<Draft, RoomError> {
+    Ok(Draft {
+        sender: sender.to_owned(),
+        kind: TimelineEventType::RoomMember,
+        content: to_raw_value(content).map_err(|error| RoomError::BadContent(error.to_string()))?,
+        state_key: Some(user_id.to_string()),
+        redacts: None,
+        origin_server_ts: now(),
+    })
 }
 
 /// The content of an `m.room.member` event.

@@ -50,14 +50,14 @@ impl Rooms {
         let mut events: HashMap<OwnedEventId, Checked> =
             checked.into_iter().map(|checked| (checked.pdu.event_id.clone(), checked)).collect();
         let mut failed = Failed::new();
-        if let Err(error) = self.complete(room, origin, &mut events).await {
+        if let Err(error) = self.fill_in(room, origin, &mut events).await {
             let reason = error.to_string();
             failed.extend(events.drain().map(|(id, _)| (id, RoomError::Invalid(reason.clone()).into())));
         }
         (in_order(events), failed)
     }
 
-    async fn complete(
+    async fn fill_in(
         &self,
         room: &SharedRoom,
         origin: &ServerName,
@@ -186,7 +186,7 @@ impl Rooms {
     }
 
     /// Fetches what the events name as what allows them, where it is not there.
-    async fn complete_auth(
+    pub(crate) async fn complete_auth(
         &self,
         room: &SharedRoom,
         origin: &ServerName,

@@ -204,9 +204,10 @@ impl Rooms {
         events: Vec<Checked>,
         relay: bool,
     ) -> Result<Vec<(OwnedEventId, Result<Verdict, ReceiveError>)>, RoomError> {
+        let ids: Vec<OwnedEventId> = events.iter().map(|checked| checked.pdu.event_id.clone()).collect();
         for _ in 0..ATTEMPTS {
             let mut outcomes = Vec::new();
-            let mut judge = Judge::new(self, room).await?;
+            let mut judge = Judge::new(self, room, &ids).await?;
             for checked in &events {
                 let event_id = checked.pdu.event_id.clone();
                 match judge.add(checked.pdu.clone(), checked.known).await {

@@ -2,13 +2,13 @@
 
 use model::Draft;
 use ruma::{
-    OwnedEventId, OwnedRoomAliasId, OwnedUserId, UserId,
+    OwnedEventId, OwnedRoomAliasId, OwnedUserId,
     events::{AnyStateEventContent, RawExt as _, StateEventType, TimelineEventType, room::member::MembershipState},
     serde::Raw,
 };
 use serde_json::value::RawValue;
 
-use crate::{RoomError, Rooms, Transaction, live::SharedRoom, membership::NOT_FEDERATING, now};
+use crate::{RoomError, Rooms, Transaction, live::SharedRoom, now};
 
 /// What a local user wants to say in a room.
 #[derive(Clone, Debug)]
@@ -65,6 +65,7 @@ impl Rooms {
         if let Some(sent) = self.holds_already(room, &wish).await? {
             return Ok(sent);
         }
+        let invited = self.remote_invited(&wish);
         let draft = Draft {
             sender: wish.sender,
             kind: wish.kind,
@@ -73,9 +74,24 @@ impl Rooms {
             redacts: wish.redacts,
             origin_server_ts: now(),
         };
+        if let Some(user_id) = invited {
+            return self.invite_remote(room, draft, &user_id).await.map(|event_id| Sent { event_id });
+        }
         let events = self.append(room, &[draft], wish.transaction.as_ref(), &|_| ()).await?;
         let event = events.last().expect("one draft makes one event");
         Ok(Sent { event_id: event.pdu.event_id.clone() })
+    }
+
+    /// The user of another server whom the event invites: that server has to sign it.
+    fn remote_invited(&self, wish: &Wish) -> Option<OwnedUserId> {
+        #[derive(serde::Deserialize)]
+        struct Content {
+            membership: MembershipState,
+        }
+        let user_id = OwnedUserId::try_from(wish.state_key.as_deref()?).ok()?;
+        let content: Content = serde_json::from_str(wish.content.get()).ok()?;
+        let is_invite = wish.kind == TimelineEventType::RoomMember && content.membership == MembershipState::Invite;
+        (is_invite && user_id.server_name() != self.server_name()).then_some(user_id)
     }
 
     async fn sent_before(&self, transaction: &Transaction) -> Result<Option<Sent>, RoomError> {
@@ -103,12 +119,6 @@ impl Rooms {
         }
         if wish.kind == TimelineEventType::RoomCanonicalAlias {
             self.check_canonical_alias(room, &wish.content).await?;
-        }
-        if wish.kind == TimelineEventType::RoomMember
-            && let Some(user_id) = wish.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok())
-            && user_id.server_name() != self.server_name()
-        {
-            return Err(RoomError::Forbidden(NOT_FEDERATING.into()));
         }
         let Some(target) = wish.redacts.as_ref().filter(|_| wish.kind == TimelineEventType::RoomRedaction) else {
             return Ok(());

@@ -6,7 +6,7 @@ use std::{cmp::Ordering, collections::HashSet, sync::Arc};
 
 use model::TimelineEvent;
 use ruma::{
-    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, UserId,
+    MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId,
     events::{StateEventType, room::member::MembershipState},
     room::{JoinRuleKind, RoomType},
 };
@@ -16,6 +16,8 @@ use crate::{Listing, RoomError, Rooms, live::SharedRoom};
 
 /// A tree of spaces is walked no further.
 const LARGEST_TREE: usize = 2_000;
+/// Another server is told of so many rooms of a space.
+const LARGEST_PAGE: usize = 100;
 /// And no deeper, whatever the asker allows.
 const DEEPEST: usize = 50;
 
@@ -127,6 +129,66 @@ impl Rooms {
             shown += 1;
         }
         Ok(tree)
+    }
+
+    /// A space and the rooms that it names, as far as the people of `origin` may know of them; and those that they may not.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#spaces>
+    pub async fn branches_for(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        suggested_only: bool,
+    ) -> Result<(Branch, Vec<Branch>, Vec<OwnedRoomId>), RoomError> {
+        let unknown = || RoomError::NotFound("there is no such room, or your server may not see it".into());
+        let space = self.get(room_id).await.map_err(|_| unknown())?;
+        let listing = self.describe_now(&space).await?;
+        if !self.is_resident(&space).await? || !self.server_may_see_summary(&space, &listing, origin).await? {
+            return Err(unknown());
+        }
+        let mut children = self.children(&space).await?;
+        children.retain(|child| child.is_suggested || !suggested_only);
+        let (mut known, mut hidden) = (Vec::new(), Vec::new());
+        for child in children.iter().take(LARGEST_PAGE) {
+            // Rooms that are not known here the other server has to ask others for.
+            let Ok(room) = self.get(&child.room_id).await else { continue };
+            if !self.is_resident(&room).await? {
+                continue;
+            }
+            let listing = self.describe_now(&room).await?;
+            if self.server_may_see_summary(&room, &listing, origin).await? {
+                known.push(Branch { listing, children: Vec::new() });
+            } else {
+                hidden.push(child.room_id.clone());
+            }
+        }
+        let children = children.into_iter().map(|child| child.event).collect();
+        Ok((Branch { listing, children }, known, hidden))
+    }
+
+    async fn server_may_see_summary(
+        &self,
+        room: &SharedRoom,
+        listing: &Listing,
+        origin: &ServerName,
+    ) -> Result<bool, RoomError> {
+        if !self.acl_allows(room, origin).await? {
+            return Ok(false);
+        }
+        if self.may_see_summary(room, listing, None).await? || self.has_server(room, origin).await? {
+            return Ok(true);
+        }
+        let invited = self.shared.store.rooms().members(room.nid, &MembershipState::Invite).await?;
+        if invited.iter().any(|member| member.user_id.server_name() == origin) {
+            return Ok(true);
+        }
+        for allowed in &listing.allowed_room_ids {
+            let Ok(allowed) = self.get(allowed).await else { continue };
+            if self.has_server(&allowed, origin).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The rooms that a space names, in its order.

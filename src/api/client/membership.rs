@@ -6,7 +6,7 @@ use axum::response::Response;
 use http::Method;
 use rooms::{LiveRoom, MembershipChange, Target};
 use ruma::{
-    OwnedUserId, RoomId,
+    OwnedServerName, OwnedUserId, RoomId,
     api::client::{
         knock::knock_room,
         membership::{
@@ -62,7 +62,7 @@ impl Step<'_> {
 
 async fn join_by_id(ask: Ask<join_room_by_id::v3::Request>) -> Answer<join_room_by_id::v3::Response> {
     let room_id = ask.request.room_id;
-    join(&ask.services, &room_id, &ask.session.user_id, ask.request.reason).await?;
+    join(&ask.services, &room_id, &ask.session.user_id, &[], ask.request.reason).await?;
     Ok(join_room_by_id::v3::Response::new(room_id))
 }
 
@@ -70,7 +70,7 @@ async fn join_by_id_or_alias(
     ask: Ask<join_room_by_id_or_alias::v3::Request>,
 ) -> Answer<join_room_by_id_or_alias::v3::Response> {
     let room_id = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
-    join(&ask.services, &room_id, &ask.session.user_id, ask.request.reason).await?;
+    join(&ask.services, &room_id, &ask.session.user_id, &ask.request.via, ask.request.reason).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
 }
 
@@ -78,20 +78,18 @@ async fn join(
     services: &Services,
     room_id: &RoomId,
     user_id: &OwnedUserId,
+    via: &[OwnedServerName],
     reason: Option<String>,
 ) -> Result<(), Error> {
     services.limits.check_join(user_id)?;
-    Step { services, room_id, change: MembershipChange::Join, sender: user_id, user_id, reason }.take().await
+    Ok(services.rooms.join(room_id, user_id, via, reason).await?)
 }
 
 async fn knock(ask: Ask<knock_room::v3::Request>) -> Answer<knock_room::v3::Response> {
     let room_id = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
     let user_id = &ask.session.user_id;
     ask.services.limits.check_join(user_id)?;
-    let change = MembershipChange::Knock;
-    Step { services: &ask.services, room_id: &room_id, change, sender: user_id, user_id, reason: ask.request.reason }
-        .take()
-        .await?;
+    ask.services.rooms.knock(&room_id, user_id, &ask.request.via, ask.request.reason).await?;
     Ok(knock_room::v3::Response::new(room_id))
 }
 

@@ -66,7 +66,7 @@ fn chunk(branch: Branch) -> SpaceHierarchyRoomsChunk {
     SpaceHierarchyRoomsChunk::new(summarise(branch.listing), children)
 }
 
-fn child<T>(event: &TimelineEvent) -> Raw<T> {
+pub(crate) fn child<T>(event: &TimelineEvent) -> Raw<T> {
     let pdu = &event.pdu;
     let json = to_raw_value(&json!({
         "type": pdu.kind,
@@ -78,7 +78,7 @@ fn child<T>(event: &TimelineEvent) -> Raw<T> {
     Raw::from_json(json.expect("ids, numbers and JSON can be written as JSON"))
 }
 
-fn summarise(listing: Listing) -> RoomSummary {
+pub(crate) fn summarise(listing: Listing) -> RoomSummary {
     let allowed = RestrictedSummary::new(listing.allowed_room_ids);
     let join_rule = match listing.join_rule {
         JoinRuleKind::Restricted => JoinRuleSummary::Restricted(allowed),

@@ -136,7 +136,15 @@ impl Look<'_> {
                 members.push(self.user_id().to_owned());
             }
         }
-        if self.use_state_after {
+        let has_branches = found.timeline.events.iter().any(|event| event.shown.event.room_state.is_some());
+        if let Some(known_at) = known_at.filter(|_| self.use_state_after && has_branches) {
+            // What the branches came to is not what the timeline's events say one after the other.
+            let then = self.state_at(nid, membership, known_at).await?;
+            let now = self.state_at(nid, membership, stretch.upto).await?;
+            entries.extend(
+                now.iter().filter(|(key, nid)| then.get(*key) != Some(*nid)).map(|(key, nid)| (key.clone(), *nid)),
+            );
+        } else if self.use_state_after {
             for event in &found.timeline.events {
                 if let Some(key) = event.shown.event.pdu.state() {
                     entries.insert(key, event.shown.event.nid);
@@ -215,6 +223,11 @@ impl Look<'_> {
         stretch: Stretch,
     ) -> Result<StateMap, SyncError> {
         match &found.first {
+            // Of a branch of the room's graph: what it was made in isn't what the room was in.
+            Some(first) if first.event.room_state.is_some() => {
+                let just_before = Position(first.event.position.0 - 1);
+                self.state_at(nid, membership, just_before).await
+            }
             Some(first) => Ok(self.sync.shared.states.before(first).await?),
             None => self.state_at(nid, membership, stretch.upto).await,
         }

@@ -1,0 +1,185 @@
+//! Invitations across servers.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#inviting-to-a-room>
+
+use std::collections::BTreeMap;
+
+use model::{Draft, Pdu};
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId,
+    api::federation::membership::{RawStrippedState, create_invite},
+    events::{StateEventType, room::member::MembershipState},
+};
+use serde_json::Value;
+
+use crate::{
+    RoomError, Rooms, Verdict,
+    live::SharedRoom,
+    outside::{raw, with_unsigned},
+    receive::Checked,
+    send::membership_of,
+};
+
+/// What a room shows to those who are asked in or ask to be.
+///
+/// Spec: <https://spec.matrix.org/v1.19/client-server-api/#stripped-state>
+const STRIPPED: [StateEventType; 8] = [
+    StateEventType::RoomCreate,
+    StateEventType::RoomJoinRules,
+    StateEventType::RoomCanonicalAlias,
+    StateEventType::RoomName,
+    StateEventType::RoomAvatar,
+    StateEventType::RoomTopic,
+    StateEventType::RoomEncryption,
+    StateEventType::RoomHistoryVisibility,
+];
+
+impl Rooms {
+    /// Invites a user of another server: that server signs the invitation before it becomes part of the room.
+    pub(crate) async fn invite_remote(
+        &self,
+        room: &SharedRoom,
+        draft: Draft,
+        user_id: &UserId,
+    ) -> Result<OwnedEventId, RoomError> {
+        let invite = self.seal(room, draft).await?;
+        let shown = self.stripped_state(room, Some(&invite)).await?;
+        let request = create_invite::v2::Request::new(
+            room.room_id.clone(),
+            invite.event_id.clone(),
+            room.version.clone(),
+            raw(&invite)?,
+            shown.into_iter().map(RawStrippedState::Pdu).collect(),
+        );
+        let answer = self.shared.peers.ask(user_id.server_name(), request).await?;
+        let signed: CanonicalJsonObject = serde_json::from_str(answer.event.get())
+            .map_err(|error| RoomError::Invalid(format!("the signed invitation is malformed: {error}")))?;
+        let signed = Pdu::from_peer(signed, &room.rules)?;
+        if signed.event_id != invite.event_id {
+            return Err(RoomError::Invalid("the other server signed another invitation than it was sent".into()));
+        }
+        let _permit = room.inbox.acquire().await.map_err(|_| RoomError::Busy)?;
+        let checked = Checked { pdu: signed, known: None };
+        match self.settle(room, vec![checked], false).await?.pop() {
+            Some((event_id, Ok(Verdict::Accepted))) => Ok(event_id),
+            Some((_, Ok(Verdict::Rejected(reason) | Verdict::SoftFailed(reason)))) => Err(RoomError::Forbidden(reason)),
+            Some((_, Err(error))) => Err(RoomError::Invalid(error.to_string())),
+            None => Err(RoomError::Busy),
+        }
+    }
+
+    /// What the room shows to outsiders, as its events; with the membership of who sent `pdu`.
+    pub(crate) async fn stripped_state(
+        &self,
+        room: &SharedRoom,
+        pdu: Option<&Pdu>,
+    ) -> Result<Vec<Box<serde_json::value::RawValue>>, RoomError> {
+        let view = self.view(room).await?;
+        let mut wanted: Vec<_> = STRIPPED.iter().filter_map(|kind| view.get(kind.clone(), "")).collect();
+        wanted.extend(pdu.and_then(|pdu| view.get(StateEventType::RoomMember, pdu.sender.as_str())));
+        self.events(wanted).await?.iter().map(|event| raw(&event.pdu)).collect()
+    }
+
+    /// Takes an invitation of a local user by another server: checks it, signs it, and shows it to the user.
+    ///
+    /// Answers the event with this server's signature.
+    pub async fn be_invited(
+        &self,
+        origin: &ServerName,
+        invitation: Invitation<'_>,
+    ) -> Result<CanonicalJsonObject, RoomError> {
+        let rules = model::rules_of(invitation.version)
+            .ok_or_else(|| RoomError::UnsupportedVersion(invitation.version.to_string()))?;
+        let pdu = Pdu::from_peer(invitation.event.clone(), &rules)?;
+        check_invitation(&pdu, origin, self.server_name(), &invitation)?;
+        let signatures = self.shared.peers.keys().check_events(vec![pdu.object()], &rules).await;
+        if let Some(Err(error)) = signatures.into_iter().next() {
+            return Err(RoomError::Forbidden(error.to_string()));
+        }
+        let signed = Pdu::countersign(pdu.object(), &rules, &self.shared.key)?;
+        let answer = signed.object();
+        let room = self.get_or_note(invitation.room_id, invitation.version).await?;
+        if self.is_resident(&room).await? {
+            // Whoever invites sends the event into the room; until then there is nothing to show.
+            if !self.acl_allows(&room, origin).await? {
+                return Err(RoomError::Forbidden("the room's access control list forbids you".into()));
+            }
+            return Ok(answer);
+        }
+        let shown = self.checked_stripped(invitation.room_id, invitation.shown, &rules).await;
+        self.note_outside(&room, with_unsigned(signed, "invite_room_state", Value::Array(shown))?).await?;
+        Ok(answer)
+    }
+
+    #[allow(deprecated, reason = "older servers still send stripped events")]
+    /// Of what another server shows of its room, what a client may be shown: whole events reduced to what is stripped.
+    async fn checked_stripped(
+        &self,
+        room_id: &RoomId,
+        shown: &[RawStrippedState],
+        rules: &ruma::room_version_rules::RoomVersionRules,
+    ) -> Vec<Value> {
+        let mut stripped = Vec::with_capacity(shown.len());
+        for state in shown.iter().take(100) {
+            let value = match state {
+                RawStrippedState::Stripped(event) => event.deserialize_as::<Value>().ok(),
+                RawStrippedState::Pdu(event) => {
+                    let object = serde_json::from_str::<CanonicalJsonObject>(event.get()).ok();
+                    let believed = match object {
+                        Some(object) => self.believed(room_id, vec![object], rules).await.pop(),
+                        None => None,
+                    };
+                    believed.and_then(|pdu| serde_json::from_str(&pdu.json).ok())
+                }
+                _ => None,
+            };
+            let Some(Value::Object(event)) = value else { continue };
+            let kept: BTreeMap<String, Value> = event
+                .into_iter()
+                .filter(|(key, _)| matches!(key.as_str(), "type" | "state_key" | "content" | "sender"))
+                .collect();
+            if kept.len() == 4 {
+                stripped.push(serde_json::to_value(kept).unwrap_or_default());
+            }
+        }
+        stripped
+    }
+}
+
+/// An invitation as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct Invitation<'a> {
+    /// To which room.
+    pub room_id: &'a RoomId,
+    /// What the other server calls the event.
+    pub event_id: &'a OwnedEventId,
+    /// Which rules the room obeys.
+    pub version: &'a RoomVersionId,
+    /// The event, signed by the other server.
+    pub event: &'a CanonicalJsonObject,
+    /// What the room shows.
+    pub shown: &'a [RawStrippedState],
+}
+
+fn check_invitation(
+    pdu: &Pdu,
+    origin: &ServerName,
+    us: &ServerName,
+    invitation: &Invitation<'_>,
+) -> Result<(), RoomError> {
+    let invited = pdu.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok());
+    let is_invitation = pdu.kind == ruma::events::TimelineEventType::RoomMember
+        && membership_of(pdu) == Some(MembershipState::Invite)
+        && pdu.room_id == *invitation.room_id
+        && pdu.event_id == *invitation.event_id;
+    if !is_invitation {
+        return Err(RoomError::Invalid("the event is not the invitation that the path names".into()));
+    }
+    if pdu.sender.server_name() != origin {
+        return Err(RoomError::Forbidden("the inviter is of another server than you are".into()));
+    }
+    if invited.is_none_or(|user_id| user_id.server_name() != us) {
+        return Err(RoomError::Forbidden("the invited user is not of this server".into()));
+    }
+    Ok(())
+}
