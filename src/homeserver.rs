@@ -90,7 +90,10 @@ impl Homeserver {
         let tending = tokio::spawn(async move { tended.tend(stop).await });
         let watching = tokio::spawn(users.clone().tend());
         let services = Arc::new(Services {
-            config: ApiConfig { max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX) },
+            config: ApiConfig {
+                max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
+                ..ApiConfig::default()
+            },
             public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
             store,
             limits: users.limits(),
