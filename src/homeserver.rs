@@ -4,11 +4,12 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use api::{ApiConfig, Services};
 use axum::serve::ListenerExt as _;
-use model::{Committed, SigningKey};
+use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
@@ -20,7 +21,7 @@ use users::{AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, Use
 
 use crate::{
     config::{Config, DatabaseUrl, Rate, Secret},
-    signing_key::{KeyError, KeyFile},
+    signing_key::{KeyError, KeyFile, retired, take_next},
     telemetry::Telemetry,
 };
 
@@ -82,6 +83,7 @@ pub enum RunError {
 impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
+        take_next(&config.keys_dir, now())?;
         let Core { notifier, store, peers, users, rooms } = Core::open(&config).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
@@ -172,7 +174,7 @@ impl Core {
         });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
-        let peers = Peers::new(store.clone(), key.clone(), PeersConfig::default())?;
+        let peers = Peers::new(store.clone(), key.clone(), peers_config(config)?)?;
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
@@ -180,7 +182,17 @@ impl Core {
     }
 }
 
+/// Milliseconds since 1970.
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
 // === what each service is configured by ===
+
+fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
+    Ok(PeersConfig { retired_keys: retired(&config.keys_dir)?, ..PeersConfig::default() })
+}
 
 fn users_config(config: &Config) -> UsersConfig {
     let rate = |rate: Rate| users::Rate::per_second(rate.per_second, rate.burst);

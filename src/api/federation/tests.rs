@@ -115,7 +115,7 @@ async fn a_server_is_told_of_our_users_only() {
 
         let keys = json!({ "device_keys": {
             "user_id": "@alice:a.test", "device_id": device, "algorithms": [], "keys": {}, "signatures": {},
-        }, "one_time_keys": { "signed_curve25519:AA": { "key": "x", "signatures": {} } } });
+        }, "one_time_keys": { "signed_curve25519:AA": { "key": "aGVsbG8", "signatures": {} } } });
         server.post("/_matrix/client/v3/keys/upload", Some(&alice), keys).await;
         let (_, list) = get("/_matrix/federation/v1/user/devices/@alice:a.test").await;
         assert_eq!(list["devices"][0]["device_id"], json!(device));
@@ -128,7 +128,7 @@ async fn a_server_is_told_of_our_users_only() {
         assert_eq!(found["device_keys"]["@alice:a.test"][&device]["user_id"], "@alice:a.test");
         let wanted = json!({ "one_time_keys": { "@alice:a.test": { &device: "signed_curve25519" } } });
         let (_, claimed) = post("/_matrix/federation/v1/user/keys/claim", wanted).await;
-        assert_eq!(claimed["one_time_keys"]["@alice:a.test"][&device]["signed_curve25519:AA"]["key"], "x");
+        assert_eq!(claimed["one_time_keys"]["@alice:a.test"][&device]["signed_curve25519:AA"]["key"], "aGVsbG8");
     })
     .await;
 }
