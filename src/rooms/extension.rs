@@ -164,6 +164,10 @@ impl<'a> Extension<'a> {
             self.keep_aside(judged, true);
             return Ok(judged.verdict.clone());
         }
+        if judged.is_unapproved {
+            self.keep_aside(judged, false);
+            return Ok(Verdict::SoftFailed("the room's policy server has not approved of it".into()));
+        }
         let before = self.before(judged).await?;
         let is_on_head = before.snapshot == self.head.now.snapshot;
         if !is_on_head {

@@ -8,15 +8,15 @@ use model::{Draft, Pdu};
 use ruma::{
     CanonicalJsonObject, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId,
     api::federation::membership::{RawStrippedState, create_invite},
-    events::{StateEventType, room::member::MembershipState},
+    events::{StateEventType, TimelineEventType, room::member::MembershipState},
 };
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
-    RoomError, Rooms, Verdict,
+    RoomError, Rooms,
     live::SharedRoom,
+    now,
     outside::{raw, with_unsigned},
-    receive::Checked,
     send::membership_of,
 };
 
@@ -58,14 +58,36 @@ impl Rooms {
         if signed.event_id != invite.event_id {
             return Err(RoomError::Invalid("the other server signed another invitation than it was sent".into()));
         }
-        let _permit = room.inbox.acquire().await.map_err(|_| RoomError::Busy)?;
-        let checked = Checked { pdu: signed, known: None };
-        match self.settle(room, vec![checked], false).await?.pop() {
-            Some((event_id, Ok(Verdict::Accepted))) => Ok(event_id),
-            Some((_, Ok(Verdict::Rejected(reason) | Verdict::SoftFailed(reason)))) => Err(RoomError::Forbidden(reason)),
-            Some((_, Err(error))) => Err(RoomError::Invalid(error.to_string())),
-            None => Err(RoomError::Busy),
+        self.append_whole(room, signed).await
+    }
+
+    /// Takes an invitation that a third party led to, and that another server has proof of.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#third-party-invites>
+    pub async fn exchange_invite(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        sender: &UserId,
+        invited: &UserId,
+        content: Box<RawValue>,
+    ) -> Result<(), RoomError> {
+        let room = self.get_shared_with(room_id, origin).await?;
+        if sender.server_name() != self.server_name() {
+            return Err(RoomError::Forbidden("the inviter is not of this server".into()));
         }
+        let draft = Draft {
+            sender: sender.to_owned(),
+            kind: TimelineEventType::RoomMember,
+            content,
+            state_key: Some(invited.to_string()),
+            redacts: None,
+            origin_server_ts: now(),
+        };
+        if invited.server_name() != self.server_name() {
+            return self.invite_remote(&room, draft, invited).await.map(drop);
+        }
+        self.append(&room, &[draft], None, &|_| ()).await.map(drop)
     }
 
     /// What the room shows to outsiders, as its events; with the membership of who sent `pdu`.
@@ -168,7 +190,7 @@ fn check_invitation(
     invitation: &Invitation<'_>,
 ) -> Result<(), RoomError> {
     let invited = pdu.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok());
-    let is_invitation = pdu.kind == ruma::events::TimelineEventType::RoomMember
+    let is_invitation = pdu.kind == TimelineEventType::RoomMember
         && membership_of(pdu) == Some(MembershipState::Invite)
         && pdu.room_id == *invitation.room_id
         && pdu.event_id == *invitation.event_id;

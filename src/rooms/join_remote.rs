@@ -15,13 +15,12 @@ use store::{Arg, RoomVersion, Write, events, rooms::RoomRow, state};
 use tracing::info;
 
 use crate::{
-    RoomError, Rooms, Verdict,
+    RoomError, Rooms,
     auth::{self, AuthState, Subject},
     live::SharedRoom,
     membership::{MemberProfile, member_content},
     outliers::{Authorised, objects},
     outside::{first_event, raw},
-    receive::Checked,
     send::membership_of,
 };
 
@@ -132,7 +131,7 @@ impl Rooms {
         let room = self.get_or_note(room_id, &welcome.version).await?;
         if self.is_resident(&room).await? {
             // Others of this server are in the room: its state is known here, and the join is one more event.
-            return self.take_own(&room, welcome.join).await;
+            return self.append_whole(&room, welcome.join).await.map(drop);
         }
         let _permit = room.inbox.acquire().await.map_err(|_| RoomError::Busy)?;
         for _ in 0..ATTEMPTS {
@@ -148,18 +147,6 @@ impl Rooms {
             }
         }
         Err(RoomError::Busy)
-    }
-
-    async fn take_own(&self, room: &SharedRoom, join: Pdu) -> Result<(), RoomError> {
-        let _permit = room.inbox.acquire().await.map_err(|_| RoomError::Busy)?;
-        // Whoever let the user in tells the others of it.
-        let checked = Checked { pdu: join, known: None };
-        match self.settle(room, vec![checked], false).await?.pop() {
-            Some((_, Ok(Verdict::Accepted))) => Ok(()),
-            Some((_, Ok(Verdict::Rejected(reason) | Verdict::SoftFailed(reason)))) => Err(RoomError::Forbidden(reason)),
-            Some((_, Err(error))) => Err(RoomError::Invalid(error.to_string())),
-            None => Err(RoomError::Busy),
-        }
     }
 
     async fn write_welcome(

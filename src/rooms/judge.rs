@@ -8,7 +8,10 @@ use std::{
 };
 
 use model::{EventNid, Pdu, Position, SnapshotNid, StateMap, TimelineEvent};
-use ruma::{EventId, OwnedEventId, events::TimelineEventType};
+use ruma::{
+    EventId, OwnedEventId,
+    events::{TimelineEventType, room::policy::RoomPolicyEventContent},
+};
 
 use crate::{
     RoomError, Rooms, View,
@@ -49,6 +52,8 @@ pub(crate) struct Judged {
     /// The redactions of it that came before it.
     pub(crate) redactions: Vec<Arc<TimelineEvent>>,
     pub(crate) verdict: Verdict,
+    /// The room wants events approved of, and this one isn't.
+    pub(crate) is_unapproved: bool,
 }
 
 impl Judged {
@@ -88,6 +93,7 @@ pub(crate) struct Judge<'a> {
     by_id: HashMap<OwnedEventId, Arc<Pdu>>,
     /// The redactions that came before what they redact.
     redactions: HashMap<OwnedEventId, Vec<Arc<TimelineEvent>>>,
+    policy: Option<RoomPolicyEventContent>,
     pub(crate) judged: Vec<Judged>,
 }
 
@@ -127,6 +133,7 @@ impl<'a> Judge<'a> {
             fresh: HashMap::new(),
             by_id: HashMap::new(),
             redactions,
+            policy: rooms.policy_of(room).await?,
             judged: Vec::new(),
         })
     }
@@ -171,6 +178,8 @@ impl<'a> Judge<'a> {
             Err(reason) => Verdict::Rejected(reason),
         };
         pdu.rejected = verdict != Verdict::Accepted;
+        let is_unapproved =
+            self.policy.as_ref().is_some_and(|policy| !crate::policy::approves(policy, &pdu, self.room));
         let nid = match known {
             Some(nid) => nid,
             None => EventNid(self.rooms.shared.store.next_nid()),
@@ -188,6 +197,7 @@ impl<'a> Judge<'a> {
             behind: follows.into_iter().flat_map(|(_, after)| after.behind).collect(),
             redactions,
             verdict,
+            is_unapproved,
         };
         self.note(&judged, merged);
         self.judged.push(judged);

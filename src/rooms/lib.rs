@@ -25,6 +25,7 @@ mod membership;
 mod missing;
 mod outliers;
 mod outside;
+mod policy;
 mod receive;
 mod relations;
 mod resolve;

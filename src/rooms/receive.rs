@@ -236,6 +236,18 @@ impl Rooms {
         Err(RoomError::Busy)
     }
 
+    /// Appends one event that is complete, with the signatures it needs besides ours.
+    pub(crate) async fn append_whole(&self, room: &SharedRoom, pdu: Pdu) -> Result<OwnedEventId, RoomError> {
+        let _permit = room.inbox.acquire().await.map_err(|_| RoomError::Busy)?;
+        let checked = Checked { pdu, known: None };
+        match self.settle(room, vec![checked], false).await?.pop() {
+            Some((event_id, Ok(Verdict::Accepted))) => Ok(event_id),
+            Some((_, Ok(Verdict::Rejected(reason) | Verdict::SoftFailed(reason)))) => Err(RoomError::Forbidden(reason)),
+            Some((_, Err(error))) => Err(RoomError::Invalid(error.to_string())),
+            None => Err(RoomError::Busy),
+        }
+    }
+
     /// The id that an event of any supported room version would have. Rooms differ in what their ids cover, but an event of
     /// an unknown room has to be called something.
     fn id_of(&self, object: &CanonicalJsonObject) -> Option<OwnedEventId> {

@@ -77,6 +77,9 @@ impl Rooms {
         if let Some(user_id) = invited {
             return self.invite_remote(room, draft, &user_id).await.map(|event_id| Sent { event_id });
         }
+        if let Some(policy) = self.policy_of(room).await?.filter(|_| draft.kind != TimelineEventType::RoomPolicy) {
+            return self.send_approved(room, &policy, draft).await.map(|event_id| Sent { event_id });
+        }
         let events = self.append(room, &[draft], wish.transaction.as_ref(), &|_| ()).await?;
         let event = events.last().expect("one draft makes one event");
         Ok(Sent { event_id: event.pdu.event_id.clone() })

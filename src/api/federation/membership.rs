@@ -4,6 +4,7 @@
 
 use model::{Pdu, TimelineEvent};
 use rooms::{Invitation, Template};
+use ruma::api::federation::thirdparty::exchange_invite;
 use ruma::{
     CanonicalJsonObject,
     api::federation::membership::{
@@ -26,6 +27,7 @@ pub(crate) fn routes() -> Vec<Route> {
         endpoint(make_knock),
         endpoint(send_knock),
         endpoint(invite),
+        endpoint(exchange_invite),
     ]
 }
 
@@ -94,6 +96,13 @@ async fn invite(ask: Ask<create_invite::v2::Request>) -> Answer<create_invite::v
     };
     let signed = ask.services.rooms.be_invited(&ask.session.server, invitation).await.map_err(incompatible)?;
     Ok(create_invite::v2::Response::new(json(&signed)?))
+}
+
+async fn exchange_invite(ask: Ask<exchange_invite::v1::Request>) -> Answer<exchange_invite::v1::Response> {
+    let exchange_invite::v1::Request { room_id, sender, state_key, content, .. } = ask.request;
+    let rooms = &ask.services.rooms;
+    rooms.exchange_invite(&ask.session.server, &room_id, &sender, &state_key, content.into_json()).await?;
+    Ok(exchange_invite::v1::Response::new())
 }
 
 /// A server that can't take part is told by which rules the room goes.
