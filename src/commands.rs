@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 ended by a second signal.
 
 mod config_check;
+mod keys;
 mod password;
 mod serve;
 mod user;
@@ -55,6 +56,11 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// List, change and print the keys that this server signs with
+    Keys {
+        #[command(subcommand)]
+        command: keys::KeysCommand,
+    },
     /// Make, list and change accounts; works while the server runs, and while it does not
     User {
         #[command(subcommand)]
@@ -89,6 +95,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(load()?),
         Command::Config { command: ConfigCommand::Check } => config_check::check(&load()?, &mut io::stdout().lock()),
+        Command::Keys { command } => keys::run(command, &load()?.config),
         Command::User { command } => user::run(command, &load()?.config),
     }
 }

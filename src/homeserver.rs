@@ -4,11 +4,12 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use api::{ApiConfig, Services};
 use axum::serve::ListenerExt as _;
-use model::{Committed, SigningKey};
+use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
@@ -20,7 +21,7 @@ use users::{AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, Use
 
 use crate::{
     config::{Config, DatabaseUrl, Rate, Secret},
-    signing_key::{KeyError, KeyFile},
+    signing_key::{KeyError, KeyFile, retired, take_next},
     telemetry::Telemetry,
 };
 
@@ -82,6 +83,7 @@ pub enum RunError {
 impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
+        take_next(&config.keys_dir, now())?;
         let Core { notifier, store, peers, users, rooms } = Core::open(&config).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
@@ -90,7 +92,10 @@ impl Homeserver {
         let tending = tokio::spawn(async move { tended.tend(stop).await });
         let watching = tokio::spawn(users.clone().tend());
         let services = Arc::new(Services {
-            config: ApiConfig { max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX) },
+            config: ApiConfig {
+                max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
+                ..ApiConfig::default()
+            },
             public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
             store,
             limits: users.limits(),
@@ -169,7 +174,7 @@ impl Core {
         });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
-        let peers = Peers::new(store.clone(), key.clone(), PeersConfig::default())?;
+        let peers = Peers::new(store.clone(), key.clone(), peers_config(config)?)?;
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
@@ -177,7 +182,17 @@ impl Core {
     }
 }
 
+/// Milliseconds since 1970.
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
 // === what each service is configured by ===
+
+fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
+    Ok(PeersConfig { retired_keys: retired(&config.keys_dir)?, ..PeersConfig::default() })
+}
 
 fn users_config(config: &Config) -> UsersConfig {
     let rate = |rate: Rate| users::Rate::per_second(rate.per_second, rate.burst);
