@@ -21,6 +21,7 @@ mod login;
 mod openid;
 mod passwords;
 mod profiles;
+mod remote_keys;
 mod search;
 mod secrets;
 mod tokens;
