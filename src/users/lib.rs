@@ -21,7 +21,7 @@ mod login;
 mod openid;
 mod passwords;
 mod profiles;
-mod remote_keys;
+mod remote_key_updates;
 mod search;
 mod secrets;
 mod tokens;
