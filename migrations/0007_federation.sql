@@ -72,3 +72,12 @@ CREATE TABLE remote_devices (
 -- Which device of a user of this server changed: each such change is told to other servers, and names the one before it.
 -- NULL: something else about the user's keys.
 ALTER TABLE device_list_changes ADD COLUMN device_id TEXT;
+
+-- Events of other servers that are acknowledged, but whose rooms have been too slow to take them yet.
+CREATE TABLE inbound_pdus (
+    room_id TEXT NOT NULL,            -- the room they are for
+    position BIGINT NOT NULL,         -- when they came
+    origin TEXT NOT NULL,             -- who sent them
+    json TEXT NOT NULL,               -- the PDU
+    PRIMARY KEY (room_id, position)
+);

@@ -8,6 +8,7 @@ use std::{
 };
 
 use api::{ApiConfig, Services};
+use federation::{FederationConfig, Inbound, Sender};
 use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig};
 use rooms::{Rooms, RoomsConfig};
@@ -37,6 +38,8 @@ pub struct Homeserver {
     tending: JoinHandle<()>,
     /// Writes down when devices were seen, until it is aborted.
     watching: JoinHandle<()>,
+    /// What goes to other servers and comes from them.
+    federating: Option<Federating>,
 }
 
 /// Why the server did not start.
@@ -86,13 +89,22 @@ impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
-        let Core { notifier, store, peers, users, rooms } = Core::open(&config).await?;
+        let Core { notifier, store, peers, users, rooms, to_send } = Core::open(&config).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
         let tended = sync.clone();
         let stop = ending.clone();
         let tending = tokio::spawn(async move { tended.tend(stop).await });
         let watching = tokio::spawn(users.clone().tend());
+        let inbound = Inbound::new(store.clone(), rooms.clone(), sync.clone(), users.clone());
+        let federating = peers.is_enabled().then(|| {
+            let way = Arc::new(peers.clone());
+            let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
+            to_send.get_or_init(|| sender.clone());
+            let heard = sender.clone();
+            peers.on_heard(Box::new(move |server| heard.alive(server)));
+            Federating::start(sender, inbound.clone())
+        });
         let services = Arc::new(Services {
             config: ApiConfig {
                 max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
@@ -105,16 +117,17 @@ impl Homeserver {
             peers,
             rooms,
             sync,
+            inbound,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
-        Ok(Self { listeners, services, ending, tending, watching })
+        Ok(Self { listeners, services, ending, tending, watching, federating })
     }
 
     /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
     /// requests end.
     pub async fn wait_for_shutdown(self, stop: CancellationToken) {
-        let Self { listeners, services, ending, tending, watching } = self;
+        let Self { listeners, services, ending, tending, watching, federating } = self;
         let store = services.store.clone();
         let users = services.users.clone();
         let router = api::router(services);
@@ -124,6 +137,9 @@ impl Homeserver {
             ending.cancel();
         };
         tokio::join!(futures_util::future::join_all(serving), end);
+        if let Some(federating) = federating {
+            federating.end().await;
+        }
         // What it still has to write down is written before the database is closed.
         let _ = tending.await;
         watching.abort();
@@ -131,6 +147,30 @@ impl Homeserver {
             warn!(error = &error as &dyn std::error::Error, "could not write when devices were last seen");
         }
         store.close().await;
+    }
+}
+
+/// What goes to other servers and comes from them, until it is ended.
+struct Federating {
+    stop: CancellationToken,
+    sending: JoinHandle<()>,
+    receiving: JoinHandle<()>,
+}
+
+impl Federating {
+    fn start(sender: Sender, inbound: Inbound) -> Self {
+        let stop = CancellationToken::new();
+        let (until, till) = (stop.clone(), stop.clone());
+        let sending = tokio::spawn(async move { sender.run(until).await });
+        let receiving = tokio::spawn(async move { inbound.run(till).await });
+        Self { stop, sending, receiving }
+    }
+
+    /// Sends no more. Waits a few seconds for what is under way.
+    async fn end(self) {
+        self.stop.cancel();
+        let _ = self.sending.await;
+        let _ = self.receiving.await;
     }
 }
 
@@ -161,6 +201,8 @@ pub struct Core {
     pub peers: Peers,
     pub users: Arc<Users>,
     pub rooms: Rooms,
+    /// Who hears of what other servers are owed, as soon as there is somebody.
+    to_send: Arc<OnceLock<Sender>>,
 }
 
 impl Core {
@@ -179,12 +221,17 @@ impl Core {
         let listener = notifier.clone();
         let rooms_in_memory: Arc<OnceLock<Rooms>> = Arc::default();
         let who_remembers = rooms_in_memory.clone();
+        let to_send: Arc<OnceLock<Sender>> = Arc::default();
+        let who_sends = to_send.clone();
         let on_commit = Arc::new(move |committed: Committed| {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
             if let Some(rooms) = who_remembers.get().filter(|_| committed.gap) {
                 rooms.forget_all();
             }
             listener.ingest(&committed);
+            if let Some(sender) = who_sends.get() {
+                sender.ingest(&committed);
+            }
         });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
@@ -192,7 +239,7 @@ impl Core {
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
-        Ok(Self { notifier, store, peers, users, rooms })
+        Ok(Self { notifier, store, peers, users, rooms, to_send })
     }
 }
 
@@ -257,4 +304,8 @@ fn rooms_config(config: &Config) -> RoomsConfig {
 
 fn sync_config(config: &Config) -> SyncConfig {
     SyncConfig { presence: config.sync.presence, max_timeout: config.sync.max_timeout, ..SyncConfig::default() }
+}
+
+fn federation_config(config: &Config) -> FederationConfig {
+    FederationConfig { presence: config.sync.presence, ..FederationConfig::default() }
 }

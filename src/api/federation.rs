@@ -10,6 +10,7 @@ mod membership;
 mod openid;
 mod public_rooms;
 mod query;
+mod send;
 mod spaces;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ pub(crate) fn routes() -> Vec<Route> {
         openid::routes(),
         public_rooms::routes(),
         query::routes(),
+        send::routes(),
         spaces::routes(),
         version::routes(),
     ]

@@ -40,6 +40,8 @@ pub struct Services {
     pub rooms: rooms::Rooms,
     /// What is new for somebody.
     pub sync: sync::Sync,
+    /// What other servers send.
+    pub inbound: ::federation::Inbound,
     /// Writes the metrics out, if they are on.
     pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }

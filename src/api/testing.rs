@@ -61,6 +61,7 @@ impl Server {
             sync::SyncConfig::default(),
             tokio_util::sync::CancellationToken::new(),
         );
+        let inbound = ::federation::Inbound::new(store.clone(), rooms.clone(), sync.clone(), users.clone());
         let services = Services {
             config: ApiConfig::default(),
             limits: users.limits(),
@@ -69,6 +70,7 @@ impl Server {
             public_baseurl: Some("https://chat.a.test".into()),
             rooms,
             sync,
+            inbound,
             store,
             metrics: None,
         };

@@ -16,7 +16,10 @@
 mod backoff;
 mod book;
 mod destination;
+mod edus;
 mod fresh;
+mod inbound;
+mod lanes;
 mod sender;
 mod spread;
 #[cfg(test)]
@@ -29,6 +32,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use model::Millis;
 
 pub use backoff::Curves;
+pub use inbound::{Answers, Inbound, InboundError, Incoming};
+pub use lanes::{Door, Outcomes};
 pub use sender::Sender;
 pub use way::Way;
 

@@ -49,3 +49,78 @@ impl fmt::Debug for SigningKey {
         f.debug_struct("SigningKey").field("key_id", &self.key_id).finish_non_exhaustive()
     }
 }
+
+/// The specification's own examples.
+///
+/// Spec: <https://spec.matrix.org/v1.19/appendices/#cryptographic-test-vectors>
+#[cfg(test)]
+mod tests {
+    use ruma::{CanonicalJsonObject, room_version_rules::RedactionRules, serde::Base64};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn key() -> SigningKey {
+        let seed: Base64 = Base64::parse("YJDBA9Xnr2sVqXD9Vj7XVUnmFZcZrlw8Md7kMW+3XA1").expect("it is base64");
+        let seed = seed.as_bytes().try_into().expect("it is a seed");
+        SigningKey::from_seed("domain".try_into().expect("it is a name"), "1", &seed).expect("1 is a version")
+    }
+
+    fn object(value: Value) -> CanonicalJsonObject {
+        serde_json::from_value(value).expect("it is canonical")
+    }
+
+    fn text<'a>(object: &'a CanonicalJsonObject, path: &[&str]) -> &'a str {
+        let (last, path) = path.split_last().expect("there is a path");
+        let holder = path.iter().fold(object, |object, field| object[*field].as_object().expect("it is an object"));
+        holder[*last].as_str().expect("it is text")
+    }
+
+    #[test]
+    fn json_is_signed_as_the_specification_says() {
+        let vectors = [
+            (json!({}), "K8280/U9SSy9IVtjBuVeLr+HpOB4BQFWbg+UZaADMtTdGYI7Geitb76LTrr5QV/7Xg4ahLwYGYZzuHGZKM5ZAQ"),
+            (
+                json!({ "one": 1, "two": "Two" }),
+                "KqmLSbO39/Bzb0QIYE82zqLwsA+PDzYIpIRA2sRQ4sL53+sN6/fpNSoqE7BP7vBZhG6kYdD13EIMJpvhJI+6Bw",
+            ),
+        ];
+        for (value, signature) in vectors {
+            let mut object = object(value);
+            signatures::sign_json("domain", &key(), &mut object).expect("it is an object");
+            assert_eq!(text(&object, &["signatures", "domain", "ed25519:1"]), signature);
+        }
+    }
+
+    #[test]
+    fn events_are_hashed_and_signed_as_the_specification_says() {
+        let minimal = json!({
+            "room_id": "!x:domain", "sender": "@a:domain", "origin": "domain", "origin_server_ts": 1_000_000,
+            "signatures": {}, "hashes": {}, "type": "X", "content": {}, "prev_events": [], "auth_events": [],
+            "depth": 3, "unsigned": { "age_ts": 1_000_000 },
+        });
+        let redactable = json!({
+            "content": { "body": "Here is the message content" }, "event_id": "$0:domain", "origin": "domain",
+            "origin_server_ts": 1_000_000, "type": "m.room.message", "room_id": "!r:domain", "sender": "@u:domain",
+            "signatures": {}, "unsigned": { "age_ts": 1_000_000 },
+        });
+        let vectors = [
+            (
+                minimal,
+                "5jM4wQpv6lnBo7CLIghJuHdW+s2CMBJPUOGOC89ncos",
+                "KxwGjPSDEtvnFgU00fwFz+l6d2pJM6XBIaMEn81SXPTRl16AqLAYqfIReFGZlHi5KLjAWbOoMszkwsQma+lYAg",
+            ),
+            (
+                redactable,
+                "onLKD1bGljeBWQhWZ1kaP9SorVmRQNdN5aM2JYU2n/g",
+                "Wm+VzmOUOz08Ds+0NTWb1d4CZrVsJSikkeRxh6aCcUwu6pNC78FunoD7KNWzqFn241eYHYMGCA5McEiVPdhzBA",
+            ),
+        ];
+        for (value, hash, signature) in vectors {
+            let mut event = object(value);
+            signatures::hash_and_sign_event("domain", &key(), &mut event, &RedactionRules::V1).expect("it is an event");
+            assert_eq!(text(&event, &["hashes", "sha256"]), hash);
+            assert_eq!(text(&event, &["signatures", "domain", "ed25519:1"]), signature);
+        }
+    }
+}

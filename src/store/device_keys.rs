@@ -247,11 +247,9 @@ impl DeviceKeys<'_> {
         Ok(found)
     }
 
-    /// The position at which the keys of a user changed last; 0: never.
+    /// The last step of the device list of a user of this server, as other servers count them; 0: there was none.
     pub async fn latest_change(&self, user_id: &UserId) -> Result<i64, Error> {
-        const LATEST: &str = "SELECT COALESCE(MAX(position), 0) FROM device_list_changes WHERE user_id = $1";
-        let rows = self.0.query(LATEST, args![user_id.as_str()]).await?;
-        rows.first().map_or(Ok(0), |row| row.int(0))
+        Ok(self.device_change_before(user_id, Position(i64::MAX)).await?.map_or(0, |position| position.0))
     }
 
     /// The identity keys of one device.
@@ -311,7 +309,7 @@ impl DeviceKeys<'_> {
         Ok(found)
     }
 
-    /// The step of a user's device list before the one at `position`; of [`Position`]'s greatest: the last one.
+    /// The step of a user's device list before the one at `position`.
     pub async fn device_change_before(&self, user_id: &UserId, position: Position) -> Result<Option<Position>, Error> {
         const BEFORE: &str = "
             SELECT position

@@ -20,6 +20,7 @@ mod error;
 pub mod events;
 pub mod filters;
 mod ids;
+pub mod inbox;
 pub mod key_backups;
 mod migrations;
 pub mod outbox;

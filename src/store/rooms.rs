@@ -213,6 +213,12 @@ impl Rooms<'_> {
         self.0.query(SHARING, args![user_id.as_str()]).await?.iter().map(|row| row.parse(0)).collect()
     }
 
+    /// Whether `user_id` is joined to any room that is known here.
+    pub async fn is_joined_anywhere(&self, user_id: &UserId) -> Result<bool, Error> {
+        const JOINED: &str = "SELECT room_nid FROM memberships WHERE user_id = $1 AND membership = 'join' LIMIT 1";
+        Ok(!self.0.query(JOINED, args![user_id.as_str()]).await?.is_empty())
+    }
+
     /// The other servers with users in rooms to which `user_id` is joined.
     pub async fn servers_sharing_rooms_with(&self, user_id: &UserId) -> Result<Vec<OwnedServerName>, Error> {
         const SHARING: &str = "

@@ -6,7 +6,6 @@ use model::{Change, Position, UserStream};
 use ruma::{
     DeviceId, UInt, UserId,
     api::federation::transactions::edu::{DeviceListUpdateContent, SigningKeyUpdateContent},
-    serde::Raw,
 };
 use store::{
     Write,
@@ -14,7 +13,7 @@ use store::{
     outbox::push_keys,
 };
 
-use crate::{KeyError, Users, device_keys::parse};
+use crate::{KeyError, Users};
 
 /// What of a user's keys changed.
 #[derive(Clone, Copy, Debug)]
@@ -79,16 +78,16 @@ impl Users {
             return Ok(update);
         }
         let wanted = [(user_id.to_owned(), vec![device_id.to_owned()])].into();
-        let mut found = self.query_keys(Some(user_id), &wanted).await.map_err(stored)?;
+        let mut found = self.query_keys(None, &wanted).await.map_err(stored)?;
         let keys = found.device_keys.remove(user_id).and_then(|mut devices| devices.remove(device_id));
-        update.keys = keys.map(|keys| without_unsigned(&keys)).transpose()?;
+        update.keys = keys;
         Ok(update)
     }
 
     /// What other servers are told of a user's cross-signing keys; `None`: there are none.
     pub async fn signing_key_update(&self, user_id: &UserId) -> Result<Option<SigningKeyUpdateContent>, store::Error> {
         let wanted = [(user_id.to_owned(), Vec::new())].into();
-        let mut found = self.query_keys(Some(user_id), &wanted).await.map_err(stored)?;
+        let mut found = self.query_keys(None, &wanted).await.map_err(stored)?;
         let mut update = SigningKeyUpdateContent::new(user_id.to_owned());
         update.master_key = found.master_keys.remove(user_id);
         update.self_signing_key = found.self_signing_keys.remove(user_id);
@@ -107,14 +106,4 @@ fn stored(error: KeyError) -> store::Error {
         KeyError::Store(error) => error,
         other => store::Error::Corrupt(other.to_string()),
     }
-}
-
-fn without_unsigned<T>(keys: &Raw<T>) -> Result<Raw<T>, store::Error> {
-    let mut keys = parse(keys.json().get())?;
-    if let Some(object) = keys.as_object_mut() {
-        object.remove("unsigned");
-    }
-    let json =
-        serde_json::value::to_raw_value(&keys).map_err(|error| store::Error::Corrupt(format!("a key: {error}")))?;
-    Ok(Raw::from_json(json))
 }

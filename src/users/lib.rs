@@ -21,6 +21,7 @@ mod login;
 mod openid;
 mod passwords;
 mod profiles;
+mod remote_key_updates;
 mod search;
 mod secrets;
 mod tokens;

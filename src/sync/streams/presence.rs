@@ -23,10 +23,20 @@ const OFFLINE_AFTER: Millis = 30_000;
 const ACTIVE_WITHIN: Millis = 60_000;
 const MAX_STATUS: usize = 1024;
 
-/// The users of this server who are not offline.
+/// Who of another server was not heard of for so long is offline, in milliseconds.
+const SILENT_AFTER: Millis = 35 * 60_000;
+/// How many users of other servers are followed.
+const MOST_REMOTE: usize = 100_000;
+
+/// Those who are not offline.
 #[derive(Default)]
 pub(crate) struct Present {
+    /// Of this server.
     users: HashMap<OwnedUserId, Here>,
+    /// Of other servers, as they say.
+    remote: HashMap<OwnedUserId, Here>,
+    /// When the remote ones were last looked through.
+    looked_at: Millis,
     /// Whether those who were there before this process started have been looked up.
     is_loaded: bool,
 }
@@ -52,6 +62,12 @@ pub struct PresenceNow {
     pub status_msg: Option<String>,
     /// When the user last did something.
     pub last_active_at: Millis,
+}
+
+impl Present {
+    fn find(&self, user_id: &UserId) -> Option<&Here> {
+        self.users.get(user_id).or_else(|| self.remote.get(user_id))
+    }
 }
 
 impl PresenceNow {
@@ -87,7 +103,7 @@ impl Look<'_> {
             None => {
                 let sharing = self.sync.shared.store.rooms().users_sharing_rooms_with(self.user_id()).await?;
                 let present = self.sync.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-                users.extend(sharing.into_iter().filter(|user_id| present.users.contains_key(user_id)));
+                users.extend(sharing.into_iter().filter(|user_id| present.find(user_id).is_some()));
                 users.insert(self.user_id().to_owned());
             }
             Some(since) => {
@@ -137,7 +153,7 @@ impl Look<'_> {
             }
         }
         let present = self.sync.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-        users.extend(newcomers.into_iter().filter(|user_id| present.users.contains_key(user_id)));
+        users.extend(newcomers.into_iter().filter(|user_id| present.find(user_id).is_some()));
         Ok(())
     }
 }
@@ -147,7 +163,7 @@ impl Sync {
     pub async fn presence_of(&self, user_id: &UserId) -> Result<Option<PresenceNow>, SyncError> {
         let here = {
             let present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-            present.users.get(user_id).cloned()
+            present.find(user_id).cloned()
         };
         if let Some(here) = here {
             return Ok(Some(PresenceNow {
@@ -240,6 +256,7 @@ impl Sync {
             return Ok(());
         }
         self.load_present(now).await?;
+        self.expire_remote(now).await?;
         let users: Vec<(OwnedUserId, Here)> = {
             let present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
             present.users.iter().map(|(user_id, here)| (user_id.clone(), here.clone())).collect()
@@ -281,6 +298,58 @@ impl Sync {
         Ok(())
     }
 
+    /// How a user of another server is, as that server says.
+    pub async fn receive_presence(&self, now_is: PresenceNow) -> Result<(), SyncError> {
+        let PresenceNow { user_id, state, status_msg, last_active_at } = now_is;
+        let is_known = matches!(state, PresenceState::Online | PresenceState::Unavailable | PresenceState::Offline);
+        if !self.shared.config.presence || !is_known {
+            return Ok(());
+        }
+        let status_msg = status_msg.filter(|status| status.len() <= MAX_STATUS);
+        let here = Here { state, status_msg, last_active_at, last_sync_at: now(), is_chosen: true };
+        let is_same = {
+            let mut present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
+            let before = present.remote.get(&user_id);
+            let is_same =
+                before.is_some_and(|before| before.state == here.state && before.status_msg == here.status_msg);
+            if here.state == PresenceState::Offline {
+                present.remote.remove(&user_id);
+            } else if before.is_some() || present.remote.len() < MOST_REMOTE {
+                present.remote.insert(user_id.clone(), here.clone());
+            }
+            is_same
+        };
+        if is_same {
+            return Ok(());
+        }
+        self.write_remote(&user_id, &here).await
+    }
+
+    async fn write_remote(&self, user_id: &UserId, here: &Here) -> Result<(), SyncError> {
+        // Those who hear of it are found by the user's memberships.
+        let _user = self.shared.notifier.user(&self.shared.store, user_id).await?;
+        let mut write = store::Write::new();
+        store::presence::put(&mut write, user_id, &here.state, here.status_msg.as_deref(), here.last_active_at);
+        self.shared.store.commit(write).await?;
+        Ok(())
+    }
+
+    /// Users of other servers of whom nothing was heard for long are taken to be gone.
+    async fn expire_remote(&self, now: Millis) -> Result<(), SyncError> {
+        let gone: Vec<(OwnedUserId, Here)> = {
+            let mut present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
+            if now - present.looked_at < OFFLINE_AFTER {
+                return Ok(());
+            }
+            present.looked_at = now;
+            present.remote.extract_if(|_, here| now - here.last_sync_at > SILENT_AFTER).collect()
+        };
+        for (user_id, here) in gone {
+            self.write_remote(&user_id, &Here { state: PresenceState::Offline, ..here }).await?;
+        }
+        Ok(())
+    }
+
     /// Those who were there when the server last stopped may come back soon, or not.
     async fn load_present(&self, now: Millis) -> Result<(), SyncError> {
         if self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner).is_loaded {
@@ -289,8 +358,10 @@ impl Sync {
         let rows = self.shared.store.presence().not_offline().await?;
         let mut present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
         present.is_loaded = true;
-        for row in rows.into_iter().filter(|row| self.is_local(&row.user_id)) {
-            present.users.entry(row.user_id).or_insert(Here {
+        for row in rows {
+            let is_local = self.is_local(&row.user_id);
+            let users = if is_local { &mut present.users } else { &mut present.remote };
+            users.entry(row.user_id).or_insert(Here {
                 state: row.state,
                 status_msg: row.status_msg,
                 last_active_at: row.last_active_at,

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
-use model::{Position, Receipt, RoomNid};
+use model::{Millis, Position, Receipt, RoomNid};
 use ruma::{
     EventId, OwnedEventId, UserId,
     events::receipt::{ReceiptThread, ReceiptType},
@@ -139,6 +139,35 @@ impl Sync {
             shared.store.commit(write).await?;
         }
         Ok(())
+    }
+
+    /// Notes how far a user of another server has read in the room, as that server says. False: the event isn't known here.
+    pub async fn receive_receipt(
+        &self,
+        room: &rooms::LiveRoom,
+        user_id: &UserId,
+        thread: ReceiptThread,
+        event_id: &EventId,
+        at: Millis,
+    ) -> Result<bool, SyncError> {
+        let event = self.shared.store.events().find(event_id).await?;
+        let Some(event) = event.filter(|event| event.room_nid == room.nid && event.position.0 != 0) else {
+            return Ok(false);
+        };
+        let receipt = Receipt {
+            user_id: user_id.to_owned(),
+            kind: ReceiptType::Read,
+            thread,
+            event_id: event_id.to_owned(),
+            event_position: event.position,
+            at,
+        };
+        if self.is_further(room.nid, &receipt).await? {
+            let mut write = store::Write::new();
+            store::receipts::put(&mut write, room.nid, &room.room_id, &Arc::new(receipt));
+            self.shared.store.commit(write).await?;
+        }
+        Ok(true)
     }
 
     /// A receipt that would go back is not worth telling.

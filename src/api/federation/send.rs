@@ -1,0 +1,22 @@
+//! What other servers send: events, and what goes with them.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#transactions>
+
+use federation::Incoming;
+use ruma::api::federation::transactions::send_transaction_message::v1 as send_transaction;
+
+use super::check_is_enabled;
+use crate::{Answer, Ask, Route, endpoint};
+
+/// The endpoints of this file.
+pub(crate) fn routes() -> Vec<Route> {
+    vec![endpoint(send)]
+}
+
+async fn send(ask: Ask<send_transaction::Request>) -> Answer<send_transaction::Response> {
+    check_is_enabled(&ask.services)?;
+    let send_transaction::Request { transaction_id, pdus, edus, .. } = ask.request;
+    let transaction_id = transaction_id.to_string();
+    let incoming = Incoming { origin: ask.session.server, transaction_id, pdus, edus };
+    Ok(send_transaction::Response::new(ask.services.inbound.receive(incoming).await?))
+}
