@@ -29,7 +29,7 @@ use crate::{
 
 /// The most keys that one request signs.
 const MAX_SIGNED: usize = 5_000;
-const MASTER: &str = "master";
+pub(crate) const MASTER: &str = "master";
 const SELF_SIGNING: &str = "self_signing";
 const USER_SIGNING: &str = "user_signing";
 
@@ -103,10 +103,11 @@ impl Users {
             return Err(KeyError::TooMany { field: "signed_keys" });
         }
         let own = self.store.device_keys().cross_signing_keys(&[&session.user_id]).await?;
+        let elsewhere = self.remote_master_keys(signed.iter().map(|(user_id, ..)| *user_id)).await;
         let mut failures = SignatureFailures::new();
         let mut taken: Vec<KeySignatureRow> = Vec::new();
         for (user_id, target, json) in signed {
-            match self.check_signature(session, &own, user_id, target, json).await {
+            match self.check_signature(session, &own, &elsewhere, (user_id, target, json)).await {
                 Ok(signature) => taken.push(signature),
                 Err(SignatureError::Store(error)) => return Err(error.into()),
                 Err(SignatureError::Refused(code, message)) => {
@@ -136,15 +137,16 @@ impl Users {
         &self,
         session: &Session,
         own: &[CrossSigningKeyRow],
-        user_id: &UserId,
-        target: &str,
-        json: &RawValue,
+        elsewhere: &[CrossSigningKeyRow],
+        (user_id, target, json): (&UserId, &str, &RawValue),
     ) -> Result<KeySignatureRow, SignatureError> {
         let signed: Value = serde_json::from_str(json.get()).map_err(|_| refused("M_BAD_JSON", "it is not JSON"))?;
         let theirs = if user_id == session.user_id {
             own.to_vec()
-        } else {
+        } else if self.is_ours(user_id) {
             self.store.device_keys().cross_signing_keys(&[user_id]).await?
+        } else {
+            elsewhere.iter().filter(|row| row.user_id == user_id).cloned().collect()
         };
         let stored_key = theirs.iter().find(|row| row.public_key == target);
         let (stored, signing_key) = if user_id != session.user_id {

@@ -324,6 +324,20 @@ fn rows_of(
         .collect()
 }
 
+/// [`add_signatures`] to a user's own key that another server told.
+pub(crate) fn add_signatures_to(
+    key: &mut Raw<CrossSigningKey>,
+    signatures: &[KeySignatureRow],
+    user_id: &UserId,
+) -> Result<(), KeyError> {
+    let public_key = key.deserialize().ok().and_then(|key| key.keys.into_values().next());
+    let Some(public_key) = public_key else { return Ok(()) };
+    let mut json = parse(key.json().get())?;
+    add_signatures(&mut json, signatures, user_id, &public_key);
+    *key = raw(&json)?;
+    Ok(())
+}
+
 fn add_signatures(key: &mut Value, signatures: &[KeySignatureRow], user_id: &UserId, target: &str) {
     for row in signatures.iter().filter(|row| row.user_id == user_id && row.target == target) {
         let of_key = &mut key["signatures"];

@@ -22,6 +22,8 @@ mod openid;
 mod passwords;
 mod profiles;
 mod remote_key_updates;
+mod remote_keys;
+mod remote_profiles;
 mod search;
 mod secrets;
 mod tokens;
@@ -48,6 +50,7 @@ pub use limits::{Limited, Limits};
 pub use login::{Credentials, LoginError, LoginRequest};
 pub use openid::{OPENID_LIFETIME, OpenIdError};
 pub use profiles::{Profile, ProfileError};
+pub use remote_keys::RemoteFailures;
 pub use search::{People, Person};
 pub use store::key_backups::{BackedUpKeyRow as BackedUpKey, KeyRange};
 pub use tokens::{NewSession, Session, SessionData, TokenError};
@@ -79,6 +82,7 @@ pub struct Users {
     passwords: passwords::Passwords,
     sessions: tokens::Sessions,
     last_seen: last_seen::LastSeen,
+    remote_profiles: remote_profiles::RemoteProfiles,
     signer: secrets::Signer,
 }
 
@@ -103,6 +107,7 @@ impl Users {
             passwords: passwords::Passwords::new(config.accounts.concurrent_hashes, config.accounts.hash_costs),
             sessions: tokens::Sessions::new(config.accounts.session_cache),
             last_seen: last_seen::LastSeen::default(),
+            remote_profiles: remote_profiles::RemoteProfiles::default(),
             config,
             store,
             peers,

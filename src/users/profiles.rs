@@ -17,12 +17,12 @@ use crate::Users;
 /// The fields of a profile.
 pub type Profile = BTreeMap<String, Value>;
 
-const DISPLAY_NAME: &str = "displayname";
-const AVATAR_URL: &str = "avatar_url";
+pub(crate) const DISPLAY_NAME: &str = "displayname";
+pub(crate) const AVATAR_URL: &str = "avatar_url";
 const TIME_ZONE: &str = "m.tz";
 
 /// Spec: "The overall profile must not exceed 64 KiB when encoded as canonical JSON".
-const MAX_PROFILE_BYTES: usize = 64 << 10;
+pub(crate) const MAX_PROFILE_BYTES: usize = 64 << 10;
 /// Spec: "keys must not exceed 255 bytes".
 const MAX_FIELD_BYTES: usize = 255;
 const MAX_DISPLAY_NAME_BYTES: usize = 256;
@@ -63,6 +63,14 @@ pub enum ProfileError {
     /// The profile would be too large.
     #[error("a profile has at most 64 KiB")]
     TooLarge,
+    /// Another server could not be asked, or refused.
+    #[error("{reason}")]
+    Remote {
+        /// What kind of refusal that is.
+        kind: Kind,
+        /// What it said, or why it said nothing.
+        reason: String,
+    },
     /// The store failed.
     #[error("the profile could not be read or changed")]
     Store(#[from] store::Error),
@@ -77,6 +85,7 @@ impl Refusal for ProfileError {
             Self::Field(_) | Self::FieldTooLong | Self::Value { .. } | Self::NotText { .. } | Self::TooLarge => {
                 Kind::Invalid
             }
+            Self::Remote { kind, .. } => *kind,
             Self::Store(error) => error.kind(),
         }
     }
@@ -92,8 +101,11 @@ impl Refusal for ProfileError {
 }
 
 impl Users {
-    /// The profile of a user of this server.
+    /// The profile of a user. That of a user of another server is asked there, and may be some minutes old.
     pub async fn profile(&self, user_id: &UserId) -> Result<Profile, ProfileError> {
+        if !self.is_ours(user_id) {
+            return self.remote_profile(user_id).await;
+        }
         let rows = self.store.profiles().get(user_id).await?;
         if rows.is_empty() {
             let account = self.store.accounts().find(user_id).await?;
@@ -110,7 +122,7 @@ impl Users {
             .collect()
     }
 
-    /// One field of the profile of a user of this server.
+    /// One field of the profile of a user.
     pub async fn profile_field(&self, user_id: &UserId, field: &str) -> Result<Value, ProfileError> {
         let mut profile = self.profile(user_id).await?;
         profile.remove(field).ok_or(ProfileError::NotFound("the profile has no such field"))

@@ -4,14 +4,15 @@
 
 use std::collections::BTreeMap;
 
+use peers::PeerError;
 use ruma::{
-    OneTimeKeyAlgorithm, OwnedUserId, UInt,
+    OneTimeKeyAlgorithm, UInt,
     api::client::keys::{claim_keys, get_keys, upload_keys, upload_signatures, upload_signing_keys},
 };
 use serde_json::{Value, json};
-use users::{CrossSigningUpload, KeyUpload};
+use users::{CrossSigningUpload, KeyUpload, RemoteFailures};
 
-use crate::{Answer, Ask, Error, Route, Services, endpoint};
+use crate::{Answer, Ask, Error, Route, endpoint};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
@@ -33,38 +34,43 @@ async fn upload(ask: Ask<upload_keys::v3::Request>) -> Answer<upload_keys::v3::R
 }
 
 async fn query(ask: Ask<get_keys::v3::Request>) -> Answer<get_keys::v3::Response> {
-    let wanted = &ask.request.device_keys;
-    let found = ask.services.users.query_keys(Some(&ask.session.user_id), wanted).await?;
+    let get_keys::v3::Request { device_keys: wanted, timeout, .. } = &ask.request;
+    let (users, asker) = (&ask.services.users, &ask.session.user_id);
+    let (ours, (theirs, failures)) =
+        tokio::try_join!(users.query_keys(Some(asker), wanted), users.query_remote_keys(asker, wanted, *timeout))?;
     let mut response = get_keys::v3::Response::new();
-    response.failures = failures(&ask.services, wanted.keys());
-    response.device_keys = found.device_keys;
-    response.master_keys = found.master_keys;
-    response.self_signing_keys = found.self_signing_keys;
-    response.user_signing_keys = found.user_signing_keys;
+    response.failures = explained(failures);
+    response.device_keys = ours.device_keys;
+    response.device_keys.extend(theirs.device_keys);
+    response.master_keys = ours.master_keys;
+    response.master_keys.extend(theirs.master_keys);
+    response.self_signing_keys = ours.self_signing_keys;
+    response.self_signing_keys.extend(theirs.self_signing_keys);
+    response.user_signing_keys = ours.user_signing_keys;
     Ok(response)
 }
 
 async fn claim(ask: Ask<claim_keys::v3::Request>) -> Answer<claim_keys::v3::Response> {
-    let wanted = ask.request.one_time_keys;
-    let failures = failures(&ask.services, wanted.keys());
-    let wanted = wanted
-        .into_iter()
-        .map(|(user_id, devices)| {
-            (user_id, devices.into_iter().map(|(id, algorithm)| (id, algorithm.to_string())).collect())
-        })
-        .collect();
-    let mut response = claim_keys::v3::Response::new(ask.services.users.claim_keys(&wanted).await?);
-    response.failures = failures;
+    let claim_keys::v3::Request { one_time_keys: wanted, timeout, .. } = ask.request;
+    let users = &ask.services.users;
+    let of_ours = wanted.iter().filter(|(user_id, _)| users.is_ours(user_id)).map(|(user_id, devices)| {
+        let devices = devices.iter().map(|(id, algorithm)| (id.clone(), algorithm.to_string()));
+        (user_id.clone(), devices.collect())
+    });
+    let of_ours = of_ours.collect();
+    let (ours, (theirs, failures)) =
+        tokio::join!(users.claim_keys(&of_ours), users.claim_remote_keys(&wanted, timeout));
+    let mut claimed = ours?;
+    claimed.extend(theirs);
+    let mut response = claim_keys::v3::Response::new(claimed);
+    response.failures = explained(failures);
     Ok(response)
 }
 
-/// The servers that could not be asked: for now, all others.
-fn failures<'a>(services: &Services, users: impl Iterator<Item = &'a OwnedUserId>) -> BTreeMap<String, Value> {
-    let reason = json!({ "errcode": "M_UNKNOWN", "error": "this server does not talk with other servers yet" });
-    users
-        .filter(|user_id| !services.users.is_ours(user_id))
-        .map(|user_id| (user_id.server_name().to_string(), reason.clone()))
-        .collect()
+/// The servers that could not be asked, as clients are told.
+fn explained(failures: RemoteFailures) -> BTreeMap<String, Value> {
+    let explain = |error: PeerError| json!({ "errcode": "M_UNKNOWN", "error": error.to_string() });
+    failures.into_iter().map(|(server, error)| (server.to_string(), explain(error))).collect()
 }
 
 async fn upload_signing_keys(ask: Ask<upload_signing_keys::v3::Request>) -> Answer<upload_signing_keys::v3::Response> {

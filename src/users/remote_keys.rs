@@ -1,0 +1,264 @@
+//! The keys of users of other servers, and of their devices.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#end-to-end-encryption>
+
+use std::{collections::BTreeMap, future::Future, time::Duration};
+
+use futures_util::{StreamExt as _, stream};
+use peers::{Failure, PeerError};
+use ruma::{
+    OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
+    api::federation::keys::{claim_keys::v1 as claim, get_keys::v1 as query},
+    encryption::CrossSigningKey,
+    serde::Raw,
+};
+use store::device_keys::CrossSigningKeyRow;
+use tokio::time::{Instant, timeout_at};
+
+use crate::{ClaimedKeys, KeyError, KeyQuery, Users, cross_signing::MASTER, device_keys::add_signatures_to};
+
+/// How long other servers have where the client doesn't say, and at most.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How many servers are asked at once for one request.
+const SIDE_BY_SIDE: usize = 32;
+
+/// The servers that did not answer, and why.
+pub type RemoteFailures = BTreeMap<OwnedServerName, PeerError>;
+
+/// Of whom which devices are wanted, or none for all of them.
+type Wanted = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
+
+impl Users {
+    /// The keys of users of other servers and of their devices, as `asker` may see them. The servers are asked side by
+    /// side; `patience` is for all of them together, 10 s at most.
+    pub async fn query_remote_keys(
+        &self,
+        asker: &UserId,
+        wanted: &Wanted,
+        patience: Option<Duration>,
+    ) -> Result<(KeyQuery, RemoteFailures), KeyError> {
+        let by_server = self.by_server(wanted.iter().map(|(user_id, devices)| (user_id, devices.clone())));
+        let (answers, failures) = each(by_server, patience, |server, wanted| self.keys_of(server, wanted)).await;
+        let mut found = KeyQuery::default();
+        for (server, answer) in answers {
+            found.add_remote(&server, wanted, answer);
+        }
+        self.add_own_signatures(asker, &mut found).await?;
+        Ok((found, failures))
+    }
+
+    /// Takes a one-time key of each of these devices from other servers: see [`Self::claim_keys`].
+    pub async fn claim_remote_keys(
+        &self,
+        wanted: &BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
+        patience: Option<Duration>,
+    ) -> (ClaimedKeys, RemoteFailures) {
+        let by_server = self.by_server(wanted.iter().map(|(user_id, devices)| (user_id, devices.clone())));
+        let ask = |server: OwnedServerName, wanted| async move {
+            Ok(self.peers.ask_within(PATIENCE, &server, claim::Request::new(wanted)).await?.one_time_keys)
+        };
+        let (answers, failures) = each(by_server, patience, ask).await;
+        let mut claimed = ClaimedKeys::new();
+        for (server, answer) in answers {
+            for (user_id, mut devices) in answer {
+                let Some(of_user) = wanted.get(&user_id).filter(|_| user_id.server_name() == server) else { continue };
+                devices.retain(|device_id, keys| {
+                    // One key was asked for; whoever gives more gives too much.
+                    keys.retain(|id, _| of_user.get(device_id).is_some_and(|wish| id.algorithm() == *wish));
+                    keys.len() == 1
+                });
+                claimed.insert(user_id, devices);
+            }
+        }
+        (claimed, failures)
+    }
+
+    /// The master keys of those among `users` who are of other servers, as far as they can be had.
+    pub(crate) async fn remote_master_keys(&self, users: impl Iterator<Item = &UserId>) -> Vec<CrossSigningKeyRow> {
+        let wanted: Wanted = users.map(|user_id| (user_id.to_owned(), Vec::new())).collect();
+        let by_server = self.by_server(wanted.iter().map(|(user_id, devices)| (user_id, devices.clone())));
+        let (answers, _) = each(by_server, None, |server, wanted| self.keys_of(server, wanted)).await;
+        let mut found = KeyQuery::default();
+        for (server, answer) in answers {
+            found.add_remote(&server, &wanted, answer);
+        }
+        let row = |(user_id, key): (OwnedUserId, Raw<CrossSigningKey>)| {
+            let public_key = key.deserialize().ok()?.keys.into_values().next()?;
+            let json = key.json().get().to_owned();
+            Some(CrossSigningKeyRow { user_id, usage: MASTER.to_owned(), public_key, json })
+        };
+        found.master_keys.into_iter().filter_map(row).collect()
+    }
+
+    /// What `server` says of the keys of its users. Here is where what is known of them already will be looked up.
+    async fn keys_of(&self, server: OwnedServerName, wanted: Wanted) -> Result<query::Response, PeerError> {
+        self.peers.ask_within(PATIENCE, &server, query::Request::new(wanted)).await
+    }
+
+    /// What the asker has signed of others stays here, and is shown to the asker with the keys.
+    async fn add_own_signatures(&self, asker: &UserId, found: &mut KeyQuery) -> Result<(), KeyError> {
+        let users: Vec<&UserId> = found.master_keys.keys().map(|user_id| &**user_id).collect();
+        let signatures = self.store.device_keys().signatures(&users, Some(asker)).await?;
+        for (user_id, key) in &mut found.master_keys {
+            add_signatures_to(key, &signatures, user_id)?;
+        }
+        Ok(())
+    }
+
+    fn by_server<'a, W>(
+        &self,
+        wanted: impl Iterator<Item = (&'a OwnedUserId, W)>,
+    ) -> BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, W>> {
+        let mut by_server: BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, W>> = BTreeMap::new();
+        for (user_id, wish) in wanted.filter(|(user_id, _)| !self.is_ours(user_id)) {
+            let of_server = by_server.entry(user_id.server_name().to_owned()).or_default();
+            of_server.insert(user_id.clone(), wish);
+        }
+        by_server
+    }
+}
+
+/// Asks each server, side by side, until time is up for all.
+async fn each<W, A, Fut: Future<Output = Result<A, PeerError>>>(
+    by_server: BTreeMap<OwnedServerName, W>,
+    patience: Option<Duration>,
+    ask: impl Fn(OwnedServerName, W) -> Fut,
+) -> (Vec<(OwnedServerName, A)>, RemoteFailures) {
+    let deadline = Instant::now() + patience.unwrap_or(PATIENCE).min(PATIENCE);
+    let answers = stream::iter(by_server).map(|(server, wanted)| {
+        let asked = ask(server.clone(), wanted);
+        async move {
+            let answer = in_time(deadline, &server, asked).await;
+            (server, answer)
+        }
+    });
+    let answers: Vec<_> = answers.buffer_unordered(SIDE_BY_SIDE).collect().await;
+    let mut found = Vec::with_capacity(answers.len());
+    let mut failures = RemoteFailures::new();
+    for (server, answer) in answers {
+        match answer {
+            Ok(answer) => found.push((server, answer)),
+            Err(error) => {
+                failures.insert(server, error);
+            }
+        }
+    }
+    (found, failures)
+}
+
+async fn in_time<A>(
+    deadline: Instant,
+    server: &ServerName,
+    asked: impl Future<Output = Result<A, PeerError>>,
+) -> Result<A, PeerError> {
+    timeout_at(deadline, asked).await.unwrap_or_else(|_| {
+        Err(PeerError::Unreachable { server: server.to_owned(), failure: Failure::Timeout, source: None })
+    })
+}
+
+impl KeyQuery {
+    /// Takes of an answer what its server may say: of its own users, and of those that it was asked for.
+    fn add_remote(&mut self, server: &ServerName, wanted: &Wanted, answer: query::Response) {
+        let is_asked = |user_id: &UserId| user_id.server_name() == server && wanted.contains_key(user_id);
+        for (user_id, mut devices) in answer.device_keys {
+            if !is_asked(&user_id) {
+                continue;
+            }
+            let devices_wanted = &wanted[&user_id];
+            devices.retain(|device_id, keys| {
+                let is_wanted = devices_wanted.is_empty() || devices_wanted.contains(device_id);
+                let is_of_it =
+                    |keys: &ruma::encryption::DeviceKeys| keys.user_id == user_id && keys.device_id == *device_id;
+                is_wanted && keys.deserialize().is_ok_and(|keys| is_of_it(&keys))
+            });
+            self.device_keys.insert(user_id, devices);
+        }
+        let own_keys =
+            [(&mut self.master_keys, answer.master_keys), (&mut self.self_signing_keys, answer.self_signing_keys)];
+        for (known, told) in own_keys {
+            known.extend(told.into_iter().filter(|(user_id, key)| {
+                is_asked(user_id) && key.deserialize().is_ok_and(|key| key.user_id == *user_id)
+            }));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{server_name, user_id};
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::with_users;
+
+    fn answer() -> query::Response {
+        let device = |user: &str, device: &str| json!({ "user_id": user, "device_id": device, "algorithms": [], "keys": {}, "signatures": {} });
+        let key = |user: &str| json!({ "user_id": user, "usage": ["master"], "keys": {}, "signatures": {} });
+        let answer = json!({
+            "device_keys": {
+                "@bob:b.test": {
+                    "PHONE": device("@bob:b.test", "PHONE"),
+                    "TABLET": device("@bob:b.test", "TABLET"),
+                    "FORGED": device("@carol:b.test", "FORGED"),
+                },
+                "@alice:a.test": { "PHONE": device("@alice:a.test", "PHONE") },
+                "@carol:b.test": { "PHONE": device("@carol:b.test", "PHONE") },
+            },
+            "master_keys": { "@bob:b.test": key("@bob:b.test"), "@alice:a.test": key("@alice:a.test") },
+            "self_signing_keys": { "@bob:b.test": key("@mallory:b.test") },
+        });
+        let json = http_answer(&answer);
+        ruma::api::IncomingResponseExt::try_from_http_response(json).expect("it is an answer")
+    }
+
+    fn http_answer(json: &serde_json::Value) -> http::Response<&'static [u8]> {
+        http::Response::new(Box::leak(json.to_string().into_bytes().into_boxed_slice()))
+    }
+
+    #[test]
+    fn a_server_tells_of_its_own_users_and_of_those_it_was_asked_for() {
+        let bob = user_id!("@bob:b.test").to_owned();
+        let wanted = Wanted::from([(bob.clone(), Vec::new()), (user_id!("@alice:a.test").to_owned(), Vec::new())]);
+        let mut found = KeyQuery::default();
+        found.add_remote(server_name!("b.test"), &wanted, answer());
+        assert_eq!(found.device_keys.keys().collect::<Vec<_>>(), [&bob]);
+        assert_eq!(found.device_keys[&bob].keys().map(|id| id.as_str()).collect::<Vec<_>>(), ["PHONE", "TABLET"]);
+        assert_eq!(found.master_keys.keys().collect::<Vec<_>>(), [&bob]);
+        assert!(found.self_signing_keys.is_empty());
+
+        let wanted = Wanted::from([(bob.clone(), vec!["TABLET".into()])]);
+        let mut found = KeyQuery::default();
+        found.add_remote(server_name!("b.test"), &wanted, answer());
+        assert_eq!(found.device_keys[&bob].keys().map(|id| id.as_str()).collect::<Vec<_>>(), ["TABLET"]);
+    }
+
+    #[tokio::test]
+    async fn servers_that_do_not_answer_are_named() {
+        with_users(async |users, _| {
+            let wanted = Wanted::from([
+                (user_id!("@bob:b.test").to_owned(), Vec::new()),
+                (user_id!("@alice:a.test").to_owned(), Vec::new()),
+            ]);
+            let asked = users.query_remote_keys(user_id!("@alice:a.test"), &wanted, None).await;
+            let (found, failures) = asked.expect("the store is there");
+            assert!(found.device_keys.is_empty());
+            assert_eq!(failures.keys().collect::<Vec<_>>(), [server_name!("b.test")]);
+        })
+        .await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_is_up_for_all_servers_together() {
+        let slow = BTreeMap::from([(server_name!("b.test").to_owned(), ()), (server_name!("c.test").to_owned(), ())]);
+        let began = Instant::now();
+        let (answers, failures) = each(slow, Some(Duration::from_secs(60)), |server, ()| async move {
+            let delay = if server == "b.test" { 1 } else { 100 };
+            tokio::time::sleep(Duration::from_secs(delay)).await;
+            Ok(delay)
+        })
+        .await;
+        assert_eq!(answers, [(server_name!("b.test").to_owned(), 1)]);
+        assert_eq!(failures[server_name!("c.test")].failure(), Failure::Timeout);
+        assert_eq!(began.elapsed(), PATIENCE);
+    }
+}
