@@ -22,7 +22,8 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, ClientApi, Database, Listen, LogFormat, Logging, Metrics, Rate, RateLimits, Registration, Rooms, Sync,
+        Accounts, ClientApi, Database, Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Registration,
+        Rooms, Sync,
     },
 };
 
@@ -48,6 +49,7 @@ pub struct Config {
     pub rooms: Rooms,
     pub sync: Sync,
     pub client_api: ClientApi,
+    pub media: Media,
     pub logging: Logging,
     pub metrics: Metrics,
 }
@@ -67,6 +69,7 @@ impl Default for Config {
             rooms: Rooms::default(),
             sync: Sync::default(),
             client_api: ClientApi::default(),
+            media: Media::default(),
             logging: Logging::default(),
             metrics: Metrics::default(),
         }
@@ -79,10 +82,18 @@ impl Config {
         self.database.url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("comity.db")))
     }
 
+    /// Where images and files are: what `media.path` says, else `media` in the data folder.
+    pub fn media_path(&self) -> PathBuf {
+        self.media.path.clone().unwrap_or_else(|| self.data_dir.join("media"))
+    }
+
     /// Makes relative paths start at `base`, the folder of the configuration file.
     fn resolve_paths(&mut self, base: &Path) {
         self.data_dir = base.join(&self.data_dir);
         self.keys_dir = base.join(&self.keys_dir);
+        if let Some(path) = &mut self.media.path {
+            *path = base.join(&*path);
+        }
         if let Some(DatabaseUrl::Sqlite(path)) = &mut self.database.url {
             *path = base.join(&*path);
         }

@@ -8,6 +8,7 @@ use std::{
 
 use api::{ApiConfig, Services};
 use axum::serve::ListenerExt as _;
+use media::{Media, MediaConfig};
 use model::{Committed, SigningKey};
 use peers::{PeerError, Peers, PeersConfig};
 use rooms::{Rooms, RoomsConfig};
@@ -54,6 +55,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The folder for images and files can't be made or read.
+    #[error("the media folder {folder} can't be used")]
+    MediaFolder {
+        /// Which folder.
+        folder: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The database can't be used.
     #[error("the database could not be opened")]
     Store(#[from] store::Error),
@@ -83,6 +93,7 @@ impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         let Core { notifier, store, peers, users, rooms } = Core::open(&config).await?;
+        let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
         let tended = sync.clone();
@@ -97,6 +108,7 @@ impl Homeserver {
             users,
             peers,
             rooms,
+            media,
             sync,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
@@ -177,6 +189,13 @@ impl Core {
     }
 }
 
+async fn open_media(config: &Config, store: &Store, peers: &Peers) -> Result<Media, StartError> {
+    let config = media_config(config);
+    let folder = config.path.display().to_string();
+    let opened = Media::open(config, store.clone(), peers.clone()).await;
+    opened.map_err(|source| StartError::MediaFolder { folder, source })
+}
+
 // === what each service is configured by ===
 
 fn users_config(config: &Config) -> UsersConfig {
@@ -213,6 +232,14 @@ fn users_config(config: &Config) -> UsersConfig {
 
 fn rooms_config(config: &Config) -> RoomsConfig {
     RoomsConfig { default_version: config.rooms.default_version.clone(), ..RoomsConfig::default() }
+}
+
+fn media_config(config: &Config) -> MediaConfig {
+    MediaConfig {
+        max_upload: config.media.max_upload.as_u64(),
+        max_remote: config.media.max_remote.as_u64(),
+        ..MediaConfig::at(config.media_path())
+    }
 }
 
 fn sync_config(config: &Config) -> SyncConfig {

@@ -20,6 +20,9 @@ mod keys;
 #[cfg(test)]
 mod keys_tests;
 mod login;
+mod media;
+#[cfg(test)]
+mod media_tests;
 mod membership;
 mod notifications;
 mod presence;
@@ -59,6 +62,7 @@ pub(crate) fn routes() -> Vec<Route> {
         key_changes::routes(),
         keys::routes(),
         login::routes(),
+        media::routes(),
         membership::routes(),
         notifications::routes(),
         presence::routes(),

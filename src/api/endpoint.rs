@@ -163,6 +163,17 @@ where
     })
 }
 
+/// As [`endpoint`], for a handler that writes the answer itself: where it is no JSON, or goes out piece by piece.
+pub(crate) fn raw_endpoint<R, F, Fut>(handler: F) -> Route
+where
+    R: IncomingRequest + Send + 'static,
+    R::Authentication: Authenticate,
+    F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Result<Response, Error>> + Send + 'static,
+{
+    mount(handler)
+}
+
 fn mount<R, F, Fut>(handler: F) -> Route
 where
     R: IncomingRequest + Send + 'static,
@@ -193,6 +204,19 @@ where
     F: Fn(PlainAsk) -> Fut + Copy + Send + Sync + 'static,
     Fut: Future<Output = Result<Response, Error>> + Send + 'static,
 {
+    streamed_endpoint(method, path, move |ask| async move {
+        let PlainAsk { parts, arguments, body, address, services } = ask;
+        let body = read_body(body, services.config.max_body).await?;
+        handler(PlainAsk { parts, arguments, body, address, services }).await
+    })
+}
+
+/// As [`plain_endpoint`], for a handler that takes the body piece by piece, and sees to its size and its time.
+pub(crate) fn streamed_endpoint<F, Fut>(method: Method, path: &'static str, handler: F) -> Route
+where
+    F: Fn(PlainAsk<Body>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Result<Response, Error>> + Send + 'static,
+{
     Route {
         method,
         paths: vec![path],
@@ -202,7 +226,6 @@ where
                     let (mut parts, body) = request.into_parts();
                     let address = address_of(&parts);
                     let arguments = path_arguments(&mut parts).await?;
-                    let body = read_body(body, services.config.max_body).await?;
                     handler(PlainAsk { parts, arguments, body, address, services }).await
                 };
                 answer.await.unwrap_or_else(Error::into_response)
@@ -212,13 +235,13 @@ where
 }
 
 /// A request as it came.
-pub struct PlainAsk {
+pub struct PlainAsk<B = Bytes> {
     /// Method, URI and headers.
     pub parts: Parts,
     /// The path's arguments, decoded, in order.
     pub arguments: Vec<String>,
     /// The whole body.
-    pub body: Bytes,
+    pub body: B,
     /// From where.
     pub address: IpAddr,
     /// What can be asked.

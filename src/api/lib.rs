@@ -8,6 +8,7 @@
 pub mod client;
 mod endpoint;
 mod error;
+mod file_answer;
 mod json_path;
 mod operator;
 mod router;
@@ -37,6 +38,8 @@ pub struct Services {
     pub limits: Arc<users::Limits>,
     /// Rooms.
     pub rooms: rooms::Rooms,
+    /// Images and files.
+    pub media: media::Media,
     /// What is new for somebody.
     pub sync: sync::Sync,
     /// Writes the metrics out, if they are on.

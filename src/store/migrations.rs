@@ -23,6 +23,7 @@ const SHARED: &[Step] = migrations![
     4 "0004_streams",
     5 "0005_outbox",
     8 "0008_shared_rooms",
+    9 "0009_media",
 ];
 
 /// What only SQLite knows.
