@@ -22,8 +22,8 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, ClientApi, Database, Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Registration,
-        Rooms, Sync,
+        Accounts, ClientApi, Database, Federation, Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits,
+        Registration, Rooms, Sync, Tls,
     },
 };
 
@@ -42,6 +42,8 @@ pub struct Config {
     /// The folder of the signing key. Absolute after loading.
     pub keys_dir: PathBuf,
     pub listen: Listen,
+    pub tls: Tls,
+    pub federation: Federation,
     pub database: Database,
     pub registration: Registration,
     pub accounts: Accounts,
@@ -62,6 +64,8 @@ impl Default for Config {
             data_dir: "data".into(),
             keys_dir: "keys".into(),
             listen: Listen::default(),
+            tls: Tls::default(),
+            federation: Federation::default(),
             database: Database::default(),
             registration: Registration::default(),
             accounts: Accounts::default(),
@@ -91,7 +95,9 @@ impl Config {
     fn resolve_paths(&mut self, base: &Path) {
         self.data_dir = base.join(&self.data_dir);
         self.keys_dir = base.join(&self.keys_dir);
-        if let Some(path) = &mut self.media.path {
+        let Self { tls, federation, media, .. } = self;
+        let files = [&mut tls.certificate, &mut tls.private_key, &mut federation.ca_file, &mut media.path];
+        for path in files.into_iter().flatten() {
             *path = base.join(&*path);
         }
         if let Some(DatabaseUrl::Sqlite(path)) = &mut self.database.url {

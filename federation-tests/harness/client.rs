@@ -246,6 +246,27 @@ impl Client {
         self.post(&format!("rooms/{room}/join"), json!({})).await.ok();
     }
 
+    /// Joins by room id or alias, through the servers named.
+    pub async fn join_via(&self, room: &str, via: &[&str]) {
+        self.try_join_via(room, via).await.ok();
+    }
+
+    /// Tries to join by room id or alias, through the servers named.
+    pub async fn try_join_via(&self, room: &str, via: &[&str]) -> Answer {
+        self.post(&format!("join/{}?{}", enc(room), via_query(via)), json!({})).await
+    }
+
+    /// Says something about somebody's membership: `kick`, `ban` or `unban`.
+    pub async fn act_on(&self, room: &str, act: &str, user_id: &str) -> Answer {
+        self.post(&format!("rooms/{room}/{act}"), json!({ "user_id": user_id })).await
+    }
+
+    /// What `user_id` is in a room, or nothing.
+    pub async fn membership(&self, room: &str, user_id: &str) -> Option<String> {
+        let answer = self.state(room, "m.room.member", user_id).await;
+        answer.body["membership"].as_str().map(str::to_owned)
+    }
+
     /// Leaves.
     pub async fn leave(&self, room: &str) {
         self.post(&format!("rooms/{room}/leave"), json!({})).await.ok();
@@ -352,6 +373,12 @@ pub fn shared_secret_mac(secret: &str, nonce: &str, localpart: &str, password: &
     let role = if admin { "admin" } else { "notadmin" };
     mac.update([nonce, localpart, password, role].join("\0").as_bytes());
     mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The servers to go through, in the words of old clients and new ones.
+pub fn via_query(via: &[&str]) -> String {
+    let words = via.iter().flat_map(|server| [("via", server), ("server_name", server)]);
+    words.map(|(key, server)| format!("{key}={}", enc(server))).collect::<Vec<_>>().join("&")
 }
 
 /// Percent-encodes what must not stand in a path segment or a query value.

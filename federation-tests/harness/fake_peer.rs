@@ -15,6 +15,7 @@ use axum::{
     response::Response,
 };
 use ed25519_dalek::SigningKey;
+use futures_util::StreamExt as _;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -137,6 +138,11 @@ impl FakePeer {
         KEY_ID
     }
 
+    /// What it publishes about its keys.
+    pub fn published_keys(&self) -> Value {
+        self.shared.keys()
+    }
+
     // === being asked ===
 
     /// Answers requests with `method` whose path begins with `path` by `reply` from now on.
@@ -223,6 +229,21 @@ impl FakePeer {
             .raw_with(method, path, content_type, body.unwrap_or_default(), header)
             .await
             .unwrap_or_else(|error| panic!("{path}: {error}"))
+    }
+
+    /// Sends a body as long as the server takes it, and answers the status if there is one.
+    pub async fn pour<S>(&self, server: &Server, path: &str, header: &str, body: S) -> Option<u16>
+    where
+        S: futures_util::Stream<Item = Vec<u8>> + Send + Sync + 'static,
+    {
+        let body = body.map(Ok::<_, std::io::Error>);
+        let host = server.name().split(':').next().expect("a name has a first part");
+        let address = server.federation_address();
+        let http = (self.client)().resolve(host, address).build().expect("a client needs no more than this");
+        let request = http.put(format!("https://{host}:{}{path}", address.port()));
+        let request = request.header(header::AUTHORIZATION, header).header(header::CONTENT_TYPE, "application/json");
+        let answer = request.body(reqwest::Body::wrap_stream(body)).send().await;
+        answer.ok().map(|answer| answer.status().as_u16())
     }
 
     /// A client that reaches `server` where its address says, whatever the names say.

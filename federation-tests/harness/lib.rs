@@ -22,9 +22,9 @@ mod web;
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Leaf};
-pub use client::{Answer, Client, enc, shared_secret_mac};
+pub use client::{Answer, Client, enc, shared_secret_mac, via_query};
 pub use database::{Database, Engine, on_each_engine};
-pub use fake_peer::{FakePeer, Heard, Reply};
+pub use fake_peer::{FakePeer, Heard, Reply, now};
 pub use fake_room::FakeRoom;
 pub use link::{Crossing, Faults, Link};
 pub use names::{Names, Question};

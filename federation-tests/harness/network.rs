@@ -214,6 +214,12 @@ impl Network {
         address
     }
 
+    /// The port at which servers ask for well-known files, if this user may listen there.
+    pub fn well_known_port() -> Option<u16> {
+        const HTTPS: u16 = 443;
+        Guard::bind((Ipv4Addr::new(127, 19, 1, 1), HTTPS)).ok().map(|_| HTTPS)
+    }
+
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.lock().expect("nobody panics while holding it").spawn(task);
     }

@@ -1,7 +1,7 @@
 //! Events as servers exchange them, hashed and signed by the letter of the specification and not by the code under test.
 
 use base64::{Engine as _, engine::general_purpose};
-use ed25519_dalek::{Signer as _, SigningKey};
+use ed25519_dalek::{Signature, Signer as _, SigningKey, Verifier as _, VerifyingKey};
 use serde::Serialize as _;
 use serde_canonical_json::CanonicalFormatter;
 use serde_json::{Map, Serializer, Value, json};
@@ -46,6 +46,20 @@ pub fn signature(key: &SigningKey, object: &Value) -> String {
         fields.remove("unsigned");
     }
     base64(&key.sign(&canonical(&object)).to_bytes())
+}
+
+/// Whether `signature` of an object is by the owner of `key`.
+pub fn is_signature(signature: &str, key: &[u8], object: &Value) -> bool {
+    let mut object = object.clone();
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("signatures");
+        fields.remove("unsigned");
+    }
+    let signature = general_purpose::STANDARD_NO_PAD.decode(signature).ok();
+    let signature = signature.and_then(|bytes| Signature::from_slice(&bytes).ok());
+    let key = key.try_into().ok().and_then(|key| VerifyingKey::from_bytes(key).ok());
+    let (Some(signature), Some(key)) = (signature, key) else { return false };
+    key.verify(&canonical(&object), &signature).is_ok()
 }
 
 /// Adds the signature of `server` by its key `key_id` to an object.

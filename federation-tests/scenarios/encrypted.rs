@@ -28,14 +28,16 @@ async fn bootstrap_cross_signing(client: &Client) {
     client.encryption().bootstrap_cross_signing(auth).await.expect("the password suffices");
 }
 
-async fn say(client: &Client, room: &OwnedRoomId, text: &str) -> String {
+/// Says something that must go out encrypted, and answers its event id.
+pub async fn say(client: &Client, room: &OwnedRoomId, text: &str) -> String {
     let room = client.get_room(room).expect("a joined room is known");
     let sent = room.send(RoomMessageEventContent::text_plain(text)).await.expect("a member can send");
     assert!(sent.encryption_info.is_some(), "the SDK sent {text:?} in the clear");
     sent.response.event_id.to_string()
 }
 
-async fn encrypted_room(alice: &Client, bob: &Client) -> OwnedRoomId {
+/// A private encrypted room of two, both synced.
+pub async fn encrypted_room(alice: &Client, bob: &Client) -> OwnedRoomId {
     let mut request = CreateRoom::new();
     request.preset = Some(RoomPreset::TrustedPrivateChat);
     request.invite = vec![bob.user_id().expect("logged in").to_owned()];

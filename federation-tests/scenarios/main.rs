@@ -5,6 +5,7 @@ mod bad_input;
 mod chat;
 mod crash;
 mod encrypted;
+mod federation;
 mod lifecycle;
 mod race;
 mod rooms;

@@ -53,18 +53,27 @@ pub trait Authenticate: AuthScheme {
     /// Who asks.
     type Session: Send;
 
-    /// Finds out who asks.
+    /// Finds out who asks. A scheme that covers the body reads it.
     fn authenticate(
         parts: &Parts,
+        body: &mut Incoming,
         address: IpAddr,
         services: &Services,
     ) -> impl Future<Output = Result<Self::Session, Error>> + Send;
 }
 
+/// The body of a request on its way to the handler.
+pub enum Incoming {
+    /// Nobody has read any of it.
+    Unread(Body),
+    /// It was read to find out who asks, and is as that scheme says it is.
+    Read(Bytes),
+}
+
 impl Authenticate for auth_scheme::NoAuthentication {
     type Session = ();
 
-    async fn authenticate(_: &Parts, _: IpAddr, _: &Services) -> Result<(), Error> {
+    async fn authenticate(_: &Parts, _: &mut Incoming, _: IpAddr, _: &Services) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -72,7 +81,7 @@ impl Authenticate for auth_scheme::NoAuthentication {
 impl Authenticate for auth_scheme::NoAccessToken {
     type Session = ();
 
-    async fn authenticate(_: &Parts, _: IpAddr, _: &Services) -> Result<(), Error> {
+    async fn authenticate(_: &Parts, _: &mut Incoming, _: IpAddr, _: &Services) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -80,16 +89,25 @@ impl Authenticate for auth_scheme::NoAccessToken {
 impl Authenticate for auth_scheme::AccessToken {
     type Session = Session;
 
-    async fn authenticate(parts: &Parts, address: IpAddr, services: &Services) -> Result<Session, Error> {
-        let token = bearer_token(parts).ok_or(TokenError::Missing).map_err(refuse_token)?;
-        session_of(&token, address, services).await
+    async fn authenticate(
+        parts: &Parts,
+        _: &mut Incoming,
+        address: IpAddr,
+        services: &Services,
+    ) -> Result<Session, Error> {
+        user_of(parts, address, services).await
     }
 }
 
 impl Authenticate for auth_scheme::AccessTokenOptional {
     type Session = Option<Session>;
 
-    async fn authenticate(parts: &Parts, address: IpAddr, services: &Services) -> Result<Option<Session>, Error> {
+    async fn authenticate(
+        parts: &Parts,
+        _: &mut Incoming,
+        address: IpAddr,
+        services: &Services,
+    ) -> Result<Option<Session>, Error> {
         match bearer_token(parts) {
             Some(token) => session_of(&token, address, services).await.map(Some),
             None => Ok(None),
@@ -101,9 +119,15 @@ impl Authenticate for auth_scheme::AccessTokenOptional {
 impl Authenticate for auth_scheme::AppserviceTokenOptional {
     type Session = ();
 
-    async fn authenticate(_: &Parts, _: IpAddr, _: &Services) -> Result<(), Error> {
+    async fn authenticate(_: &Parts, _: &mut Incoming, _: IpAddr, _: &Services) -> Result<(), Error> {
         Ok(())
     }
+}
+
+/// The user whose access token came with a request.
+pub(crate) async fn user_of(parts: &Parts, address: IpAddr, services: &Services) -> Result<Session, Error> {
+    let token = bearer_token(parts).ok_or(TokenError::Missing).map_err(refuse_token)?;
+    session_of(&token, address, services).await
 }
 
 async fn session_of(token: &str, address: IpAddr, services: &Services) -> Result<Session, Error> {
@@ -248,6 +272,13 @@ pub struct PlainAsk<B = Bytes> {
     pub services: SharedServices,
 }
 
+impl PlainAsk {
+    /// Whose access token came with it.
+    pub(crate) async fn session(&self) -> Result<Session, Error> {
+        user_of(&self.parts, self.address, &self.services).await
+    }
+}
+
 async fn read<R>(request: Request<Body>, arguments: usize, services: SharedServices) -> Result<Ask<R>, Error>
 where
     R: IncomingRequest,
@@ -255,21 +286,15 @@ where
 {
     let (mut parts, body) = request.into_parts();
     let address = address_of(&parts);
-    // Who asks is known before any of the body is read.
-    let session = R::Authentication::authenticate(&parts, address, &services).await?;
+    // Who asks is known before any of the body is read, unless the body is part of the proof.
+    let mut body = Incoming::Unread(body);
+    let session = R::Authentication::authenticate(&parts, &mut body, address, &services).await?;
     let mut path_args = path_arguments(&mut parts).await?;
     path_args.resize(arguments.max(path_args.len()), String::new());
-    let mut body = read_body(body, services.config.max_body).await?;
-    // Many clients leave out the body where every field of it is optional.
-    let takes_json = matches!(parts.method, Method::POST | Method::PUT | Method::DELETE);
-    if takes_json {
-        let is_empty = body.iter().all(u8::is_ascii_whitespace);
-        if is_empty && parts.method != Method::PUT {
-            body = Bytes::from_static(b"{}");
-        } else {
-            check_json(&body)?;
-        }
-    }
+    let body = match body {
+        Incoming::Read(body) => body,
+        Incoming::Unread(body) => read_json(&parts.method, body, services.config.max_body).await?,
+    };
 
     let mut request = Request::new(&body[..]);
     *request.method_mut() = parts.method.clone();
@@ -303,6 +328,20 @@ async fn path_arguments(parts: &mut Parts) -> Result<Vec<String>, Error> {
         .await
         .map_err(|_| Error::invalid_param("a part of the path is not valid UTF-8"))?;
     Ok(params.iter().map(|(_, value)| value.to_owned()).collect())
+}
+
+/// The body of a client's request, if its method has one: JSON.
+async fn read_json(method: &Method, body: Body, limit: usize) -> Result<Bytes, Error> {
+    let body = read_body(body, limit).await?;
+    if matches!(*method, Method::POST | Method::PUT | Method::DELETE) {
+        // Many clients leave out the body where every field of it is optional.
+        let is_empty = body.iter().all(u8::is_ascii_whitespace);
+        if is_empty && *method != Method::PUT {
+            return Ok(Bytes::from_static(b"{}"));
+        }
+        check_json(&body)?;
+    }
+    Ok(body)
 }
 
 async fn read_body(body: Body, limit: usize) -> Result<Bytes, Error> {

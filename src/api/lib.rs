@@ -2,12 +2,13 @@
 //!
 //! **Invariant.** A face authenticates, parses, calls one service and renders. It holds no SQL and decides nothing.
 //!
-//! **To add a Matrix endpoint:** an async function in the file of its group under `client/`, and its name in that
-//! file's `routes`.
+//! **To add a Matrix endpoint:** an async function in the file of its group under `client/` or `federation/`, and
+//! its name in that file's `routes`.
 
 pub mod client;
 mod endpoint;
 mod error;
+pub mod federation;
 mod file_answer;
 mod json_path;
 mod operator;
@@ -15,7 +16,7 @@ mod router;
 #[cfg(test)]
 mod testing;
 
-pub use endpoint::{Answer, Ask, Authenticate, Route, endpoint, json_endpoint};
+pub use endpoint::{Answer, Ask, Authenticate, Incoming, Route, endpoint, json_endpoint};
 pub use error::Error;
 pub use router::{ApiConfig, router};
 pub use users::Session;

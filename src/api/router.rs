@@ -14,7 +14,7 @@ use http::{Method, Request, StatusCode};
 use metrics::{counter, gauge, histogram};
 use tower_http::{catch_panic::CatchPanicLayer, cors};
 
-use crate::{Error, SharedServices, client, endpoint::Route, operator};
+use crate::{Error, SharedServices, client, endpoint::Route, federation, operator};
 
 /// How the client-server face behaves.
 #[derive(Clone, Debug)]
@@ -29,10 +29,10 @@ impl Default for ApiConfig {
     }
 }
 
-/// Everything that is served on the client listener.
+/// Everything that is served, on the listener for clients and on that for servers.
 pub fn router(services: SharedServices) -> Router {
     let mut router = Router::new();
-    for route in client::routes() {
+    for route in client::routes().into_iter().chain(federation::routes()) {
         router = mount(router, route, &services);
     }
     let cors = cors::CorsLayer::new()

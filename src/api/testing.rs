@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::body::Body;
-use http::{Method, Request, StatusCode, header};
+use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
-use ruma::server_name;
+use peers::Peers;
+use ruma::{ServerName, server_name};
 use serde_json::{Value, json};
 use store::{Store, testing::on_each_engine_heard};
 use tower::ServiceExt as _;
@@ -20,28 +21,36 @@ pub(crate) struct Server {
     pub(crate) folder: tempfile::TempDir,
 }
 
-/// Runs `story` against a server on each engine.
+/// Runs `story` against a server on each engine. It federates with nobody.
 pub(crate) async fn with_server(story: impl AsyncFn(Server)) {
+    with_server_of(|store| peers::testing::alone(server_name!("a.test"), store), story).await;
+}
+
+/// As [`with_server`], for a server that `known` servers may ask.
+pub(crate) async fn with_federating_server(known: &[&ServerName], story: impl AsyncFn(Server)) {
+    with_server_of(|store| peers::testing::knowing(server_name!("a.test"), store, known), story).await;
+}
+
+async fn with_server_of(peers: impl Fn(Store) -> Peers, story: impl AsyncFn(Server)) {
     let listener = || {
         let notifier = sync::Notifier::new(&sync::SyncConfig::default());
         let ear = notifier.clone();
         (Arc::new(move |committed| ear.ingest(&committed)) as store::OnCommit, notifier)
     };
     on_each_engine_heard(listener, async |store, notifier| {
-        story(Server::new(store, notifier).await).await;
+        story(Server::new(peers(store.clone()), store, notifier).await).await;
         Ok::<_, store::Error>(())
     })
     .await;
 }
 
 impl Server {
-    async fn new(store: Store, notifier: sync::Notifier) -> Self {
+    async fn new(peers: Peers, store: Store, notifier: sync::Notifier) -> Self {
         let config = UsersConfig {
             registration: RegistrationConfig { enabled: true, ..RegistrationConfig::default() },
             rate_limits: RateLimitsConfig { enabled: false, ..RateLimitsConfig::default() },
             ..UsersConfig::default()
         };
-        let peers = peers::testing::alone(server_name!("a.test"), store.clone());
         let users = Users::open(config, store.clone(), peers.clone()).await.expect("the store is fresh");
         let key = model::SigningKey::from_seed(server_name!("a.test").to_owned(), "test", &[7; 32])
             .expect("any seed makes a key");
@@ -80,19 +89,41 @@ impl Server {
         token: Option<&str>,
         body: impl Into<String>,
     ) -> (StatusCode, Value) {
+        let bearer = |token| HeaderValue::from_str(&format!("Bearer {token}")).expect("tokens are ASCII");
+        self.send(method, path, token.map(bearer), body.into()).await
+    }
+
+    /// One request with this `Authorization`, with its answer.
+    pub(crate) async fn ask_as(
+        &self,
+        method: Method,
+        path: &str,
+        authorization: HeaderValue,
+        body: impl Into<String>,
+    ) -> (StatusCode, Value) {
+        self.send(method, path, Some(authorization), body.into()).await
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        authorization: Option<HeaderValue>,
+        body: String,
+    ) -> (StatusCode, Value) {
         let mut request = Request::builder().method(method).uri(path);
-        if let Some(token) = token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
         }
-        let request = request.body(Body::from(body.into())).expect("the test asks well");
-        let response = self.send(request).await;
+        let request = request.body(Body::from(body)).expect("the test asks well");
+        let response = self.answer(request).await;
         let status = response.status();
         let body = response.into_body().collect().await.expect("the body is in memory").to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
     }
 
     /// One request, with its answer as it is.
-    pub(crate) async fn send(&self, request: Request<Body>) -> axum::response::Response {
+    pub(crate) async fn answer(&self, request: Request<Body>) -> axum::response::Response {
         self.router.clone().oneshot(request).await.expect("a router always answers")
     }
 

@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ruma::OwnedServerName;
 
+use crate::RetiredKey;
+
 /// `[federation]`, as far as it is about asking.
 #[derive(Clone, Debug)]
 pub struct PeersConfig {
@@ -19,6 +21,8 @@ pub struct PeersConfig {
     pub nameservers: Vec<SocketAddr>,
     /// Servers that are asked for the keys of those that don't answer.
     pub trusted_key_servers: Vec<OwnedServerName>,
+    /// Keys that this server used to sign with.
+    pub retired_keys: Vec<RetiredKey>,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long an answer may take, from connecting to its last byte.
@@ -34,6 +38,7 @@ impl Default for PeersConfig {
             allow_private_addresses: false,
             nameservers: Vec::new(),
             trusted_key_servers: Vec::new(),
+            retired_keys: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
         }

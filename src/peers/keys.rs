@@ -1,59 +1,161 @@
-//! The keys that servers sign with.
+//! The keys that servers sign with: ours, and those of others as far as they are known.
+//!
+//! What is known is kept in memory and in the store. What isn't is asked of the server whose key it is, and, if that
+//! doesn't answer, of the notaries that the configuration names: once at a time for each server, not again too soon.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/server-server-api/#retrieving-server-keys>
 
-use std::sync::Arc;
+mod answer;
+mod error;
+mod events;
+mod fetch;
+mod known;
+mod publish;
+#[cfg(test)]
+mod tests;
 
-use model::SigningKey;
-use ruma::{CanonicalJsonObject, OwnedServerName, room_version_rules::RoomVersionRules};
+use std::{
+    sync::{Arc, Mutex},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use model::{Millis, SigningKey};
+use quick_cache::sync::Cache;
+use ruma::{CanonicalJsonObject, OwnedServerName, ServerName, signatures};
 use store::Store;
+use tokio::sync::Semaphore;
+
+pub use error::KeyError;
+pub(crate) use fetch::Fetch;
+pub use known::{RetiredKey, ServerKey};
+pub use publish::NotaryWish;
+
+use fetch::Attempt;
+use known::{KeySet, Need, key_ids_of};
+
+/// How many servers' keys are kept in memory.
+const CACHED_SERVERS: usize = 10_000;
+/// How many servers are asked for their keys at once.
+const FETCHES: usize = 64;
+
+/// Tells the time.
+pub(crate) type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
 
 /// The keys of all servers, as far as they are known, and the ways to learn the others. Cheap to clone.
 #[derive(Clone)]
 pub struct KeyRing {
-    _store: Store,
-    _key: Arc<SigningKey>,
+    shared: Arc<Shared>,
 }
 
-/// Why something does not count as said by a server.
-#[derive(Clone, Debug, thiserror::Error)]
-pub enum KeyError {
-    /// A key that would be needed can't be had.
-    #[error("the key {key_id} of {server} can't be had")]
-    Unavailable {
-        /// Whose.
-        server: OwnedServerName,
-        /// Which.
-        key_id: String,
-    },
-    /// The signature is not by the key, or there is none.
-    #[error("there is no valid signature of {server}: {reason}")]
-    Signature {
-        /// Whose signature was needed.
-        server: OwnedServerName,
-        /// What is wrong.
-        reason: String,
-    },
-    /// It has no form that could be signed.
-    #[error("what was signed is malformed: {0}")]
-    Malformed(String),
+struct Shared {
+    store: Store,
+    key: Arc<SigningKey>,
+    retired: Vec<RetiredKey>,
+    /// Ours, as everybody else's are looked up.
+    ours: Arc<KeySet>,
+    notaries: Vec<OwnedServerName>,
+    fetch: Arc<dyn Fetch>,
+    clock: Clock,
+    known: Cache<OwnedServerName, Arc<KeySet>>,
+    /// What came of asking a server for its keys last.
+    attempts: Cache<OwnedServerName, Attempt>,
+    fetches: Semaphore,
+    published: Mutex<Option<publish::Published>>,
+}
+
+/// What a key ring is made of.
+pub(crate) struct Parts {
+    pub(crate) store: Store,
+    pub(crate) key: Arc<SigningKey>,
+    pub(crate) retired: Vec<RetiredKey>,
+    pub(crate) notaries: Vec<OwnedServerName>,
+    pub(crate) fetch: Arc<dyn Fetch>,
+    pub(crate) clock: Clock,
 }
 
 impl KeyRing {
-    pub(crate) fn new(store: Store, key: Arc<SigningKey>) -> Self {
-        Self { _store: store, _key: key }
+    pub(crate) fn new(parts: Parts) -> Self {
+        let Parts { store, key, retired, mut notaries, fetch, clock } = parts;
+        notaries.retain(|notary| notary != key.server_name());
+        Self {
+            shared: Arc::new(Shared {
+                ours: Arc::new(known::ours(&key, &retired)),
+                store,
+                key,
+                retired,
+                notaries,
+                fetch,
+                clock,
+                known: Cache::new(CACHED_SERVERS),
+                attempts: Cache::new(CACHED_SERVERS),
+                fetches: Semaphore::new(FETCHES),
+                published: Mutex::default(),
+            }),
+        }
     }
 
-    /// Checks the hash and the signatures of events of a room that obeys `rules`; missing keys of all of them are fetched
-    /// first, each once, side by side. Signatures are checked off the runtime when there are many.
-    ///
-    /// Answers each event as it may be believed, in order: itself, or, when its content is not what was hashed, its
-    /// redacted form.
-    ///
-    /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#validating-hashes-and-signatures-on-received-events>
-    pub async fn check_events(
-        &self,
-        events: Vec<CanonicalJsonObject>,
-        _rules: &RoomVersionRules,
-    ) -> Vec<Result<CanonicalJsonObject, KeyError>> {
-        events.into_iter().map(Ok).collect()
+    /// The key of `server` called `key_id`, if what it signs counts now.
+    pub async fn keys_of(&self, server: &ServerName, key_id: &str) -> Result<ServerKey, KeyError> {
+        let need = Need { server: server.to_owned(), key_ids: vec![key_id.to_owned()], at: self.now() };
+        let keys = self.learn(std::slice::from_ref(&need)).await?;
+        let found = keys.get(server).and_then(|keys| keys.get(key_id)).filter(|key| key.is_valid_at(need.at));
+        found.cloned().ok_or_else(|| self.explain(&need, &keys))
     }
+
+    /// Checks that `server` has signed `object`, by a key that counts now.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/appendices/#checking-for-a-signature>
+    pub async fn check_json(&self, server: &ServerName, object: &CanonicalJsonObject) -> Result<(), KeyError> {
+        let need = Need { server: server.to_owned(), key_ids: key_ids_of(object, server)?, at: self.now() };
+        let keys = self.learn(std::slice::from_ref(&need)).await?;
+        let valid = need.valid_among(&keys);
+        if valid.is_empty() {
+            return Err(self.explain(&need, &keys));
+        }
+        known::check_signatures(object, server, &valid)
+    }
+
+    /// Checks that `server` has signed one of `texts`, which mean the same, by a key that counts now. Answers which.
+    pub(crate) async fn check_texts<'a>(
+        &self,
+        server: &ServerName,
+        by: &[(String, [u8; 64])],
+        texts: impl Iterator<Item = &'a [u8]> + Clone,
+    ) -> Result<usize, KeyError> {
+        let key_ids = by.iter().map(|(key_id, _)| key_id.clone()).collect();
+        let need = Need { server: server.to_owned(), key_ids, at: self.now() };
+        let keys = self.learn(std::slice::from_ref(&need)).await?;
+        let valid = need.valid_among(&keys);
+        if valid.is_empty() {
+            return Err(self.explain(&need, &keys));
+        }
+        for (at, text) in texts.enumerate() {
+            let is_signed = by.iter().any(|(key_id, signature)| {
+                valid.get(key_id).is_some_and(|key| {
+                    let algorithm = &ruma::SigningKeyAlgorithm::Ed25519;
+                    signatures::verify_canonical_json_bytes(algorithm, key.as_bytes(), signature, text).is_ok()
+                })
+            });
+            if is_signed {
+                return Ok(at);
+            }
+        }
+        let reason = "it was signed by another key, or was changed on the way".to_owned();
+        Err(KeyError::Signature { server: server.to_owned(), reason })
+    }
+
+    /// Whether any keys of `server` are in memory.
+    pub(crate) fn knows(&self, server: &ServerName) -> bool {
+        self.shared.known.peek(server).is_some_and(|keys| !keys.is_empty())
+    }
+
+    fn now(&self) -> Millis {
+        (self.shared.clock)()
+    }
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn wall_clock() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
 }

@@ -5,22 +5,34 @@
 //!
 //! **To ask a server something new:** nothing here; [`Peers::ask`] takes each of ruma's federation requests.
 
+mod addresses;
 mod client;
 mod config;
 mod error;
+mod fetch;
 pub mod keys;
+mod refusals;
+mod resolver;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod tls;
+mod well_known;
+mod x_matrix;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use http::HeaderMap;
 use model::SigningKey;
 use ruma::ServerName;
 use store::Store;
+use tokio::sync::Semaphore;
 
+pub use client::Finder;
 pub use config::PeersConfig;
 pub use error::{Failure, PeerError};
-pub use keys::KeyRing;
+pub use keys::{KeyError, KeyRing, NotaryWish, RetiredKey, ServerKey};
+pub use resolver::{Place, Step};
+pub use x_matrix::{AuthError, Claim};
 
 /// The way to other servers. Cheap to clone.
 #[derive(Clone)]
@@ -32,18 +44,59 @@ struct Shared {
     config: PeersConfig,
     key: Arc<SigningKey>,
     keys: KeyRing,
+    wire: client::Wire,
+    refusals: refusals::Refusals,
+    /// The bytes of large bodies that are being read from servers which have proved nothing yet.
+    large_bodies: Semaphore,
+    on_heard: OnceLock<OnHeard>,
 }
+
+/// Is told of a server that has just shown to be there.
+pub type OnHeard = Box<dyn Fn(&ServerName) + Send + Sync>;
+
+/// How many bytes of large bodies are read at once.
+const LARGE_BODIES: usize = 256 << 20;
 
 impl Peers {
     /// `key`: what this server signs with, and the name it does so for.
     pub fn new(store: Store, key: Arc<SigningKey>, config: PeersConfig) -> Result<Self, PeerError> {
-        let keys = KeyRing::new(store, key.clone());
-        Ok(Self { shared: Arc::new(Shared { config, key, keys }) })
+        let fetch = Arc::new(fetch::OverNetwork::default());
+        let peers = Self::with(store, key, config, fetch.clone(), Arc::new(keys::wall_clock))?;
+        fetch.go_through(&peers);
+        Ok(peers)
+    }
+
+    /// As [`Self::new`], with another way to keys, and a clock.
+    pub(crate) fn with(
+        store: Store,
+        key: Arc<SigningKey>,
+        config: PeersConfig,
+        fetch: Arc<dyn keys::Fetch>,
+        clock: keys::Clock,
+    ) -> Result<Self, PeerError> {
+        let keys = KeyRing::new(keys::Parts {
+            store,
+            key: key.clone(),
+            retired: config.retired_keys.clone(),
+            notaries: config.trusted_key_servers.clone(),
+            fetch,
+            clock,
+        });
+        let refusals = refusals::Refusals::default();
+        let large_bodies = Semaphore::new(LARGE_BODIES);
+        let on_heard = OnceLock::new();
+        let wire = client::Wire::new(&config)?;
+        Ok(Self { shared: Arc::new(Shared { config, key, keys, wire, refusals, large_bodies, on_heard }) })
     }
 
     /// The name of this server.
     pub fn server_name(&self) -> &ServerName {
         self.shared.key.server_name()
+    }
+
+    /// Whether this server talks with others at all.
+    pub fn is_enabled(&self) -> bool {
+        self.shared.config.enabled
     }
 
     /// Whether `server` is this one.
@@ -54,5 +107,37 @@ impl Peers {
     /// The keys of all servers.
     pub fn keys(&self) -> &KeyRing {
         &self.shared.keys
+    }
+
+    /// Who says to have signed a request with these headers, unless no key could make that right.
+    pub fn claim_of(&self, headers: &HeaderMap) -> Result<Claim, AuthError> {
+        if self.is_enabled() { Claim::read(headers, self.server_name()) } else { Err(AuthError::Disabled) }
+    }
+
+    /// Room for the bodies of requests whose senders have proved nothing yet: one permit a byte.
+    pub fn large_bodies(&self) -> &Semaphore {
+        &self.shared.large_bodies
+    }
+
+    /// Tells `listener` of each server that has just signed a request to this one. Only the first who wants that is told;
+    /// it must not wait.
+    pub fn on_heard(&self, listener: OnHeard) {
+        self.shared.on_heard.set(listener).ok();
+    }
+
+    /// A request of `server` was verified: it is there.
+    pub fn note_heard(&self, server: &ServerName) {
+        if let Some(listener) = self.shared.on_heard.get() {
+            listener(server);
+        }
+    }
+
+    /// Counts that something of a peer's was refused, and says so in the log, though not each time.
+    ///
+    /// `peer`: who it says it was; it has a figure of its own only if its keys are known. `reason`: one word of a few.
+    /// `details`: for the operator.
+    pub fn note_refusal(&self, peer: Option<&ServerName>, reason: &'static str, details: &dyn std::fmt::Display) {
+        let is_known = peer.is_some_and(|peer| self.shared.keys.knows(peer));
+        self.shared.refusals.note(peer, is_known, reason, details);
     }
 }

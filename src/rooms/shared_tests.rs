@@ -21,7 +21,12 @@ use crate::{
 
 fn rooms_of(name: &ServerName, store: store::Store) -> Rooms {
     let key = SigningKey::from_seed(name.to_owned(), "test", &[7; 32]).expect("any seed makes a key");
-    Rooms::new(store.clone(), peers::testing::alone(name, store), Arc::new(key), RoomsConfig::default())
+    Rooms::new(
+        store.clone(),
+        peers::testing::knowing(name, store, &[server_name!("a.test"), server_name!("b.test")]),
+        Arc::new(key),
+        RoomsConfig::default(),
+    )
 }
 
 /// A server beside the one that a story is given, on SQLite in memory of its own.

@@ -1,6 +1,6 @@
 //! The keys of devices and users, and whose changed when.
 
-use model::Millis;
+use model::{Millis, Position};
 use ruma::{DeviceId, OwnedUserId, UserId};
 
 use crate::{Arg, Error, Store, Table, Write, args, places};
@@ -10,8 +10,12 @@ const AT_ONCE: usize = 500;
 
 // === Writing ===
 
-static DEVICE_LIST_CHANGES: Table =
-    Table { insert: "INSERT INTO device_list_changes (position, user_id)", columns: 2, conflict: "", key: 0 };
+static DEVICE_LIST_CHANGES: Table = Table {
+    insert: "INSERT INTO device_list_changes (position, user_id, device_id)",
+    columns: 3,
+    conflict: "",
+    key: 0,
+};
 
 static DEVICE_KEYS: Table = Table {
     insert: "INSERT INTO device_keys (user_id, device_id, json)",
@@ -53,7 +57,15 @@ static KEY_SIGNATURES: Table = Table {
 /// Notes that the devices or keys of a user changed, at the position that tells it.
 pub fn insert_device_list_change(write: &mut Write, user_id: &UserId, position: Arg) {
     let mut row = vec![position];
-    row.extend(args![user_id.as_str()]);
+    row.extend(args![user_id.as_str(), None::<&str>]);
+    write.insert(&DEVICE_LIST_CHANGES, row);
+}
+
+/// As [`insert_device_list_change`], of one device of a user of this server: a step of the device list as other servers
+/// follow it.
+pub fn insert_device_change(write: &mut Write, user_id: &UserId, device_id: &DeviceId, position: Arg) {
+    let mut row = vec![position];
+    row.extend(args![user_id.as_str(), device_id.as_str()]);
     write.insert(&DEVICE_LIST_CHANGES, row);
 }
 
@@ -290,6 +302,18 @@ impl DeviceKeys<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// The step of a user's device list before the one at `position`; of [`Position`]'s greatest: the last one.
+    pub async fn device_change_before(&self, user_id: &UserId, position: Position) -> Result<Option<Position>, Error> {
+        const BEFORE: &str = "
+            SELECT position
+            FROM device_list_changes
+            WHERE user_id = $1 AND position < $2 AND device_id IS NOT NULL
+            ORDER BY position DESC
+            LIMIT 1";
+        let rows = self.0.query(BEFORE, args![user_id.as_str(), position]).await?;
+        rows.first().map(|row| row.int(0).map(Position)).transpose()
     }
 
     /// The one-time keys of a device, those given out not long ago among them.

@@ -12,6 +12,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod destinations;
 pub mod device_keys;
 pub mod devices;
 mod engine;
@@ -28,6 +29,7 @@ pub mod profiles;
 pub mod receipts;
 pub mod relations;
 pub mod rooms;
+pub mod server_keys;
 pub mod state;
 pub mod sync;
 pub mod to_device;

@@ -14,12 +14,12 @@ use serde_json::{Value, json};
 use store::{
     Write,
     device_keys::{
-        DeviceRef, KeySignatureRow, OneTimeKeyRow, claim_one_time_key, forget_claimed_keys, insert_device_list_change,
-        insert_one_time_key, put_device_keys, put_fallback_key,
+        DeviceRef, KeySignatureRow, OneTimeKeyRow, claim_one_time_key, forget_claimed_keys, insert_one_time_key,
+        put_device_keys, put_fallback_key,
     },
 };
 
-use crate::{Session, Users, secrets::random_text};
+use crate::{Session, Users, key_updates::KeysChanged, secrets::random_text};
 
 /// The most one-time keys that one request brings, and that a device may have.
 const MAX_ONE_TIME_KEYS: usize = 1_000;
@@ -126,7 +126,8 @@ impl Users {
             };
             if is_new {
                 put_device_keys(&mut write, device, keys.json().get());
-                self.tell_keys_changed(&mut write, &session.user_id);
+                let changed = KeysChanged { devices: &[&session.device_id], signing_keys: false };
+                self.tell_keys_changed(&mut write, &session.user_id, changed).await?;
                 is_anything_new = true;
             }
         }
@@ -289,12 +290,6 @@ impl Users {
             of_device.insert(key_id, raw(&parse(&row.key.json)?)?);
         }
         Ok(keys)
-    }
-
-    /// Everybody who shares a room with the user hears that the user's devices or keys changed.
-    pub(crate) fn tell_keys_changed(&self, write: &mut Write, user_id: &UserId) {
-        let position = write.tell_next(Change::User { user_id: user_id.to_owned(), stream: UserStream::DeviceKeys });
-        insert_device_list_change(write, user_id, position);
     }
 }
 

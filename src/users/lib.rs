@@ -14,6 +14,7 @@ mod device_keys;
 mod devices;
 mod failures;
 mod key_backups;
+mod key_updates;
 mod last_seen;
 mod limits;
 mod login;

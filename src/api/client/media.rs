@@ -12,17 +12,14 @@ use http::{Method, StatusCode, header, request::Parts};
 use media::{Described, Fit, MediaError, Mxc, Reach, Wanted};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedMxcUri, OwnedServerName, UInt,
-    api::{
-        auth_scheme::AccessToken,
-        client::{authenticated_media, media as legacy},
-    },
+    api::client::{authenticated_media, media as legacy},
     media::Method as Scaling,
 };
 use url::form_urlencoded;
 
 use crate::{
-    Answer, Ask, Authenticate as _, Error, Route, Services,
-    endpoint::{PlainAsk, empty_answer, endpoint, raw_endpoint, streamed_endpoint},
+    Answer, Ask, Error, Route, Services,
+    endpoint::{PlainAsk, empty_answer, endpoint, raw_endpoint, streamed_endpoint, user_of},
     file_answer::{Cached, answer},
 };
 
@@ -71,7 +68,7 @@ async fn create(ask: Ask<legacy::create_mxc_uri::v1::Request>) -> Answer<legacy:
 }
 
 async fn upload(ask: PlainAsk<Body>) -> Result<Response, Error> {
-    let session = AccessToken::authenticate(&ask.parts, ask.address, &ask.services).await?;
+    let session = user_of(&ask.parts, ask.address, &ask.services).await?;
     ask.services.limits.check_send(&session.user_id)?;
     check_size(&ask.parts, &ask.services)?;
     let described = describe(&ask.parts);
@@ -82,7 +79,7 @@ async fn upload(ask: PlainAsk<Body>) -> Result<Response, Error> {
 }
 
 async fn fill(ask: PlainAsk<Body>) -> Result<Response, Error> {
-    let session = AccessToken::authenticate(&ask.parts, ask.address, &ask.services).await?;
+    let session = user_of(&ask.parts, ask.address, &ask.services).await?;
     let [server_name, media_id] = ask.arguments.as_slice() else { return Err(Error::unrecognized()) };
     let server_name: OwnedServerName =
         server_name.as_str().try_into().map_err(|_| Error::invalid_param("the path names no server"))?;

@@ -35,7 +35,7 @@ async fn read(response: Response) -> (StatusCode, HeaderMap, Bytes) {
 async fn upload(server: &Server, token: &str, query: &str, content_type: &str, bytes: &[u8]) -> String {
     let request = request(Method::POST, &format!("{UPLOAD}{query}"), Some(token));
     let request = request.header(header::CONTENT_TYPE, content_type).body(Body::from(bytes.to_vec()));
-    let (status, _, body) = read(server.send(request.expect("the test asks well")).await).await;
+    let (status, _, body) = read(server.answer(request.expect("the test asks well")).await).await;
     let answer: Value = serde_json::from_slice(&body).expect("it is JSON");
     assert_eq!(status, StatusCode::OK, "{answer}");
     answer["content_uri"].as_str().and_then(|uri| uri.strip_prefix("mxc://")).expect("it is told").to_owned()
@@ -43,7 +43,7 @@ async fn upload(server: &Server, token: &str, query: &str, content_type: &str, b
 
 async fn get(server: &Server, path: &str, token: Option<&str>) -> (StatusCode, HeaderMap, Bytes) {
     let request = request(Method::GET, path, token).body(Body::empty());
-    read(server.send(request.expect("the test asks well")).await).await
+    read(server.answer(request.expect("the test asks well")).await).await
 }
 
 fn errcode(body: &[u8]) -> String {
@@ -90,7 +90,7 @@ async fn who_says_nothing_of_themselves_gets_only_what_is_here_and_only_at_the_o
         let (status, _, body) = get(&server, &format!("{DOWNLOAD}/a.test/x"), None).await;
         assert_eq!((status.as_u16(), errcode(&body)), (401, "M_MISSING_TOKEN".into()));
         let request = request(Method::POST, UPLOAD, None).body(Body::from("x")).expect("the test asks well");
-        assert_eq!(server.send(request).await.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(server.answer(request).await.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(files_in(server.folder.path()), 0);
 
         let file = upload(&server, &alice, "", "text/plain", b"hello").await;
@@ -128,7 +128,7 @@ async fn what_is_too_large_or_breaks_off_leaves_nothing() {
             (request(Method::POST, UPLOAD, Some(&alice)).body(Body::from_stream(stream::iter(cut))), 400, "M_UNKNOWN"),
         ];
         for (request, expected, code) in stories {
-            let (status, _, body) = read(server.send(request.expect("the test asks well")).await).await;
+            let (status, _, body) = read(server.answer(request.expect("the test asks well")).await).await;
             assert_eq!((status.as_u16(), errcode(&body).as_str()), (expected, code));
         }
         assert_eq!(files_in(server.folder.path()), 0);
@@ -165,7 +165,7 @@ async fn a_part_can_be_asked_for_and_what_one_has_is_not_sent_again() {
         let file = upload(&server, &alice, "", "video/mp4", b"0123456789").await;
         let ask = async |name: header::HeaderName, value: &str| {
             let request = request(Method::GET, &format!("{DOWNLOAD}/{file}"), Some(&alice)).header(name, value);
-            read(server.send(request.body(Body::empty()).expect("the test asks well")).await).await
+            read(server.answer(request.body(Body::empty()).expect("the test asks well")).await).await
         };
         for (range, part, expected) in [
             ("bytes=2-4", "bytes 2-4/10", "234"),

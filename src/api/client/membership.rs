@@ -7,7 +7,6 @@ use http::Method;
 use rooms::{LiveRoom, MembershipChange, Target};
 use ruma::{
     OwnedServerName, OwnedUserId, RoomId,
-    api::auth_scheme::AccessToken,
     api::client::{
         knock::knock_room,
         membership::{
@@ -21,7 +20,7 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 
 use crate::{
-    Answer, Ask, Authenticate as _, Error, Route, Services,
+    Answer, Ask, Error, Route, Services,
     endpoint::{PlainAsk, empty_answer, endpoint, parse_json, plain_endpoint},
 };
 
@@ -102,7 +101,7 @@ struct Invitation {
 
 /// Looks at the body itself: ruma's type for the two ways to invite can't say which field is wrong.
 async fn invite(ask: PlainAsk) -> Result<Response, Error> {
-    let session = AccessToken::authenticate(&ask.parts, ask.address, &ask.services).await?;
+    let session = ask.session().await?;
     let [room_id] = ask.arguments.as_slice() else { return Err(Error::unrecognized()) };
     let room_id = RoomId::parse(room_id).map_err(|_| Error::invalid_param("the path names no room id"))?;
     let body: Map<String, Value> = parse_json(&ask.body)?;

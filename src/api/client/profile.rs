@@ -6,16 +6,13 @@ use axum::response::Response;
 use http::{Method, StatusCode};
 use ruma::{
     UserId,
-    api::{
-        auth_scheme::AccessToken,
-        client::profile::{delete_profile_field, get_profile, get_profile_field},
-    },
+    api::client::profile::{delete_profile_field, get_profile, get_profile_field},
     profile::ProfileFieldValue,
 };
 use serde_json::{Map, Value};
 
 use crate::{
-    Answer, Ask, Authenticate as _, Error, Route, Services,
+    Answer, Ask, Error, Route, Services,
     endpoint::{PlainAsk, empty_answer, endpoint, parse_json, plain_endpoint},
 };
 
@@ -47,7 +44,7 @@ async fn get_field(ask: Ask<get_profile_field::v3::Request>) -> Answer<get_profi
 
 /// Looks at the body itself: ruma's type says less of what is wrong, and does not know that a name may be null.
 async fn set_field(ask: PlainAsk) -> Result<Response, Error> {
-    let session = AccessToken::authenticate(&ask.parts, ask.address, &ask.services).await?;
+    let session = ask.session().await?;
     let [user_id, field] = ask.arguments.as_slice() else { return Err(Error::unrecognized()) };
     let user_id = UserId::parse(user_id).map_err(|_| Error::invalid_param("the path names no user id"))?;
     let mut body: Map<String, Value> = parse_json(&ask.body)?;

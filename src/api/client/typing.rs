@@ -4,11 +4,11 @@
 
 use axum::response::Response;
 use http::Method;
-use ruma::{RoomId, UserId, api::auth_scheme::AccessToken};
+use ruma::{RoomId, UserId};
 use serde::Deserialize;
 
 use crate::{
-    Authenticate as _, Error, Route,
+    Error, Route,
     endpoint::{PlainAsk, empty_answer, parse_json, plain_endpoint},
 };
 
@@ -29,7 +29,7 @@ struct Body {
 
 /// Looks at the body itself: ruma's type demands a timeout, the specification doesn't.
 async fn set_typing(ask: PlainAsk) -> Result<Response, Error> {
-    let session = AccessToken::authenticate(&ask.parts, ask.address, &ask.services).await?;
+    let session = ask.session().await?;
     let [room_id, user_id] = ask.arguments.as_slice() else { return Err(Error::unrecognized()) };
     let room_id = RoomId::parse(room_id).map_err(|_| Error::invalid_param("the path names no room id"))?;
     let user_id = UserId::parse(user_id).map_err(|_| Error::invalid_param("the path names no user id"))?;

@@ -4,15 +4,15 @@
 
 use model::{Pdu, TimelineEvent};
 use rooms::{Invitation, Template};
+use ruma::api::federation::thirdparty::exchange_invite;
 use ruma::{
     CanonicalJsonObject,
     api::federation::membership::{
-        RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event,
-        prepare_join_event, prepare_knock_event, prepare_leave_event,
+        RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event,
+        prepare_knock_event, prepare_leave_event,
     },
     events::room::member::MembershipState,
 };
-use ruma::api::federation::thirdparty::exchange_invite;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::{Answer, Ask, Error, Route, endpoint};
@@ -137,6 +137,8 @@ pub(super) fn event(pdu: &Pdu) -> Result<Box<RawValue>, Error> {
     }
 }
 
-pub(super) fn events<'a>(events: impl IntoIterator<Item = &'a std::sync::Arc<TimelineEvent>>) -> Result<Vec<Box<RawValue>>, Error> {
+pub(super) fn events<'a>(
+    events: impl IntoIterator<Item = &'a std::sync::Arc<TimelineEvent>>,
+) -> Result<Vec<Box<RawValue>>, Error> {
     events.into_iter().map(|timeline| event(&timeline.pdu)).collect()
 }

@@ -17,8 +17,7 @@ pub(crate) fn routes() -> Vec<Route> {
 
 async fn hierarchy(ask: Ask<get_hierarchy::v1::Request>) -> Answer<get_hierarchy::v1::Response> {
     let get_hierarchy::v1::Request { room_id, suggested_only, .. } = &ask.request;
-    let (space, rooms, hidden) =
-        ask.services.rooms.branches_for(&ask.session.server, room_id, *suggested_only).await?;
+    let (space, rooms, hidden) = ask.services.rooms.branches_for(&ask.session.server, room_id, *suggested_only).await?;
     let children = space.children.iter().map(|event| child(event)).collect();
     let mut answer =
         get_hierarchy::v1::Response::new(SpaceHierarchyParentSummary::new(summarise(space.listing), children));
