@@ -11,7 +11,7 @@ mod aliases;
 mod capabilities;
 mod create_room;
 mod devices;
-mod directory;
+pub(crate) mod directory;
 mod filter;
 mod history;
 mod key_backups;
@@ -20,11 +20,12 @@ mod keys;
 #[cfg(test)]
 mod keys_tests;
 mod login;
-mod media;
+pub(crate) mod media;
 #[cfg(test)]
 mod media_tests;
 mod membership;
 mod notifications;
+mod openid;
 mod presence;
 mod profile;
 mod push_rules;
@@ -65,6 +66,7 @@ pub(crate) fn routes() -> Vec<Route> {
         media::routes(),
         membership::routes(),
         notifications::routes(),
+        openid::routes(),
         presence::routes(),
         profile::routes(),
         push_rules::routes(),
