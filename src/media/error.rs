@@ -75,9 +75,6 @@ pub enum RemoteFailure {
         /// How much it fetches.
         limit: u64,
     },
-    /// It is elsewhere, at an address that is not fetched from.
-    #[error("its server keeps the file where this server does not fetch from")]
-    Elsewhere,
     /// Its server can't be reached, takes too long or makes no sense.
     #[error("its server could not be asked for the file")]
     Unreachable,
@@ -102,9 +99,7 @@ impl Refusal for MediaError {
             Self::Busy => Kind::Unavailable,
             Self::Remote { failure, .. } => match failure {
                 RemoteFailure::NotFound | RemoteFailure::Disabled => Kind::NotFound,
-                RemoteFailure::TooLarge { .. } | RemoteFailure::Elsewhere | RemoteFailure::Unreachable => {
-                    Kind::Unreachable
-                }
+                RemoteFailure::TooLarge { .. } | RemoteFailure::Unreachable => Kind::Unreachable,
                 RemoteFailure::Ours => Kind::Unavailable,
             },
             // Space can be made; other faults of a disk are somebody's to look at.
@@ -120,7 +115,7 @@ impl Refusal for MediaError {
             Self::Filled => Some("M_CANNOT_OVERWRITE_MEDIA"),
             Self::BrokenOff | Self::NoPicture => Some("M_UNKNOWN"),
             Self::Remote { failure: RemoteFailure::TooLarge { .. }, .. } => Some("M_TOO_LARGE"),
-            Self::Remote { failure: RemoteFailure::Unreachable | RemoteFailure::Elsewhere, .. } => Some("M_NOT_FOUND"),
+            Self::Remote { failure: RemoteFailure::Unreachable, .. } => Some("M_NOT_FOUND"),
             _ => None,
         }
     }

@@ -1,8 +1,8 @@
 //! Images and files: taken from the people of this server, fetched from others, made small, given back.
 //!
-//! **Invariant.** No file is ever whole in memory but one that is being scaled, whose size is bounded; what another
-//! server answers is until a streamed way exists. A file is durable before anybody hears its name, equal files are kept
-//! once, and an upload that ends early leaves nothing. Nothing is believed about a file but its bytes.
+//! **Invariant.** No file is ever whole in memory but one that is being scaled, whose size is bounded. A file is durable
+//! before anybody hears its name, equal files are kept once, and one that ends early leaves nothing. Nothing is believed
+//! about a file but its bytes.
 //!
 //! **To keep another kind of derived file:** a folder in `files`, named by the hash of what it was derived from.
 
@@ -11,6 +11,7 @@ mod error;
 mod files;
 mod find;
 mod item;
+mod parts;
 mod remote;
 mod scale;
 mod thumbnail;
@@ -120,7 +121,7 @@ impl Media {
     /// Opens the folder, and makes it where it isn't there.
     pub async fn open(config: MediaConfig, store: Store, peers: Peers) -> Result<Self, io::Error> {
         let server_name = peers.server_name().to_owned();
-        Self::open_with(config, server_name, store, remote::asking(peers), Arc::new(wall_clock)).await
+        Self::open_with(config, server_name, store, Box::new(peers), Arc::new(wall_clock)).await
     }
 
     /// As [`Self::open`], with another way to other servers, and a clock.
@@ -128,7 +129,7 @@ impl Media {
         config: MediaConfig,
         server_name: OwnedServerName,
         store: Store,
-        ask: remote::AskServer,
+        ask: Box<dyn remote::AskServers>,
         clock: Clock,
     ) -> Result<Self, io::Error> {
         let files = files::Files::open(config.path.clone()).await?;

@@ -4,18 +4,16 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use futures_util::future::BoxFuture;
+use futures_util::{StreamExt as _, future::BoxFuture};
 use metrics::counter;
 use model::Millis;
-use peers::{PeerError, Peers};
+use peers::{PeerError, Peers, Streamed};
 use quick_cache::sync::Cache;
-use ruma::{
-    OwnedServerName,
-    api::federation::authenticated_media::{Content, FileOrLocation, get_content},
-};
+use ruma::{OwnedServerName, api::federation::authenticated_media::get_content};
 use store::{Write, media as rows};
 use tokio::{
     sync::{Semaphore, watch},
@@ -23,7 +21,12 @@ use tokio::{
 };
 use tracing::{Instrument as _, debug, info_span, warn};
 
-use crate::{Media, MediaError, Mxc, RemoteFailure, content_type::believed, upload::content_row};
+use crate::{
+    Media, MediaError, Mxc, RemoteFailure,
+    content_type::believed,
+    parts::{FilePart, RemoteFile, file_part},
+    upload::content_row,
+};
 
 /// How many files may wait to be fetched; more are refused.
 const MOST_UNDER_WAY: usize = 256;
@@ -32,36 +35,55 @@ const MOST_UNDER_WAY: usize = 256;
 const FAILURE_LIFETIME: Millis = 60_000;
 const FAILURES: usize = 10_000;
 
-/// Asks a server for one of its files.
-pub(crate) type AskServer = Arc<
-    dyn Fn(
-            OwnedServerName,
-            get_content::v1::Request,
-        ) -> BoxFuture<'static, Result<get_content::v1::Response, PeerError>>
-        + Send
-        + Sync,
->;
+/// The way to the files of other servers.
+pub(crate) trait AskServers: Send + Sync {
+    /// Asks a server for one of its files.
+    fn file(
+        &self,
+        server: OwnedServerName,
+        request: get_content::v1::Request,
+    ) -> BoxFuture<'_, Result<Streamed, PeerError>>;
 
-/// By asking `peers`.
-pub(crate) fn asking(peers: Peers) -> AskServer {
-    Arc::new(move |server, request| {
-        let peers = peers.clone();
-        Box::pin(async move { peers.ask_large(&server, request).await })
-    })
+    /// Gets a file that a server keeps elsewhere.
+    fn elsewhere(
+        &self,
+        server: OwnedServerName,
+        address: String,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Streamed, PeerError>>;
+}
+
+impl AskServers for Peers {
+    fn file(
+        &self,
+        server: OwnedServerName,
+        request: get_content::v1::Request,
+    ) -> BoxFuture<'_, Result<Streamed, PeerError>> {
+        Box::pin(async move { self.ask_streamed(&server, request).await })
+    }
+
+    fn elsewhere(
+        &self,
+        server: OwnedServerName,
+        address: String,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Streamed, PeerError>> {
+        Box::pin(async move { self.get_elsewhere(&server, &address, timeout).await })
+    }
 }
 
 type Outcome = Result<(), RemoteFailure>;
 
 /// What is being fetched, and what lately could not be.
 pub(crate) struct Remote {
-    ask: AskServer,
+    ask: Box<dyn AskServers>,
     turns: Semaphore,
     under_way: Mutex<HashMap<Mxc, watch::Receiver<Option<Outcome>>>>,
     failed: Cache<Mxc, (Millis, RemoteFailure)>,
 }
 
 impl Remote {
-    pub(crate) fn new(ask: AskServer, concurrent: usize) -> Self {
+    pub(crate) fn new(ask: Box<dyn AskServers>, concurrent: usize) -> Self {
         let (turns, failed) = (Semaphore::new(concurrent), Cache::new(FAILURES));
         Self { ask, turns, under_way: Mutex::default(), failed }
     }
@@ -129,50 +151,54 @@ impl Media {
     }
 
     async fn fetch_in_turn(&self, mxc: &Mxc) -> Outcome {
-        let remote = &self.shared.remote;
-        let Ok(_turn) = remote.turns.acquire().await else { return Err(RemoteFailure::Ours) };
-        let request = get_content::v1::Request::new(mxc.id.clone());
-        let asked = timeout(self.config().fetch_timeout, (remote.ask)(mxc.server.clone(), request));
-        let answer = match asked.await {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => {
-                debug!(error = &error as &dyn std::error::Error, "failed to fetch a file");
-                return Err(failure_of(&error));
-            }
-            Err(_) => return Err(RemoteFailure::Unreachable),
-        };
-        match answer.content {
-            FileOrLocation::File(content) => self.keep_copy(mxc, content).await,
-            // Where it leads is for the other server to say, so only an address that was checked may be asked.
-            _ => Err(RemoteFailure::Elsewhere),
-        }
+        let Ok(_turn) = self.shared.remote.turns.acquire().await else { return Err(RemoteFailure::Ours) };
+        let fetched = timeout(self.config().fetch_timeout, self.fetch_now(mxc)).await;
+        fetched.unwrap_or(Err(RemoteFailure::Unreachable))
     }
 
-    async fn keep_copy(&self, mxc: &Mxc, content: Content) -> Outcome {
-        let limit = self.config().max_remote;
-        if content.file.len() as u64 > limit {
-            return Err(RemoteFailure::TooLarge { limit });
-        }
-        let kept = async {
-            let mut draft = self.shared.files.draft().await?;
-            draft.write(&content.file).await?;
-            let written = draft.keep(&self.shared.files).await?;
-            let content_type = believed(content.content_type.as_deref(), &written.head);
-            let file_name = content.content_disposition.and_then(|disposition| disposition.filename);
-            let mut write = Write::new();
-            let row = content_row(written, content_type, file_name.as_deref());
-            rows::upsert_copy(&mut write, &mxc.server, &mxc.id, &row, self.now());
-            self.shared.store.commit(write).await?;
-            Ok::<_, MediaError>(())
+    async fn fetch_now(&self, mxc: &Mxc) -> Outcome {
+        let request = get_content::v1::Request::new(mxc.id.clone());
+        let answer = self.shared.remote.ask.file(mxc.server.clone(), request).await.map_err(|error| failed(&error))?;
+        let file = match file_part(answer, self.config().max_remote).await? {
+            FilePart::Here(file) => file,
+            FilePart::Elsewhere(address) => {
+                let timeout = self.config().fetch_timeout;
+                let found = self.shared.remote.ask.elsewhere(mxc.server.clone(), address, timeout).await;
+                let Streamed { headers, body } = found.map_err(|error| failed(&error))?;
+                RemoteFile::new(&headers, body, |error| failed(&error))
+            }
         };
-        kept.await.map_err(|error| {
-            warn!(error = &error as &dyn std::error::Error, "failed to keep another server's file");
-            RemoteFailure::Ours
-        })
+        self.keep_copy(mxc, file).await
+    }
+
+    async fn keep_copy(&self, mxc: &Mxc, mut file: RemoteFile) -> Outcome {
+        let mut draft = self.shared.files.draft().await.map_err(ours)?;
+        let limit = self.config().max_remote;
+        while let Some(piece) = file.body.next().await {
+            let piece = piece?;
+            if draft.size() + piece.len() as u64 > limit {
+                return Err(RemoteFailure::TooLarge { limit });
+            }
+            draft.write(&piece).await.map_err(ours)?;
+        }
+        let written = draft.keep(&self.shared.files).await.map_err(ours)?;
+        let content_type = believed(file.content_type.as_deref(), &written.head);
+        let row = content_row(written, content_type, file.file_name.as_deref());
+        let mut write = Write::new();
+        rows::upsert_copy(&mut write, &mxc.server, &mxc.id, &row, self.now());
+        self.shared.store.commit(write).await.map_err(ours)?;
+        Ok(())
     }
 }
 
-fn failure_of(error: &PeerError) -> RemoteFailure {
+fn ours(error: impl std::error::Error + 'static) -> RemoteFailure {
+    warn!(error = &error as &dyn std::error::Error, "failed to keep another server's file");
+    RemoteFailure::Ours
+}
+
+/// What it means for a file that its server, or whoever has it for that server, could not be asked.
+fn failed(error: &PeerError) -> RemoteFailure {
+    debug!(error = error as &dyn std::error::Error, "failed to fetch a file");
     match error {
         PeerError::Disabled => RemoteFailure::Disabled,
         PeerError::Refused { status: 403 | 404, .. } => RemoteFailure::NotFound,

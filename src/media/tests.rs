@@ -7,11 +7,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use image::{DynamicImage, ImageFormat, RgbImage};
-use peers::PeerError;
+use peers::{PeerError, Streamed};
 use ruma::{
-    api::federation::authenticated_media::{Content, ContentMetadata, FileOrLocation, get_content},
+    api::{
+        OutgoingResponseExt as _,
+        federation::authenticated_media::{Content, ContentMetadata, FileOrLocation, get_content},
+    },
     http_headers::{ContentDisposition, ContentDispositionType},
     server_name, user_id,
 };
@@ -21,6 +24,47 @@ use tempfile::TempDir;
 use super::*;
 
 type Piece = Result<Bytes, io::Error>;
+
+/// Other servers, as a function of what they are asked for.
+struct Others {
+    answer: fn(&str) -> Result<FileOrLocation, PeerError>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl remote::AskServers for Others {
+    fn file(
+        &self,
+        _: OwnedServerName,
+        request: get_content::v1::Request,
+    ) -> BoxFuture<'_, Result<Streamed, PeerError>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Box::pin(async move {
+            // Whoever asks at the same time has asked by then.
+            tokio::task::yield_now().await;
+            let answer = get_content::v1::Response::new(ContentMetadata::new(), (self.answer)(&request.media_id)?);
+            let answer = answer.try_into_http_response::<Vec<u8>>().expect("it can be written");
+            let (parts, body) = answer.into_parts();
+            // As the network would: cut wherever it likes.
+            let pieces: Vec<_> = body.chunks(7).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+            Ok(Streamed { headers: parts.headers, body: stream::iter(pieces).boxed() })
+        })
+    }
+
+    fn elsewhere(
+        &self,
+        _: OwnedServerName,
+        address: String,
+        _: Duration,
+    ) -> BoxFuture<'_, Result<Streamed, PeerError>> {
+        Box::pin(async move {
+            let size = address.rsplit('/').next().and_then(|size| size.parse().ok()).ok_or_else(|| refused(404))?;
+            let mut headers = http::HeaderMap::new();
+            headers.insert("content-type", http::HeaderValue::from_static("text/plain"));
+            let piece = Bytes::from(vec![b'x'; size]);
+            Ok(Streamed { headers, body: stream::iter([Ok(piece)]).boxed() })
+        })
+    }
+}
 
 struct Rig {
     media: Media,
@@ -36,16 +80,8 @@ impl Rig {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let now = Arc::new(AtomicI64::new(1_000_000_000));
         let asked = Arc::new(AtomicUsize::new(0));
-        let (clock, counted) = (now.clone(), asked.clone());
-        let ask: remote::AskServer = Arc::new(move |_, request: get_content::v1::Request| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            Box::pin(async move {
-                // Whoever asks at the same time has asked by then.
-                tokio::task::yield_now().await;
-                let content = answer(&request.media_id)?;
-                Ok(get_content::v1::Response::new(ContentMetadata::new(), content))
-            })
-        });
+        let clock = now.clone();
+        let others = Box::new(Others { answer, asked: asked.clone() });
         let config = MediaConfig {
             max_upload: 1_000_000,
             max_remote: 1_000,
@@ -54,7 +90,7 @@ impl Rig {
         };
         let clock = Arc::new(move || clock.load(Ordering::SeqCst));
         let server_name = server_name!("a.test").to_owned();
-        let media = Media::open_with(config, server_name, store, ask, clock).await.expect("the folder is ours");
+        let media = Media::open_with(config, server_name, store, others, clock).await.expect("the folder is ours");
         Self { media, folder, now, asked }
     }
 
@@ -198,7 +234,9 @@ fn one_file(media_id: &str) -> Result<FileOrLocation, PeerError> {
         "text" => file(b"hello", "text/plain"),
         "liar" => file(b"<script>", "image/png"),
         "large" => file(&[0; 1001], "text/plain"),
-        "elsewhere" => Ok(FileOrLocation::Location("https://127.0.0.1/secret".to_owned())),
+        "elsewhere" => Ok(FileOrLocation::Location("https://cdn.b.test/5".to_owned())),
+        "large_elsewhere" => Ok(FileOrLocation::Location("https://cdn.b.test/1001".to_owned())),
+        "nowhere" => Ok(FileOrLocation::Location("https://127.0.0.1/secret".to_owned())),
         "broken" => Err(refused(500)),
         _ => Err(refused(404)),
     }
@@ -226,6 +264,8 @@ async fn another_servers_file_is_fetched_once_and_kept() {
         assert_eq!(rig.asked.load(Ordering::SeqCst), 2);
         let liar = rig.find(&Mxc::new(server_name!("b.test"), "liar"), Reach::Everywhere).await?;
         assert_eq!(liar.content_type, "application/octet-stream");
+        let elsewhere = rig.find(&Mxc::new(server_name!("b.test"), "elsewhere"), Reach::Everywhere).await?;
+        assert_eq!((elsewhere.content_type.as_str(), elsewhere.size), ("text/plain", 5));
         Ok::<_, MediaError>(())
     })
     .await;
@@ -237,7 +277,8 @@ async fn what_can_not_be_fetched_is_not_asked_for_again_for_a_while() {
         let rig = Rig::new(store, one_file).await;
         let expected = [
             ("large", RemoteFailure::TooLarge { limit: 1_000 }),
-            ("elsewhere", RemoteFailure::Elsewhere),
+            ("large_elsewhere", RemoteFailure::TooLarge { limit: 1_000 }),
+            ("nowhere", RemoteFailure::NotFound),
             ("broken", RemoteFailure::Unreachable),
             ("nothing", RemoteFailure::NotFound),
         ];
