@@ -22,8 +22,8 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, ClientApi, Database, Federation, Listen, LogFormat, Logging, Metrics, Rate, RateLimits, Registration,
-        Rooms, Sync, Tls,
+        Accounts, ClientApi, Database, Federation, Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits,
+        Registration, Rooms, Sync, Tls,
     },
 };
 
@@ -51,6 +51,7 @@ pub struct Config {
     pub rooms: Rooms,
     pub sync: Sync,
     pub client_api: ClientApi,
+    pub media: Media,
     pub logging: Logging,
     pub metrics: Metrics,
 }
@@ -72,6 +73,7 @@ impl Default for Config {
             rooms: Rooms::default(),
             sync: Sync::default(),
             client_api: ClientApi::default(),
+            media: Media::default(),
             logging: Logging::default(),
             metrics: Metrics::default(),
         }
@@ -84,11 +86,17 @@ impl Config {
         self.database.url.clone().unwrap_or_else(|| DatabaseUrl::Sqlite(self.data_dir.join("comity.db")))
     }
 
+    /// Where images and files are: what `media.path` says, else `media` in the data folder.
+    pub fn media_path(&self) -> PathBuf {
+        self.media.path.clone().unwrap_or_else(|| self.data_dir.join("media"))
+    }
+
     /// Makes relative paths start at `base`, the folder of the configuration file.
     fn resolve_paths(&mut self, base: &Path) {
         self.data_dir = base.join(&self.data_dir);
         self.keys_dir = base.join(&self.keys_dir);
-        let files = [&mut self.tls.certificate, &mut self.tls.private_key, &mut self.federation.ca_file];
+        let Self { tls, federation, media, .. } = self;
+        let files = [&mut tls.certificate, &mut tls.private_key, &mut federation.ca_file, &mut media.path];
         for path in files.into_iter().flatten() {
             *path = base.join(&*path);
         }

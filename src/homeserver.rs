@@ -9,6 +9,7 @@ use std::{
 
 use api::{ApiConfig, Services};
 use federation::{FederationConfig, Inbound, Sender};
+use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig};
 use rooms::{Rooms, RoomsConfig};
@@ -60,6 +61,15 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The folder for images and files can't be made or read.
+    #[error("the media folder {folder} can't be used")]
+    MediaFolder {
+        /// Which folder.
+        folder: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// The database can't be used.
     #[error("the database could not be opened")]
     Store(#[from] store::Error),
@@ -90,6 +100,7 @@ impl Homeserver {
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
         let Core { notifier, store, peers, users, rooms, to_send } = Core::open(&config).await?;
+        let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
         let tended = sync.clone();
@@ -116,6 +127,7 @@ impl Homeserver {
             users,
             peers,
             rooms,
+            media,
             sync,
             inbound,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
@@ -243,6 +255,13 @@ impl Core {
     }
 }
 
+async fn open_media(config: &Config, store: &Store, peers: &Peers) -> Result<Media, StartError> {
+    let config = media_config(config);
+    let folder = config.path.display().to_string();
+    let opened = Media::open(config, store.clone(), peers.clone()).await;
+    opened.map_err(|source| StartError::MediaFolder { folder, source })
+}
+
 /// Milliseconds since 1970.
 fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -300,6 +319,14 @@ pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
 
 fn rooms_config(config: &Config) -> RoomsConfig {
     RoomsConfig { default_version: config.rooms.default_version.clone(), ..RoomsConfig::default() }
+}
+
+fn media_config(config: &Config) -> MediaConfig {
+    MediaConfig {
+        max_upload: config.media.max_upload.as_u64(),
+        max_remote: config.media.max_remote.as_u64(),
+        ..MediaConfig::at(config.media_path())
+    }
 }
 
 fn sync_config(config: &Config) -> SyncConfig {

@@ -20,6 +20,9 @@ mod keys;
 #[cfg(test)]
 mod keys_tests;
 mod login;
+pub(crate) mod media;
+#[cfg(test)]
+mod media_tests;
 mod membership;
 mod notifications;
 mod openid;
@@ -60,6 +63,7 @@ pub(crate) fn routes() -> Vec<Route> {
         key_changes::routes(),
         keys::routes(),
         login::routes(),
+        media::routes(),
         membership::routes(),
         notifications::routes(),
         openid::routes(),

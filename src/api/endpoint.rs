@@ -136,7 +136,8 @@ impl Authenticate for auth_scheme::AppserviceTokenOptional {
     }
 }
 
-async fn user_of(parts: &Parts, address: IpAddr, services: &Services) -> Result<Session, Error> {
+/// The user whose access token came with a request.
+pub(crate) async fn user_of(parts: &Parts, address: IpAddr, services: &Services) -> Result<Session, Error> {
     let token = bearer_token(parts).ok_or(TokenError::Missing).map_err(refuse_token)?;
     session_of(&token, address, services).await
 }
@@ -198,6 +199,17 @@ where
     })
 }
 
+/// As [`endpoint`], for a handler that writes the answer itself: where it is no JSON, or goes out piece by piece.
+pub(crate) fn raw_endpoint<R, F, Fut>(handler: F) -> Route
+where
+    R: IncomingRequest + Send + 'static,
+    R::Authentication: Authenticate,
+    F: Fn(Ask<R>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Result<Response, Error>> + Send + 'static,
+{
+    mount(handler)
+}
+
 fn mount<R, F, Fut>(handler: F) -> Route
 where
     R: IncomingRequest + Send + 'static,
@@ -228,6 +240,19 @@ where
     F: Fn(PlainAsk) -> Fut + Copy + Send + Sync + 'static,
     Fut: Future<Output = Result<Response, Error>> + Send + 'static,
 {
+    streamed_endpoint(method, path, move |ask| async move {
+        let PlainAsk { parts, arguments, body, address, services } = ask;
+        let body = read_body(body, services.config.max_body).await?;
+        handler(PlainAsk { parts, arguments, body, address, services }).await
+    })
+}
+
+/// As [`plain_endpoint`], for a handler that takes the body piece by piece, and sees to its size and its time.
+pub(crate) fn streamed_endpoint<F, Fut>(method: Method, path: &'static str, handler: F) -> Route
+where
+    F: Fn(PlainAsk<Body>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Result<Response, Error>> + Send + 'static,
+{
     Route {
         method,
         paths: vec![path],
@@ -237,7 +262,6 @@ where
                     let (mut parts, body) = request.into_parts();
                     let address = address_of(&parts);
                     let arguments = path_arguments(&mut parts).await?;
-                    let body = read_body(body, services.config.max_body).await?;
                     handler(PlainAsk { parts, arguments, body, address, services }).await
                 };
                 answer.await.unwrap_or_else(Error::into_response)
@@ -247,13 +271,13 @@ where
 }
 
 /// A request as it came.
-pub struct PlainAsk {
+pub struct PlainAsk<B = Bytes> {
     /// Method, URI and headers.
     pub parts: Parts,
     /// The path's arguments, decoded, in order.
     pub arguments: Vec<String>,
     /// The whole body.
-    pub body: Bytes,
+    pub body: B,
     /// From where.
     pub address: IpAddr,
     /// What can be asked.

@@ -6,6 +6,7 @@ mod authenticate;
 mod devices;
 mod events;
 mod keys;
+mod media;
 mod membership;
 mod openid;
 mod public_rooms;
@@ -28,6 +29,7 @@ pub(crate) fn routes() -> Vec<Route> {
         devices::routes(),
         events::routes(),
         keys::routes(),
+        media::routes(),
         membership::routes(),
         openid::routes(),
         public_rooms::routes(),

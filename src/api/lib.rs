@@ -9,6 +9,7 @@ pub mod client;
 mod endpoint;
 mod error;
 pub mod federation;
+mod file_answer;
 mod json_path;
 mod operator;
 mod router;
@@ -38,6 +39,8 @@ pub struct Services {
     pub limits: Arc<users::Limits>,
     /// Rooms.
     pub rooms: rooms::Rooms,
+    /// Images and files.
+    pub media: media::Media,
     /// What is new for somebody.
     pub sync: sync::Sync,
     /// What other servers send.

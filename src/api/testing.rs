@@ -17,6 +17,8 @@ use crate::{ApiConfig, Services, router};
 /// A server whose clients are the test.
 pub(crate) struct Server {
     router: axum::Router,
+    /// Where its media are.
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// Runs `story` against a server on each engine. It federates with nobody.
@@ -54,6 +56,9 @@ impl Server {
             .expect("any seed makes a key");
         let key = Arc::new(key);
         let rooms = rooms::Rooms::new(store.clone(), peers.clone(), key, rooms::RoomsConfig::default());
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let config = media::MediaConfig { max_upload: 200_000, ..media::MediaConfig::at(folder.path()) };
+        let media = media::Media::open(config, store.clone(), peers.clone()).await.expect("the folder is ours");
         let sync = sync::Sync::new(
             store.clone(),
             rooms.clone(),
@@ -69,12 +74,13 @@ impl Server {
             peers,
             public_baseurl: Some("https://chat.a.test".into()),
             rooms,
+            media,
             sync,
             inbound,
             store,
             metrics: None,
         };
-        Self { router: router(Arc::new(services)) }
+        Self { router: router(Arc::new(services)), folder }
     }
 
     /// One request, with its answer.
@@ -112,10 +118,15 @@ impl Server {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         let request = request.body(Body::from(body)).expect("the test asks well");
-        let response = self.router.clone().oneshot(request).await.expect("a router always answers");
+        let response = self.answer(request).await;
         let status = response.status();
         let body = response.into_body().collect().await.expect("the body is in memory").to_bytes();
         (status, serde_json::from_slice(&body).unwrap_or(Value::Null))
+    }
+
+    /// One request, with its answer as it is.
+    pub(crate) async fn answer(&self, request: Request<Body>) -> axum::response::Response {
+        self.router.clone().oneshot(request).await.expect("a router always answers")
     }
 
     /// A POST that succeeds.

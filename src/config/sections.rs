@@ -251,6 +251,26 @@ impl Default for ClientApi {
     }
 }
 
+/// `[media]`: images and files.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Media {
+    /// Unset: `media` in the data folder. Ask [`super::Config::media_path`], which knows. Absolute after loading.
+    pub path: Option<PathBuf>,
+    /// The largest file that is taken from a client.
+    #[serde(with = "human::size")]
+    pub max_upload: ByteSize,
+    /// The largest file that is fetched from another server.
+    #[serde(with = "human::size")]
+    pub max_remote: ByteSize,
+}
+
+impl Default for Media {
+    fn default() -> Self {
+        Self { path: None, max_upload: ByteSize::mib(50), max_remote: ByteSize::mib(50) }
+    }
+}
+
 /// `[logging]`: what goes to stderr.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]

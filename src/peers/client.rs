@@ -22,7 +22,7 @@ use ruma::{
     },
 };
 use serde::Deserialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Failure, PeerError, Peers, PeersConfig,
@@ -46,7 +46,7 @@ const IDLE: Duration = Duration::from_secs(90);
 
 /// What requests to other servers are made with.
 pub(crate) struct Wire {
-    resolver: Resolver,
+    pub(crate) resolver: Resolver,
     /// For hosts whose port is part of their name.
     explicit: Route,
     /// For hosts whose port was found out.
@@ -132,7 +132,7 @@ impl Finder {
 }
 
 /// A request before it has a place to go.
-struct Asked {
+pub(crate) struct Asked {
     method: Method,
     uri: String,
     headers: HeaderMap,
@@ -204,6 +204,17 @@ impl Peers {
         R: OutgoingRequest<Authentication = ServerSignatures>,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
+        let asked = self.signed(destination, request)?;
+        let answer = self.exchange(bounds, destination, asked).await?;
+        read::<R>(destination, answer)
+    }
+
+    /// One of ruma's requests, taken apart and signed.
+    pub(crate) fn signed<R>(&self, destination: &ServerName, request: R) -> Result<Asked, PeerError>
+    where
+        R: OutgoingRequest<Authentication = ServerSignatures>,
+        R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
+    {
         let mut asked = asked(destination, request)?;
         let ours = |error: String| PeerError::Configuration(error);
         let content: Option<CanonicalJsonValue> = match asked.body.is_empty() {
@@ -212,8 +223,7 @@ impl Peers {
         };
         let header = x_matrix::sign(&self.shared.key, destination, &asked.method, &asked.uri, content.as_ref());
         asked.headers.insert(header::AUTHORIZATION, header.map_err(|error| ours(error.to_string()))?);
-        let answer = self.exchange(bounds, destination, asked).await?;
-        read::<R>(destination, answer)
+        Ok(asked)
     }
 
     /// One request and its answer, between connecting and the last byte within `bounds`.
@@ -223,6 +233,16 @@ impl Peers {
         destination: &ServerName,
         asked: Asked,
     ) -> Result<http::Response<Bytes>, PeerError> {
+        self.within(bounds.timeout, destination, self.exchange_at_leisure(bounds.bytes, destination, asked)).await
+    }
+
+    /// What becomes of asking `destination` within `limit`: counted, and remembered where it matters.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        destination: &ServerName,
+        asking: impl Future<Output = Result<T, PeerError>>,
+    ) -> Result<T, PeerError> {
         if !self.is_enabled() {
             return Err(PeerError::Disabled);
         }
@@ -230,8 +250,9 @@ impl Peers {
             return Err(PeerError::Configuration("this server would ask itself".into()));
         }
         let began = Instant::now();
-        let exchange = tokio::time::timeout(bounds.timeout, self.exchange_at_leisure(bounds.bytes, destination, asked));
-        let answer = exchange.await.unwrap_or_else(|_| Err(unreachable(destination, Failure::Timeout, None)));
+        let answer = tokio::time::timeout(limit, asking)
+            .await
+            .unwrap_or_else(|_| Err(unreachable(destination, Failure::Timeout, None)));
         if let Err(PeerError::Unreachable { .. }) = &answer {
             self.shared.wire.resolver.forget(destination);
         }
@@ -247,10 +268,20 @@ impl Peers {
         destination: &ServerName,
         asked: Asked,
     ) -> Result<http::Response<Bytes>, PeerError> {
+        let (response, _turn) = self.send(destination, asked).await?;
+        collect(limit, destination, response).await
+    }
+
+    /// Sends a request, and answers once the head of its answer is there. The turn is for as long as the rest is read.
+    pub(crate) async fn send(
+        &self,
+        destination: &ServerName,
+        asked: Asked,
+    ) -> Result<(reqwest::Response, OwnedSemaphorePermit), PeerError> {
         let wire = &self.shared.wire;
         let place = wire.resolver.find(destination).await?;
         let turns = wire.turns(destination);
-        let _turn = turns.acquire().await.map_err(|_| unreachable(destination, Failure::Ours, None))?;
+        let turn = turns.acquire_owned().await.map_err(|_| unreachable(destination, Failure::Ours, None))?;
         let route = if place.port.is_some() { &wire.explicit } else { &wire.discovered };
         if !place.is_literal() {
             route.hosts.0.insert(place.host.to_ascii_lowercase(), place.addresses.clone().into());
@@ -261,22 +292,31 @@ impl Peers {
             request = request.header(header::HOST, place.host_header());
         }
         let response = request.send().await.map_err(|error| failed(destination, error))?;
-        let (status, headers) = (response.status(), response.headers().clone());
-        let mut body = BytesMut::new();
-        let mut stream = response.bytes_stream();
-        while let Some(chunk) = stream.next().await {
-            let chunk = chunk.map_err(|error| unreachable(destination, Failure::Broken, Some(error.into())))?;
-            if body.len() + chunk.len() > limit {
-                let reason = format!("the answer is longer than {limit} bytes");
-                return Err(PeerError::Malformed { server: destination.to_owned(), reason });
-            }
-            body.extend_from_slice(&chunk);
-        }
-        let mut answer = http::Response::new(body.freeze());
-        *answer.status_mut() = status;
-        *answer.headers_mut() = headers;
-        Ok(answer)
+        Ok((response, turn))
     }
+}
+
+/// Reads an answer whole.
+pub(crate) async fn collect(
+    limit: usize,
+    destination: &ServerName,
+    response: reqwest::Response,
+) -> Result<http::Response<Bytes>, PeerError> {
+    let (status, headers) = (response.status(), response.headers().clone());
+    let mut body = BytesMut::new();
+    let mut stream = response.bytes_stream();
+    while let Some(chunk) = stream.next().await {
+        let chunk = chunk.map_err(|error| unreachable(destination, Failure::Broken, Some(error.into())))?;
+        if body.len() + chunk.len() > limit {
+            let reason = format!("the answer is longer than {limit} bytes");
+            return Err(PeerError::Malformed { server: destination.to_owned(), reason });
+        }
+        body.extend_from_slice(&chunk);
+    }
+    let mut answer = http::Response::new(body.freeze());
+    *answer.status_mut() = status;
+    *answer.headers_mut() = headers;
+    Ok(answer)
 }
 
 /// Takes one of ruma's requests apart.
@@ -312,7 +352,7 @@ fn read<R: OutgoingRequest>(
     Err(refused(destination, &answer))
 }
 
-fn refused(destination: &ServerName, answer: &http::Response<Bytes>) -> PeerError {
+pub(crate) fn refused(destination: &ServerName, answer: &http::Response<Bytes>) -> PeerError {
     #[derive(Default, Deserialize)]
     struct Refusal {
         errcode: Option<String>,
@@ -358,7 +398,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     std::iter::successors(Some(error), |error| (*error).source())
 }
 
-fn unreachable(
+pub(crate) fn unreachable(
     destination: &ServerName,
     failure: Failure,
     source: Option<Box<dyn StdError + Send + Sync>>,

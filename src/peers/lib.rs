@@ -13,6 +13,7 @@ mod fetch;
 pub mod keys;
 mod refusals;
 mod resolver;
+mod streamed;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tls;
@@ -32,6 +33,7 @@ pub use config::PeersConfig;
 pub use error::{Failure, PeerError};
 pub use keys::{KeyError, KeyRing, NotaryWish, RetiredKey, ServerKey};
 pub use resolver::{Place, Step};
+pub use streamed::Streamed;
 pub use x_matrix::{AuthError, Claim};
 
 /// The way to other servers. Cheap to clone.

@@ -100,6 +100,11 @@ pub(crate) struct Resolver {
 }
 
 impl Resolver {
+    /// What reaches everything public, and nothing else.
+    pub(crate) fn public_web(&self) -> &WellKnown {
+        &self.well_known
+    }
+
     pub(crate) fn new(config: &PeersConfig, tls: &rustls::ClientConfig) -> Result<Self, PeerError> {
         let broken = |error: NetError| PeerError::Configuration(format!("federation.nameservers: {error}"));
         let mut builder = if config.nameservers.is_empty() {

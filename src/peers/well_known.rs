@@ -40,6 +40,7 @@ const LIFE_OF_FAILURE: Duration = Duration::from_mins(1);
 /// What domains say, as far as it was asked.
 pub(crate) struct WellKnown {
     client: reqwest::Client,
+    allow_private_addresses: bool,
     said: Cache<String, Arc<Said>>,
 }
 
@@ -74,7 +75,7 @@ impl WellKnown {
             .no_proxy()
             .build()
             .map_err(|error| PeerError::Configuration(error.to_string()))?;
-        Ok(Self { client, said: Cache::new(DOMAINS) })
+        Ok(Self { client, allow_private_addresses, said: Cache::new(DOMAINS) })
     }
 
     /// Which server speaks for `domain`, or why nobody is named.
@@ -92,6 +93,18 @@ impl WellKnown {
         let until = Instant::now() + life;
         self.said.insert(domain.to_owned(), Arc::new(Said { server: server.clone(), until, before }));
         server
+    }
+
+    /// Gets what is at `url`, if that is on the public internet and behind HTTPS, and so is wherever it leads on to.
+    pub(crate) async fn get(&self, url: url::Url, timeout: Duration) -> Result<reqwest::Response, String> {
+        if url.scheme() != "https" || leads_inside(&url, self.allow_private_addresses) {
+            return Err("it is no address on the public internet behind HTTPS".to_owned());
+        }
+        let response = self.client.get(url).timeout(timeout).send().await.map_err(|error| root_cause(&error))?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            status => Err(format!("HTTP status {status}")),
+        }
     }
 
     async fn ask(&self, domain: &str) -> (Result<OwnedServerName, String>, Duration) {

@@ -22,6 +22,7 @@ pub mod filters;
 mod ids;
 pub mod inbox;
 pub mod key_backups;
+pub mod media;
 mod migrations;
 pub mod outbox;
 pub mod presence;
@@ -153,6 +154,11 @@ impl Store {
     /// Reads what syncs look up.
     pub fn sync(&self) -> sync::SyncReads<'_> {
         sync::SyncReads(self)
+    }
+
+    /// Reads what is known of images and files.
+    pub fn media(&self) -> media::Media<'_> {
+        media::Media(self)
     }
 
     /// Runs a query. Its text is made of constants; what comes from outside is in `args`.

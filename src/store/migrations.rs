@@ -25,6 +25,7 @@ const SHARED: &[Step] = migrations![
     6 "0006_server_keys",
     7 "0007_federation",
     8 "0008_shared_rooms",
+    9 "0009_media",
 ];
 
 /// What only SQLite knows.

@@ -1,0 +1,129 @@
+//! Why a file was not taken, not found or not made small.
+
+use std::{io, time::Duration};
+
+use model::{Kind, Refusal};
+use ruma::OwnedServerName;
+
+/// Why a file was not taken, not found or not made small.
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    /// There is no such file.
+    #[error("there is no such file")]
+    NotFound,
+    /// It has a name, but its uploader has not sent it in the time that the asker would wait.
+    #[error("the file has not been uploaded yet")]
+    NotYetUploaded,
+    /// More than this server takes.
+    #[error("the file is larger than {limit} bytes")]
+    TooLarge {
+        /// How much it takes.
+        limit: u64,
+    },
+    /// Its bytes ended before the request did.
+    #[error("the upload broke off")]
+    BrokenOff,
+    /// It came too slowly.
+    #[error("the upload took too long")]
+    TooSlow,
+    /// The name has its content already.
+    #[error("the file has been uploaded already")]
+    Filled,
+    /// Somebody else made the name.
+    #[error("the file is another user's")]
+    NotYours,
+    /// The user has made many names and filled none of them.
+    #[error("too many files are still to be uploaded")]
+    TooManyAwaited {
+        /// When the first of them will be forgotten, at the latest.
+        retry_after: Duration,
+    },
+    /// It is no picture, or none of a kind that is known here.
+    #[error("no thumbnail can be made of this file")]
+    NoPicture,
+    /// A picture, but one that would need too much memory.
+    #[error("the picture is too large to make a thumbnail of")]
+    TooLargeToScale,
+    /// Too much is being done already.
+    #[error("too many files are being worked on; try again")]
+    Busy,
+    /// It could not be had from its server.
+    #[error("{failure} ({server})")]
+    Remote {
+        /// Whose it is.
+        server: OwnedServerName,
+        /// Why not.
+        failure: RemoteFailure,
+    },
+    /// The disk failed.
+    #[error("the media folder could not be read or written")]
+    Files(#[from] io::Error),
+    /// The store failed.
+    #[error("the store could not be read or written")]
+    Store(#[from] store::Error),
+}
+
+/// Why another server's file could not be had. Remembered for a short while.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RemoteFailure {
+    /// Its server has no such file, or not for us.
+    #[error("its server does not have the file")]
+    NotFound,
+    /// It is larger than this server fetches.
+    #[error("the file is larger than the {limit} bytes that this server fetches")]
+    TooLarge {
+        /// How much it fetches.
+        limit: u64,
+    },
+    /// Its server can't be reached, takes too long or makes no sense.
+    #[error("its server could not be asked for the file")]
+    Unreachable,
+    /// This server talks to no others.
+    #[error("this server does not talk with other servers")]
+    Disabled,
+    /// A fault of ours, such as a full disk.
+    #[error("the file could not be kept")]
+    Ours,
+}
+
+impl Refusal for MediaError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::NotFound => Kind::NotFound,
+            Self::TooLarge { .. } | Self::TooLargeToScale => Kind::TooLarge,
+            Self::BrokenOff | Self::NoPicture => Kind::Invalid,
+            Self::NotYetUploaded | Self::TooSlow => Kind::Unreachable,
+            Self::Filled => Kind::Conflict,
+            Self::NotYours => Kind::Forbidden,
+            Self::TooManyAwaited { .. } => Kind::RateLimited,
+            Self::Busy => Kind::Unavailable,
+            Self::Remote { failure, .. } => match failure {
+                RemoteFailure::NotFound | RemoteFailure::Disabled => Kind::NotFound,
+                RemoteFailure::TooLarge { .. } | RemoteFailure::Unreachable => Kind::Unreachable,
+                RemoteFailure::Ours => Kind::Unavailable,
+            },
+            // Space can be made; other faults of a disk are somebody's to look at.
+            Self::Files(error) if error.kind() == io::ErrorKind::StorageFull => Kind::Unavailable,
+            Self::Files(_) => Kind::Internal,
+            Self::Store(error) => error.kind(),
+        }
+    }
+
+    fn errcode(&self) -> Option<&'static str> {
+        match self {
+            Self::NotYetUploaded => Some("M_NOT_YET_UPLOADED"),
+            Self::Filled => Some("M_CANNOT_OVERWRITE_MEDIA"),
+            Self::BrokenOff | Self::NoPicture => Some("M_UNKNOWN"),
+            Self::Remote { failure: RemoteFailure::TooLarge { .. }, .. } => Some("M_TOO_LARGE"),
+            Self::Remote { failure: RemoteFailure::Unreachable, .. } => Some("M_NOT_FOUND"),
+            _ => None,
+        }
+    }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::TooManyAwaited { retry_after } => u64::try_from(retry_after.as_millis()).ok(),
+            _ => None,
+        }
+    }
+}

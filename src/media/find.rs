@@ -1,0 +1,114 @@
+//! Files that somebody asks for.
+
+use std::{pin::pin, time::Duration};
+
+use model::{Millis, Refusal as _};
+use store::{
+    Write,
+    media::{self as rows, ContentRow, MediaRow},
+};
+use tokio::time::{Instant, timeout_at};
+use tracing::{error, warn};
+
+use crate::{Item, Media, MediaError, Mxc, files};
+
+/// Nobody waits longer for a file that is still to be uploaded.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// Another node may be the one that takes the upload: look again now and then.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
+
+/// When somebody asked is written down once in that time.
+const ACCESS_PRECISION: Millis = 60 * 60 * 1000;
+
+/// How far one looks for a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// What this server's own people have uploaded.
+    Ours,
+    /// That, and what was fetched before.
+    Kept,
+    /// Everything: another server's file is fetched.
+    Everywhere,
+}
+
+impl Media {
+    /// Opens what `mxc` names. Waits up to `wait`, at most a minute, for a file of ours that has only a name so far.
+    pub async fn find(&self, mxc: &Mxc, reach: Reach, wait: Duration) -> Result<Item, MediaError> {
+        let (content, file, size) = self.open_content(mxc, reach, wait).await?;
+        Ok(Item { content_type: content.content_type, file_name: content.file_name, size, tag: content.sha256, file })
+    }
+
+    pub(crate) async fn open_content(
+        &self,
+        mxc: &Mxc,
+        reach: Reach,
+        wait: Duration,
+    ) -> Result<(ContentRow, tokio::fs::File, u64), MediaError> {
+        if !mxc.is_valid() {
+            return Err(MediaError::NotFound);
+        }
+        let is_ours = mxc.server == self.server_name();
+        let kept = if is_ours {
+            Some(self.await_content(mxc, wait).await?)
+        } else if reach == Reach::Ours {
+            return Err(MediaError::NotFound);
+        } else {
+            self.kept_content(mxc).await?
+        };
+        if let Some(content) = kept {
+            if let Some((file, size)) = files::find(&self.shared.files.content(&content.sha256)).await? {
+                return Ok((content, file, size));
+            }
+            error!(mxc = %mxc.id, server.name = %mxc.server, "a file is missing in the media folder");
+        }
+        if is_ours || reach != Reach::Everywhere {
+            return Err(MediaError::NotFound);
+        }
+        self.fetch(mxc).await?;
+        let content = self.kept_content(mxc).await?.ok_or(MediaError::NotFound)?;
+        let opened = files::find(&self.shared.files.content(&content.sha256)).await?;
+        let (file, size) = opened.ok_or(MediaError::NotFound)?;
+        Ok((content, file, size))
+    }
+
+    /// The content of a file of ours, once it has some.
+    async fn await_content(&self, mxc: &Mxc, wait: Duration) -> Result<ContentRow, MediaError> {
+        let ends_at = Instant::now() + wait.min(LONGEST_WAIT);
+        loop {
+            // Who listens before looking misses nothing.
+            let mut filled = pin!(self.shared.filled.notified());
+            filled.as_mut().enable();
+            let row = self.shared.store.media().find(&mxc.server, &mxc.id).await?.ok_or(MediaError::NotFound)?;
+            self.note_access(mxc, &row).await;
+            if let Some(content) = row.content {
+                return Ok(content);
+            }
+            if row.expires_at.is_some_and(|at| at <= self.now()) {
+                return Err(MediaError::NotFound);
+            }
+            if Instant::now() >= ends_at {
+                return Err(MediaError::NotYetUploaded);
+            }
+            let _ = timeout_at(ends_at.min(Instant::now() + LOOK_AGAIN), filled).await;
+        }
+    }
+
+    async fn kept_content(&self, mxc: &Mxc) -> Result<Option<ContentRow>, MediaError> {
+        let Some(row) = self.shared.store.media().find(&mxc.server, &mxc.id).await? else { return Ok(None) };
+        self.note_access(mxc, &row).await;
+        Ok(row.content)
+    }
+
+    async fn note_access(&self, mxc: &Mxc, row: &MediaRow) {
+        let now = self.now();
+        if now - row.last_access_at < ACCESS_PRECISION {
+            return;
+        }
+        let mut write = Write::new();
+        rows::touch(&mut write, &mxc.server, &mxc.id, now);
+        if let Err(error) = self.shared.store.commit(write).await {
+            warn!(error = &error as &dyn std::error::Error, kind = ?error.kind(), "could not write when a file was asked for");
+        }
+    }
+}

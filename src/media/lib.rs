@@ -1,0 +1,160 @@
+//! Images and files: taken from the people of this server, fetched from others, made small, given back.
+//!
+//! **Invariant.** No file is ever whole in memory but one that is being scaled, whose size is bounded. A file is durable
+//! before anybody hears its name, equal files are kept once, and one that ends early leaves nothing. Nothing is believed
+//! about a file but its bytes.
+//!
+//! **To keep another kind of derived file:** a folder in `files`, named by the hash of what it was derived from.
+
+mod content_type;
+mod error;
+mod files;
+mod find;
+mod item;
+mod parts;
+mod remote;
+mod scale;
+mod thumbnail;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use model::Millis;
+use peers::Peers;
+use ruma::{OwnedServerName, ServerName};
+use store::Store;
+use tokio::sync::{Notify, Semaphore};
+
+pub use content_type::is_shown_inline;
+pub use error::{MediaError, RemoteFailure};
+pub use find::Reach;
+pub use item::Item;
+pub use scale::{Fit, Wanted};
+pub use upload::{Described, Reserved};
+
+/// Tells the time.
+type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
+
+/// `[media]`.
+#[derive(Clone, Debug)]
+pub struct MediaConfig {
+    /// The folder of the files.
+    pub path: PathBuf,
+    /// The largest file that is taken from a client, bytes.
+    pub max_upload: u64,
+    /// The largest file that is fetched from another server, bytes.
+    pub max_remote: u64,
+    /// How many files are fetched from other servers at once.
+    pub concurrent_fetches: usize,
+    /// How long one may take.
+    pub fetch_timeout: Duration,
+    /// How many pictures are scaled at once; each may need 256 MiB.
+    pub concurrent_thumbnails: usize,
+    /// How long an upload may pause.
+    pub idle_timeout: Duration,
+}
+
+impl MediaConfig {
+    /// The defaults, with files in `path`.
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            max_upload: 50 << 20,
+            max_remote: 50 << 20,
+            concurrent_fetches: 4,
+            fetch_timeout: Duration::from_secs(120),
+            concurrent_thumbnails: 2,
+            idle_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What `mxc://server/id` names.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Mxc {
+    /// Whose it is.
+    pub server: OwnedServerName,
+    /// What it is called there.
+    pub id: String,
+}
+
+impl Mxc {
+    /// `mxc://server/id`. What can't be one is never found.
+    pub fn new(server: impl Into<OwnedServerName>, id: impl Into<String>) -> Self {
+        Self { server: server.into(), id: id.into() }
+    }
+
+    /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#security-considerations-5>
+    fn is_valid(&self) -> bool {
+        let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+        (1..=255).contains(&self.id.len()) && self.id.bytes().all(is_allowed)
+    }
+}
+
+/// Images and files. Cheap to clone.
+#[derive(Clone)]
+pub struct Media {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    config: MediaConfig,
+    server_name: OwnedServerName,
+    store: Store,
+    files: files::Files,
+    clock: Clock,
+    remote: remote::Remote,
+    scaling: Arc<Semaphore>,
+    /// Rings when a name got its content.
+    filled: Notify,
+}
+
+impl Media {
+    /// Opens the folder, and makes it where it isn't there.
+    pub async fn open(config: MediaConfig, store: Store, peers: Peers) -> Result<Self, io::Error> {
+        let server_name = peers.server_name().to_owned();
+        Self::open_with(config, server_name, store, Box::new(peers), Arc::new(wall_clock)).await
+    }
+
+    /// As [`Self::open`], with another way to other servers, and a clock.
+    async fn open_with(
+        config: MediaConfig,
+        server_name: OwnedServerName,
+        store: Store,
+        ask: Box<dyn remote::AskServers>,
+        clock: Clock,
+    ) -> Result<Self, io::Error> {
+        let files = files::Files::open(config.path.clone()).await?;
+        let remote = remote::Remote::new(ask, config.concurrent_fetches);
+        let scaling = Arc::new(Semaphore::new(config.concurrent_thumbnails));
+        let filled = Notify::new();
+        Ok(Self { shared: Arc::new(Shared { config, server_name, store, files, clock, remote, scaling, filled }) })
+    }
+
+    /// How media behave here.
+    pub fn config(&self) -> &MediaConfig {
+        &self.shared.config
+    }
+
+    /// The name of this server.
+    pub fn server_name(&self) -> &ServerName {
+        &self.shared.server_name
+    }
+
+    fn now(&self) -> Millis {
+        (self.shared.clock)()
+    }
+}
+
+fn wall_clock() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}

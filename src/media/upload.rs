@@ -1,0 +1,167 @@
+//! Files that the people of this server send.
+//!
+//! Spec: <https://spec.matrix.org/v1.19/client-server-api/#content-repository>
+
+use std::{pin::pin, time::Duration};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _};
+use metrics::counter;
+use model::Millis;
+use rand::Rng as _;
+use ruma::UserId;
+use store::{
+    Write,
+    media::{self as rows, ContentRow},
+};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::{
+    Media, MediaError, Mxc,
+    content_type::{normalised, safe_file_name},
+    files::Written,
+};
+
+/// However steadily it comes, an upload ends.
+const LONGEST_UPLOAD: Duration = Duration::from_hours(1);
+
+/// How long a name waits for its content. The specification suggests a day.
+const NAME_LIFETIME: Millis = 24 * 60 * 60 * 1000;
+
+/// How many names of one user may wait at once: an album, twice.
+const MOST_AWAITED: i64 = 100;
+
+/// What its uploader says of a file.
+#[derive(Clone, Debug, Default)]
+pub struct Described {
+    /// What it is.
+    pub content_type: Option<String>,
+    /// What it is called.
+    pub file_name: Option<String>,
+}
+
+/// A name that waits for its content.
+#[derive(Clone, Debug)]
+pub struct Reserved {
+    /// The name.
+    pub mxc: Mxc,
+    /// Until when, milliseconds since 1970.
+    pub expires_at: Millis,
+}
+
+impl Media {
+    /// Takes a file. It is durable before this returns.
+    ///
+    /// Errors: `TooLarge`, `BrokenOff` and `TooSlow`, after which nothing of it is left.
+    pub async fn upload<E>(
+        &self,
+        uploader: &UserId,
+        described: Described,
+        body: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> Result<Mxc, MediaError> {
+        let content = self.take(described, body).await?;
+        let mxc = Mxc::new(self.server_name(), new_id());
+        let mut write = Write::new();
+        rows::insert(&mut write, &mxc.server, &mxc.id, uploader, &content, self.now());
+        self.shared.store.commit(write).await?;
+        Ok(mxc)
+    }
+
+    /// Gives out a name that `uploader` fills later.
+    pub async fn reserve(&self, uploader: &UserId) -> Result<Reserved, MediaError> {
+        let now = self.now();
+        if self.shared.store.media().awaited(uploader, now).await? >= MOST_AWAITED {
+            return Err(MediaError::TooManyAwaited { retry_after: Duration::from_mins(1) });
+        }
+        let reserved = Reserved { mxc: Mxc::new(self.server_name(), new_id()), expires_at: now + NAME_LIFETIME };
+        let mut write = Write::new();
+        rows::reserve(&mut write, &reserved.mxc.server, &reserved.mxc.id, uploader, now, reserved.expires_at);
+        self.shared.store.commit(write).await?;
+        Ok(reserved)
+    }
+
+    /// Fills a name that `uploader` was given, once.
+    pub async fn fill<E>(
+        &self,
+        uploader: &UserId,
+        mxc: &Mxc,
+        described: Described,
+        body: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> Result<(), MediaError> {
+        self.check_may_fill(uploader, mxc).await?;
+        let content = self.take(described, body).await?;
+        let mut write = Write::new();
+        rows::fill(&mut write, &mxc.server, &mxc.id, &content);
+        self.shared.store.commit(write).await?;
+        // Of two who fill it at once, one was first.
+        let stored = self.shared.store.media().find(&mxc.server, &mxc.id).await?;
+        if stored.and_then(|row| row.content).is_none_or(|stored| stored.sha256 != content.sha256) {
+            return Err(MediaError::Filled);
+        }
+        self.shared.filled.notify_waiters();
+        Ok(())
+    }
+
+    async fn check_may_fill(&self, uploader: &UserId, mxc: &Mxc) -> Result<(), MediaError> {
+        if mxc.server != self.server_name() {
+            return Err(MediaError::NotYours);
+        }
+        let row = self.shared.store.media().find(&mxc.server, &mxc.id).await?.ok_or(MediaError::NotFound)?;
+        if row.uploader.as_deref() != Some(uploader) {
+            return Err(MediaError::NotYours);
+        }
+        if row.content.is_some() {
+            return Err(MediaError::Filled);
+        }
+        if row.expires_at.is_some_and(|at| at <= self.now()) {
+            return Err(MediaError::NotFound);
+        }
+        Ok(())
+    }
+
+    async fn take<E>(
+        &self,
+        described: Described,
+        body: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> Result<ContentRow, MediaError> {
+        let limit = self.config().max_upload;
+        let ends_at = Instant::now() + LONGEST_UPLOAD;
+        let mut draft = self.shared.files.draft().await?;
+        let mut body = pin!(body);
+        loop {
+            let next = timeout_at(ends_at, timeout(self.config().idle_timeout, body.next()));
+            let piece = match next.await {
+                Ok(Ok(Some(Ok(piece)))) => piece,
+                Ok(Ok(None)) => break,
+                Ok(Ok(Some(Err(_)))) => return Err(MediaError::BrokenOff),
+                Ok(Err(_)) | Err(_) => return Err(MediaError::TooSlow),
+            };
+            if draft.size() + piece.len() as u64 > limit {
+                return Err(MediaError::TooLarge { limit });
+            }
+            draft.write(&piece).await?;
+        }
+        let written = draft.keep(&self.shared.files).await?;
+        counter!("comity_media_uploads_total").increment(1);
+        counter!("comity_media_upload_bytes_total").increment(written.size);
+        let content_type = normalised(described.content_type.as_deref());
+        Ok(content_row(written, content_type, described.file_name.as_deref()))
+    }
+}
+
+pub(crate) fn content_row(written: Written, content_type: String, file_name: Option<&str>) -> ContentRow {
+    ContentRow {
+        sha256: written.sha256,
+        size: i64::try_from(written.size).unwrap_or(i64::MAX),
+        content_type,
+        file_name: file_name.and_then(safe_file_name),
+    }
+}
+
+/// 144 random bits: nobody guesses the name of a file.
+fn new_id() -> String {
+    let mut bytes = [0; 18];
+    rand::rng().fill_bytes(&mut bytes);
+    URL_SAFE_NO_PAD.encode(bytes)
+}
