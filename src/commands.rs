@@ -3,6 +3,8 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 ended by a second signal.
 
 mod config_check;
+mod federation;
+mod keys;
 mod password;
 mod serve;
 mod user;
@@ -24,6 +26,7 @@ Examples:
   comity                                    serve with ./config.toml, or with the defaults
   comity serve --config /etc/comity.toml    serve with that file
   comity config check                       say what is wrong with the configuration, or what is in effect
+  comity federation resolve matrix.org      how another server is found, step by step
   comity user create alice --admin          make an account; asks for the password
   pwgen 20 1 | comity user set-password alice --password-stdin
 
@@ -54,6 +57,16 @@ enum Command {
     Config {
         #[command(subcommand)]
         command: ConfigCommand,
+    },
+    /// Look at other servers
+    Federation {
+        #[command(subcommand)]
+        command: federation::FederationCommand,
+    },
+    /// List, change and print the keys that this server signs with
+    Keys {
+        #[command(subcommand)]
+        command: keys::KeysCommand,
     },
     /// Make, list and change accounts; works while the server runs, and while it does not
     User {
@@ -89,6 +102,8 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(load()?),
         Command::Config { command: ConfigCommand::Check } => config_check::check(&load()?, &mut io::stdout().lock()),
+        Command::Federation { command } => federation::run(command, load()?.config),
+        Command::Keys { command } => keys::run(command, &load()?.config),
         Command::User { command } => user::run(command, &load()?.config),
     }
 }

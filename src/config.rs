@@ -22,7 +22,8 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, ClientApi, Database, Listen, LogFormat, Logging, Metrics, Rate, RateLimits, Registration, Rooms, Sync,
+        Accounts, ClientApi, Database, Federation, Listen, LogFormat, Logging, Metrics, Rate, RateLimits, Registration,
+        Rooms, Sync, Tls,
     },
 };
 
@@ -41,6 +42,8 @@ pub struct Config {
     /// The folder of the signing key. Absolute after loading.
     pub keys_dir: PathBuf,
     pub listen: Listen,
+    pub tls: Tls,
+    pub federation: Federation,
     pub database: Database,
     pub registration: Registration,
     pub accounts: Accounts,
@@ -60,6 +63,8 @@ impl Default for Config {
             data_dir: "data".into(),
             keys_dir: "keys".into(),
             listen: Listen::default(),
+            tls: Tls::default(),
+            federation: Federation::default(),
             database: Database::default(),
             registration: Registration::default(),
             accounts: Accounts::default(),
@@ -83,6 +88,10 @@ impl Config {
     fn resolve_paths(&mut self, base: &Path) {
         self.data_dir = base.join(&self.data_dir);
         self.keys_dir = base.join(&self.keys_dir);
+        let files = [&mut self.tls.certificate, &mut self.tls.private_key, &mut self.federation.ca_file];
+        for path in files.into_iter().flatten() {
+            *path = base.join(&*path);
+        }
         if let Some(DatabaseUrl::Sqlite(path)) = &mut self.database.url {
             *path = base.join(&*path);
         }

@@ -4,29 +4,32 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use api::{ApiConfig, Services};
-use axum::serve::ListenerExt as _;
-use model::{Committed, SigningKey};
+use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use users::{AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, Users, UsersConfig};
 
 use crate::{
+    certificate::{Certificate, CertificateError},
     config::{Config, DatabaseUrl, Rate, Secret},
-    signing_key::{KeyError, KeyFile},
+    listener::Listener,
+    signing_key::{KeyError, KeyFile, retired, take_next},
     telemetry::Telemetry,
 };
 
 /// The whole server, taking connections.
 pub struct Homeserver {
-    listener: TcpListener,
+    /// For clients, and for other servers.
+    listeners: Vec<Listener>,
     services: Arc<Services>,
     /// Cancelled when long polls shall answer with what there is.
     ending: CancellationToken,
@@ -60,28 +63,29 @@ pub enum StartError {
     /// Other servers can't be talked to.
     #[error("other servers can't be talked to")]
     Peers(#[from] PeerError),
+    /// It has nothing to show itself by in TLS.
+    #[error("the server has no certificate to show to other servers")]
+    Certificate(#[from] CertificateError),
+    /// A listener in TLS needs a certificate.
+    #[error("listen.federation is set, and tls.{0} is not: other servers are spoken to in TLS")]
+    NoCertificate(&'static str),
     /// The address can't be listened on.
-    #[error("{address} can't be listened on: is another server running there? `listen.client` sets the address")]
+    #[error("{address} can't be listened on: is another server running there? `listen.{key}` sets the address")]
     Listen {
         /// Which address.
         address: SocketAddr,
+        /// The key of the configuration that sets it.
+        key: &'static str,
         /// Why.
         #[source]
         source: io::Error,
     },
 }
 
-/// Why the server ended by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The listener failed.
-    #[error("the client listener failed")]
-    Listener(#[source] io::Error),
-}
-
 impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
+        take_next(&config.keys_dir, now())?;
         let Core { notifier, store, peers, users, rooms } = Core::open(&config).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
@@ -90,7 +94,10 @@ impl Homeserver {
         let tending = tokio::spawn(async move { tended.tend(stop).await });
         let watching = tokio::spawn(users.clone().tend());
         let services = Arc::new(Services {
-            config: ApiConfig { max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX) },
+            config: ApiConfig {
+                max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
+                ..ApiConfig::default()
+            },
             public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
             store,
             limits: users.limits(),
@@ -100,30 +107,23 @@ impl Homeserver {
             sync,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
-        let address = config.listen.client;
-        let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
-        let address = listener.local_addr().unwrap_or(address);
-        info!(%address, server.name = %config.server_name, "{} takes clients at http://{address}", config.server_name);
-        Ok(Self { listener, services, ending, tending, watching })
+        let listeners = listen(&config).await?;
+        Ok(Self { listeners, services, ending, tending, watching })
     }
 
     /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
     /// requests end.
-    pub async fn wait_for_shutdown(self, stop: CancellationToken) -> Result<(), RunError> {
-        let Self { listener, services, ending, tending, watching } = self;
+    pub async fn wait_for_shutdown(self, stop: CancellationToken) {
+        let Self { listeners, services, ending, tending, watching } = self;
         let store = services.store.clone();
         let users = services.users.clone();
-        let router = api::router(services).into_make_service_with_connect_info::<SocketAddr>();
-        let listener = listener.tap_io(|stream| {
-            // Answers are written whole; waiting for more to send would only delay them.
-            let _ = stream.set_nodelay(true);
-        });
-        let served = axum::serve(listener, router)
-            .with_graceful_shutdown(async move {
-                stop.cancelled().await;
-                ending.cancel();
-            })
-            .await;
+        let router = api::router(services);
+        let serving = listeners.into_iter().map(|listener| listener.serve(router.clone(), stop.clone()));
+        let end = async {
+            stop.cancelled().await;
+            ending.cancel();
+        };
+        tokio::join!(futures_util::future::join_all(serving), end);
         // What it still has to write down is written before the database is closed.
         let _ = tending.await;
         watching.abort();
@@ -131,8 +131,27 @@ impl Homeserver {
             warn!(error = &error as &dyn std::error::Error, "could not write when devices were last seen");
         }
         store.close().await;
-        served.map_err(RunError::Listener)
     }
+}
+
+async fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
+    let most = config.listen.max_connections;
+    let taken = |key, address| move |source| StartError::Listen { address, key, source };
+    let address = config.listen.client;
+    let clients = Listener::bind(address, None, most).await.map_err(taken("client", address))?;
+    let address = clients.address().unwrap_or(address);
+    info!(%address, server.name = %config.server_name, "{} takes clients at http://{address}", config.server_name);
+    let mut listeners = vec![clients];
+    if let Some(address) = config.listen.federation {
+        let certificate = config.tls.certificate.as_ref().ok_or(StartError::NoCertificate("certificate"))?;
+        let private_key = config.tls.private_key.as_ref().ok_or(StartError::NoCertificate("private_key"))?;
+        let certificate = Certificate::load(certificate, private_key)?;
+        let servers = Listener::bind(address, Some(certificate), most).await.map_err(taken("federation", address))?;
+        let address = servers.address().unwrap_or(address);
+        info!(%address, server.name = %config.server_name, "{} takes other servers at https://{address}", config.server_name);
+        listeners.push(servers);
+    }
+    Ok(listeners)
 }
 
 /// What both the server and the command line stand on.
@@ -169,12 +188,18 @@ impl Core {
         });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
-        let peers = Peers::new(store.clone(), key.clone(), PeersConfig::default())?;
+        let peers = Peers::new(store.clone(), key.clone(), peers_config(config)?)?;
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
         Ok(Self { notifier, store, peers, users, rooms })
     }
+}
+
+/// Milliseconds since 1970.
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
 }
 
 // === what each service is configured by ===
@@ -209,6 +234,21 @@ fn users_config(config: &Config) -> UsersConfig {
             joins: rate(config.rate_limits.joins),
         },
     }
+}
+
+pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
+    let federation = &config.federation;
+    Ok(PeersConfig {
+        retired_keys: retired(&config.keys_dir)?,
+        enabled: federation.enabled,
+        ca_file: federation.ca_file.clone(),
+        verify_tls: federation.verify_tls,
+        allow_private_addresses: federation.allow_private_addresses,
+        nameservers: federation.nameservers.clone(),
+        trusted_key_servers: federation.trusted_key_servers.clone(),
+        connect_timeout: federation.connect_timeout,
+        request_timeout: federation.request_timeout,
+    })
 }
 
 fn rooms_config(config: &Config) -> RoomsConfig {

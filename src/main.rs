@@ -1,8 +1,10 @@
 //! Comity, a federated homeserver: arguments, configuration, telemetry, the server, a signal, the end.
 
+mod certificate;
 mod commands;
 mod config;
 mod homeserver;
+mod listener;
 mod operator;
 mod shutdown;
 mod signing_key;

@@ -14,7 +14,7 @@ use crate::{Arguments, people, table::Table, wire::Wire};
 /// What a careful client asks for. Presence is left out: that many people who come online at once are a story of
 /// their own.
 const FILTER: &str =
-    r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":20}},"presence":{"not_types":["*"]}}"#;
+    r#"{"room":{"state":{"lazy_load_members":true},"timeline":{"limit":100}},"presence":{"not_types":["*"]}}"#;
 /// Between the last answer and the next message, so that everybody waits again.
 const PAUSE: Duration = Duration::from_millis(50);
 /// How long one message may take to all members.

@@ -5,13 +5,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ed25519_dalek::{Signer as _, SigningKey};
-use federation_tests::{Database, Engine};
+use ed25519_dalek::{Signer as _, SigningKey, Verifier as _};
+use federation_tests::{Client, Database, Engine, FEDERATION_PORT, Network};
+use futures_util::future::join_all;
 use rand::RngExt as _;
 use sqlx::{
     AssertSqlSafe, Connection as _, PgConnection, SqliteConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous},
 };
+use tokio::sync::oneshot;
 
 /// The rows of one message as the server writes them: the event itself, and the memory of its transaction id. The
 /// same columns and indexes as in `migrations/`.
@@ -188,6 +190,61 @@ pub fn signatures(duration: Duration) -> f64 {
     f64::from(count) / began.elapsed().as_secs_f64()
 }
 
+/// Ed25519 signatures of an event that one core checks in a second.
+pub fn checks(duration: Duration) -> f64 {
+    let key = SigningKey::from_bytes(&rand::rng().random());
+    let event = vec![b'x'; EVENT_BYTES];
+    let signature = key.sign(&event);
+    let verifier = key.verifying_key();
+    let began = Instant::now();
+    let mut count = 0_u32;
+    while began.elapsed() < duration {
+        verifier.verify(black_box(&event), black_box(&signature)).expect("its own signature");
+        count += 1;
+    }
+    f64::from(count) / began.elapsed().as_secs_f64()
+}
+
+/// Requests by TLS that one client and one server, with a core each, exchange in a second, `at_once` on their way at a time.
+pub async fn requests(at_once: usize, duration: Duration) -> f64 {
+    let (told, client) = oneshot::channel();
+    let (stop, stopped) = oneshot::channel();
+    let server = std::thread::spawn(move || answer_requests(told, stopped));
+    let client = client.await.expect("the server starts");
+    let ask = async || client.get(WELL_KNOWN).await.ok();
+    ask().await;
+
+    let began = Instant::now();
+    let asking = async || {
+        let mut count = 0_usize;
+        while began.elapsed() < duration {
+            ask().await;
+            count += 1;
+        }
+        count
+    };
+    let counts = join_all((0..at_once).map(|_| asking())).await;
+    let rate = counts.iter().sum::<usize>() as f64 / began.elapsed().as_secs_f64();
+    drop(stop);
+    server.join().expect("the server ends as it is told");
+    rate
+}
+
+const WELL_KNOWN: &str = "/.well-known/matrix/server";
+
+/// The server of [`requests`], with the smallest answer that there is between servers. Tells of a client for it.
+fn answer_requests(told: oneshot::Sender<Client>, stopped: oneshot::Receiver<()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        let network = Network::direct();
+        let address = network.delegate("limit.test", "a.test", FEDERATION_PORT).await;
+        let http = network.authority.client().resolve("limit.test", address).build().expect("a client of the rig");
+        let _ = told.send(Client::over(http, &format!("https://limit.test:{FEDERATION_PORT}")));
+        // Its sender is dropped when the measurement is over.
+        let _ = stopped.await;
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -202,5 +259,12 @@ mod tests {
             }
         })
         .await;
+    }
+
+    #[tokio::test]
+    async fn requests_and_signatures_are_counted() {
+        let moment = Duration::from_millis(100);
+        let rates = [requests(1, moment).await, requests(8, moment).await, checks(moment), signatures(moment)];
+        assert!(rates.iter().all(|rate| *rate > 1.0), "{rates:?} a second");
     }
 }

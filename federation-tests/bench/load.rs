@@ -17,21 +17,27 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// How many bytes people write in a message here.
 const TEXT: &str = "The quick brown fox jumps over the lazy dog, and then it thinks twice about having done so.";
 
-struct Sender {
+/// Sends one message after the other into one room.
+pub struct Sender {
     wire: Wire,
     number: usize,
-    room: String,
-    sent: usize,
+    /// The room.
+    pub room: String,
+    /// How many it has sent so far.
+    pub sent: usize,
+    /// The id of the last one.
+    pub last: String,
 }
 
 impl Sender {
     async fn send(&mut self) {
         self.sent += 1;
-        let Self { wire, number, room, sent } = self;
+        let Self { wire, number, room, sent, last } = self;
         let path = format!("/_matrix/client/v3/rooms/{room}/send/m.room.message/s{number}-{sent}");
         let body = format!(r#"{{"msgtype":"m.text","body":"{number} {sent} {TEXT}"}}"#);
         let answer = wire.exchange("PUT", &path, Some(&body)).await;
         assert_eq!(answer.status, 200, "a send was answered {}", answer.body);
+        answer.text("event_id").expect("an event id").clone_into(last);
     }
 }
 
@@ -73,7 +79,8 @@ pub async fn measure(server: &Server, engine: &Engine, arguments: &Arguments, ta
     }
 }
 
-async fn senders(server: &Server, arguments: &Arguments) -> Vec<Sender> {
+/// Senders who take turns in the rooms that are measured.
+pub async fn senders(server: &Server, arguments: &Arguments) -> Vec<Sender> {
     let owners: Vec<Client> = people(server, "sender", arguments.rooms).await;
     let mut rooms = Vec::new();
     for (number, owner) in owners.iter().enumerate() {
@@ -83,13 +90,13 @@ async fn senders(server: &Server, arguments: &Arguments) -> Vec<Sender> {
     for number in 0..arguments.senders {
         let room = number % arguments.rooms;
         let wire = Wire::connect(&server.address(), &owners[room]).await;
-        senders.push(Sender { wire, number, room: rooms[room].clone(), sent: 0 });
+        senders.push(Sender { wire, number, room: rooms[room].clone(), sent: 0, last: String::new() });
     }
     senders
 }
 
 /// Every sender sends again as soon as it is answered. Answers how many sends there were.
-async fn full_load(senders: &mut Vec<Sender>, duration: Duration) -> usize {
+pub async fn full_load(senders: &mut Vec<Sender>, duration: Duration) -> usize {
     let until = Instant::now() + duration;
     let count = Rc::new(RefCell::new(0));
     let counted = count.clone();

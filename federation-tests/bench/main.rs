@@ -4,6 +4,7 @@
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
 mod fanout;
+mod federation;
 mod limit;
 mod load;
 mod memory;
@@ -56,6 +57,8 @@ enum Part {
     Sends,
     Fanout,
     Memory,
+    /// Between two servers.
+    Federation,
 }
 
 impl Arguments {
@@ -100,19 +103,29 @@ async fn main() -> ExitCode {
     allow_many_files();
 
     let mut table = Table::new(&arguments);
-    let server = Server::start(&engine).await;
-    memory::idle(&server, &mut table).await;
-    if arguments.wants(Part::Sends) {
-        load::measure(&server, &engine, &arguments, &mut table).await;
+    if [Part::Sends, Part::Fanout, Part::Memory].into_iter().any(|part| arguments.wants(part)) {
+        alone(&engine, &arguments, &mut table).await;
     }
-    if arguments.wants(Part::Fanout) {
-        fanout::measure(&server, &arguments, &mut table).await;
-    }
-    if arguments.wants(Part::Memory) {
-        memory::long_polls(&server, &arguments, &mut table).await;
+    if arguments.wants(Part::Federation) {
+        federation::measure(&engine, &arguments, &mut table).await;
     }
     println!("{table}");
     ExitCode::SUCCESS
+}
+
+/// One server and its clients.
+async fn alone(engine: &Engine, arguments: &Arguments, table: &mut Table) {
+    let server = Server::start(engine).await;
+    memory::idle(&server, table).await;
+    if arguments.wants(Part::Sends) {
+        load::measure(&server, engine, arguments, table).await;
+    }
+    if arguments.wants(Part::Fanout) {
+        fanout::measure(&server, arguments, table).await;
+    }
+    if arguments.wants(Part::Memory) {
+        memory::long_polls(&server, arguments, table).await;
+    }
 }
 
 /// `cargo run -p bench` builds only this program; an old server would be measured without anybody noticing.

@@ -1,6 +1,6 @@
 //! What was measured, in columns.
 
-use std::{fmt, time::Duration};
+use std::{fmt, thread, time::Duration};
 
 use crate::Arguments;
 
@@ -45,6 +45,15 @@ impl Table {
             let index = (times.len() * part / 100).min(times.len().saturating_sub(1));
             let time = times.get(index).copied().unwrap_or_default();
             self.alone(&format!("{figure}, p{part}"), format!("{:.2} ms", time.as_secs_f64() * 1000.0), aim);
+        }
+    }
+}
+
+/// What was measured before something went wrong isn't wrong for that.
+impl Drop for Table {
+    fn drop(&mut self) {
+        if thread::panicking() && !self.rows.is_empty() {
+            eprintln!("{self}");
         }
     }
 }

@@ -33,7 +33,7 @@ pub fn serve(loaded: Loaded) -> Result<(), Failure> {
             () = stop.cancelled() => return Ok(()),
             homeserver = starting => homeserver?,
         };
-        shutdown::within(patience, &stop, homeserver.wait_for_shutdown(stop.clone())).await??;
+        shutdown::within(patience, &stop, homeserver.wait_for_shutdown(stop.clone())).await?;
         info!("stopped");
         Ok(())
     });

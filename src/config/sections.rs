@@ -1,9 +1,9 @@
 //! The sections of the configuration.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
-use ruma::RoomVersionId;
+use ruma::{OwnedServerName, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use super::{DatabaseUrl, Secret, human};
@@ -15,6 +15,11 @@ pub struct Listen {
     /// Plain HTTP. Port 0 takes any free port.
     #[serde(deserialize_with = "human::address")]
     pub client: SocketAddr,
+    /// TLS, for other servers and for clients; needs `[tls]`. Unset: none.
+    pub federation: Option<SocketAddr>,
+    /// How many connections may be open at once, and how many of them from one address.
+    #[serde(deserialize_with = "human::whole::<_, 10, 1_000_000>")]
+    pub max_connections: u32,
     /// How long requests may go on after SIGINT or SIGTERM before they are cut off.
     #[serde(with = "human::duration")]
     pub shutdown_timeout: Duration,
@@ -22,7 +27,64 @@ pub struct Listen {
 
 impl Default for Listen {
     fn default() -> Self {
-        Self { client: SocketAddr::from(([127, 0, 0, 1], 8008)), shutdown_timeout: Duration::from_secs(10) }
+        Self {
+            client: SocketAddr::from(([127, 0, 0, 1], 8008)),
+            federation: None,
+            max_connections: 10_000,
+            shutdown_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// `[tls]`: who this server shows itself to be.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Tls {
+    /// PEM: the server's certificate, and those between it and an authority.
+    pub certificate: Option<PathBuf>,
+    /// PEM: the private key of the certificate.
+    pub private_key: Option<PathBuf>,
+}
+
+/// `[federation]`: talking with other servers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Federation {
+    /// Whether this server talks with others at all.
+    pub enabled: bool,
+    /// PEM: authorities that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether the certificates of other servers are checked.
+    pub verify_tls: bool,
+    /// Whether servers at loopback and private addresses are talked to.
+    pub allow_private_addresses: bool,
+    /// Which name servers are asked; none: the system's.
+    pub nameservers: Vec<SocketAddr>,
+    /// Servers that are asked for the keys of those that don't answer.
+    pub trusted_key_servers: Vec<OwnedServerName>,
+    /// Whether other servers are told of the public rooms.
+    pub public_rooms: bool,
+    /// How long a connection to another server may take to be made.
+    #[serde(with = "human::duration")]
+    pub connect_timeout: Duration,
+    /// How long another server's answer may take, from connecting to its last byte.
+    #[serde(with = "human::duration")]
+    pub request_timeout: Duration,
+}
+
+impl Default for Federation {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            ca_file: None,
+            verify_tls: true,
+            allow_private_addresses: false,
+            nameservers: Vec::new(),
+            trusted_key_servers: Vec::new(),
+            public_rooms: true,
+            connect_timeout: Duration::from_secs(10),
+            request_timeout: Duration::from_secs(30),
+        }
     }
 }
 

@@ -87,6 +87,25 @@ pub enum Failure {
     Ours,
 }
 
+impl Failure {
+    /// One word, for figures and log lines.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Blocked => "blocked",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Timeout => "timeout",
+            Self::Broken => "broken",
+            Self::Unauthorized => "unauthorized",
+            Self::RateLimited => "rate_limited",
+            Self::Server => "server",
+            Self::Rejected => "rejected",
+            Self::Ours => "ours",
+        }
+    }
+}
+
 impl PeerError {
     /// What failed.
     pub fn failure(&self) -> Failure {

@@ -5,14 +5,18 @@
 //!
 //! **To ask a server something new:** nothing here; [`Peers::ask`] takes each of ruma's federation requests.
 
+mod addresses;
 mod client;
 mod config;
 mod error;
 mod fetch;
 pub mod keys;
 mod refusals;
+mod resolver;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod tls;
+mod well_known;
 mod x_matrix;
 
 use std::sync::{Arc, OnceLock};
@@ -23,9 +27,11 @@ use ruma::ServerName;
 use store::Store;
 use tokio::sync::Semaphore;
 
+pub use client::Finder;
 pub use config::PeersConfig;
 pub use error::{Failure, PeerError};
 pub use keys::{KeyError, KeyRing, NotaryWish, RetiredKey, ServerKey};
+pub use resolver::{Place, Step};
 pub use x_matrix::{AuthError, Claim};
 
 /// The way to other servers. Cheap to clone.
@@ -38,6 +44,7 @@ struct Shared {
     config: PeersConfig,
     key: Arc<SigningKey>,
     keys: KeyRing,
+    wire: client::Wire,
     refusals: refusals::Refusals,
     /// The bytes of large bodies that are being read from servers which have proved nothing yet.
     large_bodies: Semaphore,
@@ -53,8 +60,10 @@ const LARGE_BODIES: usize = 256 << 20;
 impl Peers {
     /// `key`: what this server signs with, and the name it does so for.
     pub fn new(store: Store, key: Arc<SigningKey>, config: PeersConfig) -> Result<Self, PeerError> {
-        let fetch = Arc::new(fetch::Nobody);
-        Self::with(store, key, config, fetch, Arc::new(keys::wall_clock))
+        let fetch = Arc::new(fetch::OverNetwork::default());
+        let peers = Self::with(store, key, config, fetch.clone(), Arc::new(keys::wall_clock))?;
+        fetch.go_through(&peers);
+        Ok(peers)
     }
 
     /// As [`Self::new`], with another way to keys, and a clock.
@@ -76,7 +85,8 @@ impl Peers {
         let refusals = refusals::Refusals::default();
         let large_bodies = Semaphore::new(LARGE_BODIES);
         let on_heard = OnceLock::new();
-        Ok(Self { shared: Arc::new(Shared { config, key, keys, refusals, large_bodies, on_heard }) })
+        let wire = client::Wire::new(&config)?;
+        Ok(Self { shared: Arc::new(Shared { config, key, keys, wire, refusals, large_bodies, on_heard }) })
     }
 
     /// The name of this server.

@@ -4,7 +4,9 @@
 
 mod error;
 mod header;
+mod sign;
 mod verify;
 
 pub use error::AuthError;
 pub use header::Claim;
+pub(crate) use sign::sign;

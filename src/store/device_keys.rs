@@ -1,6 +1,6 @@
 //! The keys of devices and users, and whose changed when.
 
-use model::Millis;
+use model::{Millis, Position};
 use ruma::{DeviceId, OwnedUserId, UserId};
 
 use crate::{Arg, Error, Store, Table, Write, args, places};
@@ -10,8 +10,12 @@ const AT_ONCE: usize = 500;
 
 // === Writing ===
 
-static DEVICE_LIST_CHANGES: Table =
-    Table { insert: "INSERT INTO device_list_changes (position, user_id)", columns: 2, conflict: "", key: 0 };
+static DEVICE_LIST_CHANGES: Table = Table {
+    insert: "INSERT INTO device_list_changes (position, user_id, device_id)",
+    columns: 3,
+    conflict: "",
+    key: 0,
+};
 
 static DEVICE_KEYS: Table = Table {
     insert: "INSERT INTO device_keys (user_id, device_id, json)",
@@ -53,7 +57,15 @@ static KEY_SIGNATURES: Table = Table {
 /// Notes that the devices or keys of a user changed, at the position that tells it.
 pub fn insert_device_list_change(write: &mut Write, user_id: &UserId, position: Arg) {
     let mut row = vec![position];
-    row.extend(args![user_id.as_str()]);
+    row.extend(args![user_id.as_str(), None::<&str>]);
+    write.insert(&DEVICE_LIST_CHANGES, row);
+}
+
+/// As [`insert_device_list_change`], of one device of a user of this server: a step of the device list as other servers
+/// follow it.
+pub fn insert_device_change(write: &mut Write, user_id: &UserId, device_id: &DeviceId, position: Arg) {
+    let mut row = vec![position];
+    row.extend(args![user_id.as_str(), device_id.as_str()]);
     write.insert(&DEVICE_LIST_CHANGES, row);
 }
 
@@ -235,6 +247,13 @@ impl DeviceKeys<'_> {
         Ok(found)
     }
 
+    /// The position at which the keys of a user changed last; 0: never.
+    pub async fn latest_change(&self, user_id: &UserId) -> Result<i64, Error> {
+        const LATEST: &str = "SELECT COALESCE(MAX(position), 0) FROM device_list_changes WHERE user_id = $1";
+        let rows = self.0.query(LATEST, args![user_id.as_str()]).await?;
+        rows.first().map_or(Ok(0), |row| row.int(0))
+    }
+
     /// The identity keys of one device.
     pub async fn find(&self, device: DeviceRef<'_>) -> Result<Option<String>, Error> {
         const FIND: &str = "SELECT json FROM device_keys WHERE user_id = $1 AND device_id = $2";
@@ -266,8 +285,8 @@ impl DeviceKeys<'_> {
         Ok(found)
     }
 
-    /// The signatures on keys of these users that `asker` may see: the owner's, and the asker's own.
-    pub async fn signatures(&self, users: &[&UserId], asker: &UserId) -> Result<Vec<KeySignatureRow>, Error> {
+    /// The signatures on keys of these users that `asker`, if it is a user, may see: the owner's, and the asker's own.
+    pub async fn signatures(&self, users: &[&UserId], asker: Option<&UserId>) -> Result<Vec<KeySignatureRow>, Error> {
         let mut found = Vec::new();
         for chunk in users.chunks(AT_ONCE) {
             let sql = format!(
@@ -277,7 +296,7 @@ impl DeviceKeys<'_> {
                 WHERE (signer = user_id OR signer = $1) AND user_id IN ({})",
                 places(2, chunk.len())
             );
-            let mut args = args![asker.as_str()];
+            let mut args = args![asker.map(UserId::as_str)];
             args.extend(ids(chunk));
             for row in self.0.query(sql, args).await? {
                 found.push(KeySignatureRow {
@@ -290,6 +309,18 @@ impl DeviceKeys<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// The step of a user's device list before the one at `position`; of [`Position`]'s greatest: the last one.
+    pub async fn device_change_before(&self, user_id: &UserId, position: Position) -> Result<Option<Position>, Error> {
+        const BEFORE: &str = "
+            SELECT position
+            FROM device_list_changes
+            WHERE user_id = $1 AND position < $2 AND device_id IS NOT NULL
+            ORDER BY position DESC
+            LIMIT 1";
+        let rows = self.0.query(BEFORE, args![user_id.as_str(), position]).await?;
+        rows.first().map(|row| row.int(0).map(Position)).transpose()
     }
 
     /// The one-time keys of a device, those given out not long ago among them.
@@ -419,8 +450,8 @@ mod tests {
                 put_key_signature(&mut write, &row);
             }
             store.commit(write).await?;
-            assert_eq!(store.device_keys().signatures(&[alice], bob).await?.len(), 2);
-            assert_eq!(store.device_keys().signatures(&[alice], carol).await?.len(), 1);
+            assert_eq!(store.device_keys().signatures(&[alice], Some(bob)).await?.len(), 2);
+            assert_eq!(store.device_keys().signatures(&[alice], Some(carol)).await?.len(), 1);
             Ok::<_, Error>(())
         })
         .await;

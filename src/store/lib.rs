@@ -12,6 +12,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod destinations;
 pub mod device_keys;
 pub mod devices;
 mod engine;

@@ -23,6 +23,7 @@ const SHARED: &[Step] = migrations![
     4 "0004_streams",
     5 "0005_outbox",
     6 "0006_server_keys",
+    7 "0007_federation",
     8 "0008_shared_rooms",
 ];
 

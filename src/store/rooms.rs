@@ -2,7 +2,8 @@
 
 use model::{EventNid, Position, RoomNid, SnapshotNid};
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId, events::room::member::MembershipState,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
+    events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize};
 
@@ -210,6 +211,26 @@ impl Rooms<'_> {
             JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join'
             WHERE a.user_id = $1 AND a.membership = 'join'";
         self.0.query(SHARING, args![user_id.as_str()]).await?.iter().map(|row| row.parse(0)).collect()
+    }
+
+    /// The other servers with users in rooms to which `user_id` is joined.
+    pub async fn servers_sharing_rooms_with(&self, user_id: &UserId) -> Result<Vec<OwnedServerName>, Error> {
+        const SHARING: &str = "
+            SELECT DISTINCT b.user_id
+            FROM memberships a
+            JOIN memberships b ON b.room_nid = a.room_nid AND b.membership = 'join'
+            WHERE a.user_id = $1 AND a.membership = 'join' AND b.user_id NOT LIKE $2";
+        // A server's name has neither of the characters that mean something to LIKE.
+        let ours = format!("%:{}", user_id.server_name());
+        let rows = self.0.query(SHARING, args![user_id.as_str(), ours]).await?;
+        let mut servers = std::collections::BTreeSet::new();
+        for row in &rows {
+            let sharing: OwnedUserId = row.parse(0)?;
+            if sharing.server_name() != user_id.server_name() {
+                servers.insert(sharing.server_name().to_owned());
+            }
+        }
+        Ok(servers.into_iter().collect())
     }
 
     /// The ids of these rooms, by number.

@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{Location, OnCommit, Store};
+use model::{Change, EventNid, Pdu, Position, RoomNid, TimelineEvent};
+use ruma::{CanonicalJsonObject, RoomVersionId, ServerName};
+
+use crate::{Arg, Error, Location, OnCommit, Store, Write, events, outbox};
 
 /// Names the PostgreSQL server on which tests make databases of their own.
 pub const POSTGRES_URL: &str = "COMITY_TEST_POSTGRES_URL";
@@ -49,4 +52,32 @@ async fn fresh_postgres(server: &str) -> String {
     let (base, query) = server.split_once('?').unwrap_or((server, ""));
     let (host, _) = base.rsplit_once('/').expect("the URL names a database");
     format!("{host}/{name}?{query}")
+}
+
+/// Puts a message numbered `nid` into a room, and owes it to `destination`. Answers its position.
+pub async fn owe_event(store: &Store, destination: &ServerName, room: RoomNid, nid: i64) -> Result<Position, Error> {
+    let object: CanonicalJsonObject = serde_json::from_value(serde_json::json!({
+        "type": "m.room.message", "sender": "@alice:a.test", "room_id": format!("!{room}:a.test"),
+        "content": { "n": nid }, "origin_server_ts": 1, "depth": nid, "prev_events": [], "auth_events": [],
+        "hashes": { "sha256": "x" }, "signatures": {}, "unsigned": { "age": 1 },
+    }))
+    .expect("it is canonical");
+    let rules = model::rules_of(&RoomVersionId::V11).expect("it is known");
+    let event = TimelineEvent {
+        nid: EventNid(nid),
+        room_nid: room,
+        position: Position(0),
+        state_before: None,
+        room_state: None,
+        pdu: Arc::new(Pdu::from_canonical(object, &rules).expect("it is an event")),
+        transaction_id: None,
+        redacted_by: None,
+        soft_failed: false,
+    };
+    let mut write = Write::new();
+    let offset = write.position();
+    events::insert(&mut write, &event, Arg::Position(offset));
+    outbox::push(&mut write, destination, Arg::Position(offset), event.nid);
+    write.tell(offset, Change::Outgoing { destinations: [destination.to_owned()].into() });
+    store.commit(write).await
 }

@@ -14,7 +14,9 @@ use store::{
 };
 use tracing::info;
 
-use crate::{Act, Limited, NewSession, Refused, Session, Users, passwords::Busy, tokens::NewDevice};
+use crate::{
+    Act, Limited, NewSession, Refused, Session, Users, key_updates::KeysChanged, passwords::Busy, tokens::NewDevice,
+};
 
 const MAX_PASSWORD_BYTES: usize = 512;
 const MAX_DEVICE_ID_BYTES: usize = 255;
@@ -425,13 +427,13 @@ impl Users {
         user_id: &UserId,
         keep: Option<&OwnedDeviceId>,
     ) -> Result<(), store::Error> {
-        for device in self.store.devices().list(user_id).await? {
-            if keep != Some(&device.device_id) {
-                remove_device(write, user_id, &device.device_id);
-            }
+        let mut devices = self.store.devices().list(user_id).await?;
+        devices.retain(|device| keep != Some(&device.device_id));
+        let devices: Vec<&ruma::DeviceId> = devices.iter().map(|device| &*device.device_id).collect();
+        for device_id in &devices {
+            remove_device(write, user_id, device_id);
         }
-        self.tell_keys_changed(write, user_id);
-        Ok(())
+        self.tell_keys_changed(write, user_id, KeysChanged { devices: &devices, signing_keys: false }).await
     }
 
     /// An account that is open.

@@ -9,7 +9,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use ruma::{
-    CanonicalJsonObject, OwnedUserId, SigningKeyAlgorithm, UserId,
+    CanonicalJsonObject, DeviceId, OwnedUserId, SigningKeyAlgorithm, UserId,
     api::client::uiaa::AuthData,
     encryption::{CrossSigningKey, KeyUsage},
     serde::Raw,
@@ -24,6 +24,7 @@ use store::{
 use crate::{
     Act, Refused, Session, Users,
     device_keys::{KeyError, invalid, parse},
+    key_updates::KeysChanged,
 };
 
 /// The most keys that one request signs.
@@ -83,7 +84,9 @@ impl Users {
         for key in &new {
             put_cross_signing_key(&mut write, user_id, key.usage, &key.public_key, &key.text);
         }
-        self.tell_keys_changed(&mut write, user_id);
+        // The user-signing key is nobody else's affair.
+        let signing_keys = new.iter().any(|key| key.usage != USER_SIGNING);
+        self.tell_keys_changed(&mut write, user_id, KeysChanged { devices: &[], signing_keys }).await?;
         self.store.commit(write).await?;
         Ok(())
     }
@@ -119,7 +122,12 @@ impl Users {
             put_key_signature(&mut write, row);
         }
         // What a user signs of others, nobody else sees; but the user's other devices do.
-        self.tell_keys_changed(&mut write, &session.user_id);
+        let on_own = taken.iter().filter(|row| row.user_id == session.user_id);
+        let (on_keys, on_devices): (Vec<_>, Vec<_>) =
+            on_own.partition(|row| own.iter().any(|key| key.public_key == row.target));
+        let devices: Vec<&DeviceId> = on_devices.iter().map(|row| <&DeviceId>::from(row.target.as_str())).collect();
+        let changed = KeysChanged { devices: &devices, signing_keys: !on_keys.is_empty() };
+        self.tell_keys_changed(&mut write, &session.user_id, changed).await?;
         self.store.commit(write).await?;
         Ok(failures)
     }
@@ -432,7 +440,7 @@ mod tests {
             assert_eq!(unknown[alice_id]["NOSUCH"].0, "M_NOT_FOUND");
 
             let wanted = [(alice_id.clone(), vec![]), (bob.session.user_id.clone(), vec![])].into();
-            let seen = users.query_keys(alice_id, &wanted).await.expect("the store is there");
+            let seen = users.query_keys(Some(alice_id), &wanted).await.expect("the store is there");
             let key_of = |raw: &Raw<CrossSigningKey>| parse(raw.json().get()).expect("it is JSON");
             let keys = parse(seen.device_keys[alice_id][&alice.session.device_id].json().get()).expect("it is JSON");
             // The device's own signature is there still, and that of the self-signing key beside it.
@@ -440,7 +448,7 @@ mod tests {
             assert!(key_of(&seen.master_keys[&bob.session.user_id])["signatures"][alice_id.as_str()].is_object());
             assert!(seen.user_signing_keys.contains_key(alice_id));
             assert!(!seen.user_signing_keys.contains_key(&bob.session.user_id));
-            let seen_by_bob = users.query_keys(&bob.session.user_id, &wanted).await.expect("the store is there");
+            let seen_by_bob = users.query_keys(Some(&bob.session.user_id), &wanted).await.expect("the store is there");
             let bobs = key_of(&seen_by_bob.master_keys[&bob.session.user_id]);
             assert!(bobs["signatures"][alice_id.as_str()].is_null(), "whom alice trusts is alice's affair");
         })

@@ -7,7 +7,7 @@ use store::{
     devices::{DeviceRow, rename_device},
 };
 
-use crate::{Act, Refused, Session, Users, accounts::MAX_DEVICE_NAME_BYTES};
+use crate::{Act, Refused, Session, Users, accounts::MAX_DEVICE_NAME_BYTES, key_updates::KeysChanged};
 
 /// How many devices are deleted by one request.
 const MAX_DELETED: usize = 1_000;
@@ -73,8 +73,8 @@ impl Users {
         self.device_of(user_id, device_id).await?;
         let mut write = Write::new();
         rename_device(&mut write, user_id, device_id, name);
-        // Others see the name beside the device's keys.
-        self.tell_keys_changed(&mut write, user_id);
+        // Others on this server see the name beside the device's keys; other servers are not told it.
+        self.tell_keys_changed(&mut write, user_id, KeysChanged { devices: &[], signing_keys: false }).await?;
         self.store.commit(write).await?;
         Ok(())
     }

@@ -19,6 +19,7 @@ use tracing::warn;
 use crate::{
     Act, Limited, NewSession, Refused, Session, Users,
     accounts::check_device_id,
+    key_updates::KeysChanged,
     millis,
     passwords::{Busy, Verdict},
     secrets::{hash_of, new_token, random_text},
@@ -256,7 +257,7 @@ impl Users {
         for device_id in devices {
             remove_device(&mut write, user_id, device_id);
         }
-        self.tell_keys_changed(&mut write, user_id);
+        self.tell_keys_changed(&mut write, user_id, KeysChanged { devices, signing_keys: false }).await?;
         self.store.commit(write).await?;
         for device_id in devices {
             self.sessions.end(user_id, Some(device_id));

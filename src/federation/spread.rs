@@ -1,0 +1,222 @@
+//! What people do besides sending events, spread to the servers that share rooms with them: who types, who has read how
+//! far, who is there.
+//!
+//! What a commit tells is gathered first, the last of each, and looked at by one task: finding out which servers it concerns
+//! may take a question to the store.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
+
+use model::{Change, Committed, Millis, Receipt, RoomNid, UserStream};
+use ruma::{
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
+    events::receipt::{ReceiptThread, ReceiptType},
+    presence::PresenceState,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{
+    fresh::{Present, Read, drop_one},
+    now,
+    sender::Shared,
+};
+
+/// The most things of each kind that wait to be looked at.
+const MOST: usize = 10_000;
+/// Who types on is said to do so again after so long: other servers forget typists after a minute.
+const TYPING_AGAIN: Millis = 40_000;
+/// Who stays online is said to be so again after so long: other servers forget it after half an hour.
+const PRESENCE_AGAIN: Duration = Duration::from_secs(25 * 60);
+const TICK: Duration = Duration::from_secs(5);
+
+/// What was heard and not looked at yet.
+#[derive(Default)]
+pub(crate) struct Heard {
+    typing: HashMap<RoomNid, (OwnedRoomId, Arc<[OwnedUserId]>)>,
+    receipts: HashMap<(RoomNid, OwnedUserId, ReceiptThread), (OwnedRoomId, Arc<Receipt>)>,
+    presence: HashSet<OwnedUserId>,
+}
+
+impl Heard {
+    fn is_empty(&self) -> bool {
+        self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty()
+    }
+}
+
+/// Who of this server types in a room, and when that was last told.
+type Typists = HashMap<RoomNid, (OwnedRoomId, HashMap<OwnedUserId, Millis>)>;
+
+impl Shared {
+    fn is_ours(&self, user_id: &UserId) -> bool {
+        user_id.server_name() == self.server_name
+    }
+
+    /// Gathers what a commit tells. Doesn't block.
+    pub(crate) fn hear(&self, committed: &Committed) {
+        let is_of_interest = |change: &Change| match change {
+            Change::Typing { .. } => true,
+            Change::Receipt { receipt, .. } => receipt.kind == ReceiptType::Read && self.is_ours(&receipt.user_id),
+            Change::User { user_id, stream: UserStream::Presence } => self.config.presence && self.is_ours(user_id),
+            _ => false,
+        };
+        if !committed.changes.iter().any(|(_, change)| is_of_interest(change)) {
+            return;
+        }
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, change) in committed.changes.iter().filter(|(_, change)| is_of_interest(change)) {
+            match change {
+                Change::Typing { room_nid, room_id, user_ids } => {
+                    put(&mut heard.typing, *room_nid, (room_id.clone(), user_ids.clone()), "typing");
+                }
+                Change::Receipt { room_nid, room_id, receipt } => {
+                    let key = (*room_nid, receipt.user_id.clone(), receipt.thread.clone());
+                    put(&mut heard.receipts, key, (room_id.clone(), receipt.clone()), "receipt");
+                }
+                Change::User { user_id, .. } if heard.presence.len() < MOST => {
+                    heard.presence.insert(user_id.clone());
+                }
+                _ => drop_one("presence"),
+            }
+        }
+        drop(heard);
+        self.news.notify_one();
+    }
+
+    /// Spreads what is heard until `stop` is cancelled.
+    pub(crate) async fn spread(self: Arc<Self>, stop: CancellationToken) {
+        let mut typists = Typists::new();
+        let mut tick = tokio::time::interval(TICK);
+        let mut presence_again = tokio::time::interval(PRESENCE_AGAIN);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        presence_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                () = self.news.notified() => {}
+                _ = presence_again.tick(), if self.config.presence => self.hear_everybody().await,
+                _ = tick.tick() => self.type_on(&mut typists).await,
+            }
+            let heard = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+            if heard.is_empty() {
+                continue;
+            }
+            for (nid, (room_id, user_ids)) in heard.typing {
+                self.spread_typing(&mut typists, nid, &room_id, &user_ids).await;
+            }
+            for (_, (room_id, receipt)) in heard.receipts {
+                self.spread_receipt(&room_id, &receipt).await;
+            }
+            for user_id in heard.presence {
+                self.spread_presence(&user_id).await;
+            }
+            self.wake();
+        }
+    }
+
+    /// The other servers in a room.
+    async fn others_in(&self, room_id: &RoomId) -> Vec<OwnedServerName> {
+        let servers = async { self.rooms.servers_in(&self.rooms.get(room_id).await?).await };
+        match servers.await {
+            Ok(servers) => servers.iter().filter(|server| **server != self.server_name).cloned().collect(),
+            Err(error) => {
+                debug!(%error, room.id = %room_id, "could not find out which servers are in a room");
+                Vec::new()
+            }
+        }
+    }
+
+    async fn spread_typing(&self, typists: &mut Typists, nid: RoomNid, room_id: &RoomId, user_ids: &[OwnedUserId]) {
+        let before = typists.get(&nid).map(|(_, before)| before.clone()).unwrap_or_default();
+        let ours: HashSet<&OwnedUserId> = user_ids.iter().filter(|user_id| self.is_ours(user_id)).collect();
+        let begun =
+            ours.iter().filter(|user_id| !before.contains_key(**user_id)).map(|user_id| ((*user_id).clone(), true));
+        let ended = before.keys().filter(|user_id| !ours.contains(user_id)).map(|user_id| (user_id.clone(), false));
+        let changes: Vec<(OwnedUserId, bool)> = begun.chain(ended).collect();
+        if changes.is_empty() {
+            return;
+        }
+        let now = now();
+        let after: HashMap<_, _> =
+            ours.into_iter().map(|user_id| (user_id.clone(), before.get(user_id).copied().unwrap_or(now))).collect();
+        if after.is_empty() {
+            typists.remove(&nid);
+        } else {
+            typists.insert(nid, (room_id.to_owned(), after));
+        }
+        self.tell_typing(room_id, &changes, now).await;
+    }
+
+    async fn tell_typing(&self, room_id: &RoomId, changes: &[(OwnedUserId, bool)], now: Millis) {
+        let servers = self.others_in(room_id).await;
+        let mut book = self.book();
+        for server in &servers {
+            for (user_id, is_typing) in changes {
+                book.mark(server).fresh.typing(room_id.to_owned(), user_id.clone(), *is_typing, now);
+            }
+        }
+    }
+
+    async fn type_on(&self, typists: &mut Typists) {
+        let now = now();
+        for (room_id, users) in typists.values_mut() {
+            let due: Vec<_> = users.iter_mut().filter(|(_, told)| now - **told > TYPING_AGAIN).collect();
+            let changes: Vec<_> = due
+                .into_iter()
+                .map(|(user_id, told)| {
+                    *told = now;
+                    (user_id.clone(), true)
+                })
+                .collect();
+            if !changes.is_empty() {
+                self.tell_typing(room_id, &changes, now).await;
+                self.wake();
+            }
+        }
+    }
+
+    async fn spread_receipt(&self, room_id: &RoomId, receipt: &Receipt) {
+        let servers = self.others_in(room_id).await;
+        let mut book = self.book();
+        for server in &servers {
+            let read = Read { event_id: receipt.event_id.clone(), at: receipt.at };
+            book.mark(server).fresh.receipt(room_id.to_owned(), receipt.user_id.clone(), &receipt.thread, read);
+        }
+    }
+
+    async fn spread_presence(&self, user_id: &UserId) {
+        let looked_up = async {
+            let Some(row) = self.store.presence().find(user_id).await? else { return Ok(()) };
+            let servers = self.store.rooms().servers_sharing_rooms_with(user_id).await?;
+            let present = Present { state: row.state, status_msg: row.status_msg, last_active_at: row.last_active_at };
+            let mut book = self.book();
+            for server in &servers {
+                book.mark(server).fresh.presence(user_id.to_owned(), present.clone());
+            }
+            Ok::<_, store::Error>(())
+        };
+        if let Err(error) = looked_up.await {
+            debug!(%error, user.id = %user_id, "could not find out who hears of somebody's presence");
+        }
+    }
+
+    /// As if everybody who is online had just come.
+    async fn hear_everybody(&self) {
+        let Ok(rows) = self.store.presence().not_offline().await else { return };
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let ours = rows.into_iter().filter(|row| self.is_ours(&row.user_id) && row.state != PresenceState::Offline);
+        heard.presence.extend(ours.map(|row| row.user_id).take(MOST));
+    }
+}
+
+fn put<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, key: K, value: V, kind: &'static str) {
+    if map.len() < MOST || map.contains_key(&key) {
+        map.insert(key, value);
+    } else {
+        drop_one(kind);
+    }
+}
