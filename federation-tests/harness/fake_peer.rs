@@ -21,7 +21,7 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Answer, Client, Network, Server, eventually, pdu,
+    Answer, Client, Network, Peer, eventually, pdu,
     web::{self, NoAnswer, Sni},
 };
 
@@ -208,15 +208,15 @@ impl FakePeer {
     }
 
     /// Asks `server`, as it should be asked. `path` begins with a slash.
-    pub async fn ask(&self, server: &Server, method: Method, path: &str, body: Option<Value>) -> Answer {
-        let header = self.authorization(server.name(), method.as_str(), path, body.as_ref());
+    pub async fn ask(&self, server: &impl Peer, method: Method, path: &str, body: Option<Value>) -> Answer {
+        let header = self.authorization(&server.place().name, method.as_str(), path, body.as_ref());
         self.ask_with(server, method, path, body, Some(&header)).await
     }
 
     /// Asks `server` with an `Authorization` of the test's choice.
     pub async fn ask_with(
         &self,
-        server: &Server,
+        server: &impl Peer,
         method: Method,
         path: &str,
         body: Option<Value>,
@@ -232,13 +232,13 @@ impl FakePeer {
     }
 
     /// Sends a body as long as the server takes it, and answers the status if there is one.
-    pub async fn pour<S>(&self, server: &Server, path: &str, header: &str, body: S) -> Option<u16>
+    pub async fn pour<S>(&self, server: &impl Peer, path: &str, header: &str, body: S) -> Option<u16>
     where
         S: futures_util::Stream<Item = Vec<u8>> + Send + Sync + 'static,
     {
         let body = body.map(Ok::<_, std::io::Error>);
-        let host = server.name().split(':').next().expect("a name has a first part");
-        let address = server.federation_address();
+        let host = server.place().name.as_str().split(':').next().expect("a name has a first part");
+        let address = server.place().address;
         let http = (self.client)().resolve(host, address).build().expect("a client needs no more than this");
         let request = http.put(format!("https://{host}:{}{path}", address.port()));
         let request = request.header(header::AUTHORIZATION, header).header(header::CONTENT_TYPE, "application/json");
@@ -247,49 +247,49 @@ impl FakePeer {
     }
 
     /// A client that reaches `server` where its address says, whatever the names say.
-    pub fn speaker(&self, server: &Server) -> Client {
-        let host = server.name().split(':').next().expect("a name has a first part");
-        let address = server.federation_address();
+    pub fn speaker(&self, server: &impl Peer) -> Client {
+        let host = server.place().name.as_str().split(':').next().expect("a name has a first part");
+        let address = server.place().address;
         let http = (self.client)().resolve(host, address).build().expect("a client needs no more than this");
         Client::over(http, &format!("https://{host}:{}", address.port()))
     }
 
     /// GET.
-    pub async fn get(&self, server: &Server, path: &str) -> Answer {
+    pub async fn get(&self, server: &impl Peer, path: &str) -> Answer {
         self.ask(server, Method::GET, path, None).await
     }
 
     /// PUT.
-    pub async fn put(&self, server: &Server, path: &str, body: Value) -> Answer {
+    pub async fn put(&self, server: &impl Peer, path: &str, body: Value) -> Answer {
         self.ask(server, Method::PUT, path, Some(body)).await
     }
 
     /// POST.
-    pub async fn post(&self, server: &Server, path: &str, body: Value) -> Answer {
+    pub async fn post(&self, server: &impl Peer, path: &str, body: Value) -> Answer {
         self.ask(server, Method::POST, path, Some(body)).await
     }
 
     /// Sends events under a transaction id that was never used before, and answers the results by event id.
-    pub async fn send(&self, server: &Server, pdus: &[&Value]) -> Value {
+    pub async fn send(&self, server: &impl Peer, pdus: &[&Value]) -> Value {
         let answer = self.transaction(server, &self.transaction_id(), pdus, &[]).await.ok();
         answer["pdus"].clone()
     }
 
     /// Sends one event that must be taken.
-    pub async fn deliver(&self, server: &Server, event: &Value) {
+    pub async fn deliver(&self, server: &impl Peer, event: &Value) {
         let results = self.send(server, &[event]).await;
         let refused = results.as_object().into_iter().flatten().any(|(_, result)| result.get("error").is_some());
         assert!(!refused, "a good event was refused: {results} for {event}");
     }
 
     /// Sends ephemeral data.
-    pub async fn send_edus(&self, server: &Server, edus: &[Value]) {
+    pub async fn send_edus(&self, server: &impl Peer, edus: &[Value]) {
         let edus: Vec<&Value> = edus.iter().collect();
         self.transaction(server, &self.transaction_id(), &[], &edus).await.ok();
     }
 
     /// Sends a transaction.
-    pub async fn transaction(&self, server: &Server, id: &str, pdus: &[&Value], edus: &[&Value]) -> Answer {
+    pub async fn transaction(&self, server: &impl Peer, id: &str, pdus: &[&Value], edus: &[&Value]) -> Answer {
         let body = json!({ "origin": self.name, "origin_server_ts": now(), "pdus": pdus, "edus": edus });
         self.put(server, &format!("/_matrix/federation/v1/send/{id}"), body).await
     }

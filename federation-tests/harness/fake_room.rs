@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use crate::{FakePeer, Reply, Server, fake_peer::now, pdu};
+use crate::{FakePeer, Peer, Reply, fake_peer::now, pdu};
 
 /// What a fake peer knows of a room.
 #[derive(Clone, Debug)]
@@ -137,7 +137,7 @@ fn ids(value: &Value) -> Vec<String> {
 
 impl FakePeer {
     /// Joins a room of `server`, which lets everybody in or has invited them.
-    pub async fn join(&self, server: &Server, room_id: &str, localpart: &str) -> FakeRoom {
+    pub async fn join(&self, server: &impl Peer, room_id: &str, localpart: &str) -> FakeRoom {
         let user = self.user(localpart);
         let path = format!("/_matrix/federation/v1/make_join/{room_id}/{user}?ver=10&ver=11&ver=12");
         let template = self.get(server, &path).await.ok();

@@ -17,6 +17,7 @@ mod network;
 pub mod pdu;
 mod reader;
 mod server;
+mod synapse;
 mod web;
 
 use std::time::{Duration, Instant};
@@ -28,9 +29,10 @@ pub use fake_peer::{FakePeer, Heard, Reply, now};
 pub use fake_room::FakeRoom;
 pub use link::{Crossing, Faults, Link};
 pub use names::{Names, Question};
-pub use network::{FEDERATION_PORT, Network, Place, service_of};
+pub use network::{FEDERATION_PORT, Network, Peer, Place, service_of};
 pub use reader::Reader;
 pub use server::{Server, ServerBuilder, Usage, binary};
+pub use synapse::Synapse;
 
 /// How long a condition may take to come true before a test gives it up.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -21,6 +21,9 @@ const TTL: u32 = 1;
 /// The longest question that is read.
 const MAX_MESSAGE: usize = 4096;
 
+/// What there are records of.
+const KINDS: [RecordType; 3] = [RecordType::A, RecordType::AAAA, RecordType::SRV];
+
 /// What names lead to. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
@@ -127,8 +130,10 @@ impl Names {
         if zone.deaf.iter().any(|deaf| deaf == viewer) {
             return None;
         }
-        let private = zone.records.get(&(Some(viewer.to_owned()), name.clone(), kind));
-        let found = private.or_else(|| zone.records.get(&(None, name.clone(), kind)));
+        let found: Vec<RData> = match kind {
+            RecordType::ANY => KINDS.into_iter().flat_map(|kind| zone.find(viewer, &name, kind)).collect(),
+            kind => zone.find(viewer, &name, kind),
+        };
         let known = zone.records.keys().any(|(_, known, _)| *known == name);
 
         let mut answer = Message::response(question.metadata.id, question.metadata.op_code);
@@ -138,11 +143,19 @@ impl Names {
         if !known {
             answer.metadata.response_code = ResponseCode::NXDomain;
         }
-        for data in found.into_iter().flatten() {
-            answer.add_answer(Record::from_rdata(query.name.clone(), TTL, data.clone()));
+        for data in found {
+            answer.add_answer(Record::from_rdata(query.name.clone(), TTL, data));
         }
         answer.add_query(query);
         answer.to_vec().ok()
+    }
+}
+
+impl Zone {
+    /// What `viewer` is told: what is for its eyes alone, or what is for everyone's.
+    fn find(&self, viewer: &str, name: &str, kind: RecordType) -> Vec<RData> {
+        let private = self.records.get(&(Some(viewer.to_owned()), name.to_owned(), kind));
+        private.or_else(|| self.records.get(&(None, name.to_owned(), kind))).cloned().unwrap_or_default()
     }
 }
 

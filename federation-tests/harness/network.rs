@@ -64,6 +64,12 @@ pub struct Place {
     pub resolver: SocketAddr,
 }
 
+/// A server that others can ask.
+pub trait Peer {
+    /// Where it is.
+    fn place(&self) -> &Place;
+}
+
 impl Network {
     /// A network without servers, whose servers will be linked by [`Link`]s.
     pub fn new() -> Self {

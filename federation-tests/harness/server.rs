@@ -16,7 +16,7 @@ use std::{
 use tempfile::TempDir;
 use toml::{Table, Value};
 
-use crate::{Authority, Client, Database, Engine, Place};
+use crate::{Authority, Client, Database, Engine, Peer, Place};
 
 /// How long a start may take, migrations included.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -194,9 +194,8 @@ impl Server {
     }
 
     /// Where other servers speak to it.
-    #[track_caller]
     pub fn federation_address(&self) -> SocketAddr {
-        self.federation.as_ref().expect("a server of a network").place.address
+        self.place().address
     }
 
     /// Speaks to it as another server would, but for the signature.
@@ -348,6 +347,12 @@ impl Server {
 
     fn log_path(&self) -> PathBuf {
         self.folder.path().join("log")
+    }
+}
+
+impl Peer for Server {
+    fn place(&self) -> &Place {
+        &self.federation.as_ref().expect("a server of a network").place
     }
 }
 

@@ -12,6 +12,7 @@ mod remote_keys;
 mod server_keys;
 mod silence;
 mod split;
+mod synapse;
 mod three_domains;
 mod two_domains;
 
