@@ -4,6 +4,7 @@
 
 mod config_check;
 mod federation;
+mod keys;
 mod password;
 mod serve;
 mod user;
@@ -62,6 +63,11 @@ enum Command {
         #[command(subcommand)]
         command: federation::FederationCommand,
     },
+    /// List, change and print the keys that this server signs with
+    Keys {
+        #[command(subcommand)]
+        command: keys::KeysCommand,
+    },
     /// Make, list and change accounts; works while the server runs, and while it does not
     User {
         #[command(subcommand)]
@@ -97,6 +103,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Serve => serve::serve(load()?),
         Command::Config { command: ConfigCommand::Check } => config_check::check(&load()?, &mut io::stdout().lock()),
         Command::Federation { command } => federation::run(command, load()?.config),
+        Command::Keys { command } => keys::run(command, &load()?.config),
         Command::User { command } => user::run(command, &load()?.config),
     }
 }

@@ -4,10 +4,11 @@ use std::{
     io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use api::{ApiConfig, Services};
-use model::{Committed, SigningKey};
+use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
@@ -21,7 +22,7 @@ use crate::{
     certificate::{Certificate, CertificateError},
     config::{Config, DatabaseUrl, Rate, Secret},
     listener::Listener,
-    signing_key::{KeyError, KeyFile},
+    signing_key::{KeyError, KeyFile, retired, take_next},
     telemetry::Telemetry,
 };
 
@@ -84,6 +85,7 @@ pub enum StartError {
 impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
+        take_next(&config.keys_dir, now())?;
         let Core { notifier, store, peers, users, rooms } = Core::open(&config).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
@@ -92,7 +94,10 @@ impl Homeserver {
         let tending = tokio::spawn(async move { tended.tend(stop).await });
         let watching = tokio::spawn(users.clone().tend());
         let services = Arc::new(Services {
-            config: ApiConfig { max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX) },
+            config: ApiConfig {
+                max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
+                ..ApiConfig::default()
+            },
             public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
             store,
             limits: users.limits(),
@@ -183,12 +188,18 @@ impl Core {
         });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
-        let peers = Peers::new(store.clone(), key.clone(), peers_config(config))?;
+        let peers = Peers::new(store.clone(), key.clone(), peers_config(config)?)?;
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
         Ok(Self { notifier, store, peers, users, rooms })
     }
+}
+
+/// Milliseconds since 1970.
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
 }
 
 // === what each service is configured by ===
@@ -225,9 +236,10 @@ fn users_config(config: &Config) -> UsersConfig {
     }
 }
 
-pub(crate) fn peers_config(config: &Config) -> PeersConfig {
+pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
     let federation = &config.federation;
-    PeersConfig {
+    Ok(PeersConfig {
+        retired_keys: retired(&config.keys_dir)?,
         enabled: federation.enabled,
         ca_file: federation.ca_file.clone(),
         verify_tls: federation.verify_tls,
@@ -236,8 +248,7 @@ pub(crate) fn peers_config(config: &Config) -> PeersConfig {
         trusted_key_servers: federation.trusted_key_servers.clone(),
         connect_timeout: federation.connect_timeout,
         request_timeout: federation.request_timeout,
-        ..PeersConfig::default()
-    }
+    })
 }
 
 fn rooms_config(config: &Config) -> RoomsConfig {

@@ -1,7 +1,9 @@
-//! The file with the server's signing key: made at the first start, read at every other.
+//! The file with the server's signing key: made at the first start, read at every other; and its change for another.
 //!
 //! Who has this key can speak for the server. It is never logged, its file is for the owner alone, and memory that held
 //! it is overwritten.
+
+mod rotation;
 
 use std::{
     fmt, fs,
@@ -17,6 +19,8 @@ use base64::{
 use rand::{RngExt as _, TryRng as _, rngs::SysRng};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
+
+pub use rotation::{Keys, retired, rotate, take_next};
 
 /// The name of the file in the keys folder.
 pub const FILE_NAME: &str = "signing.key";
@@ -48,6 +52,12 @@ pub enum KeyError {
     Exposed { path: PathBuf, mode: u32 },
     #[error("the signing key {} is not one line `ed25519 VERSION SEED`, the seed 32 bytes in base64", path.display())]
     Malformed { path: PathBuf },
+    #[error("{} is not lines of a key's id, its public half in base64, and a time in milliseconds", path.display())]
+    MalformedLine { path: PathBuf },
+    #[error("there is no signing key in {} yet; the server makes one at its first start", folder.display())]
+    None { folder: PathBuf },
+    #[error("{key_id} is waiting to be used already; start the server again to sign with it")]
+    Waiting { key_id: String },
     #[error("the system has no randomness for a new signing key")]
     NoRandomness(#[source] rand::rngs::SysError),
 }
@@ -81,6 +91,11 @@ impl KeyFile {
     /// `ed25519:VERSION`.
     pub fn key_id(&self) -> String {
         format!("ed25519:{}", self.version)
+    }
+
+    /// What others check signatures with.
+    pub fn public_key(&self) -> [u8; 32] {
+        ed25519_dalek::SigningKey::from_bytes(&self.seed).verifying_key().to_bytes()
     }
 
     /// The private key.

@@ -11,7 +11,7 @@ mod aliases;
 mod capabilities;
 mod create_room;
 mod devices;
-mod directory;
+pub(crate) mod directory;
 mod filter;
 mod history;
 mod key_backups;
@@ -22,6 +22,7 @@ mod keys_tests;
 mod login;
 mod membership;
 mod notifications;
+mod openid;
 mod presence;
 mod profile;
 mod push_rules;
@@ -61,6 +62,7 @@ pub(crate) fn routes() -> Vec<Route> {
         login::routes(),
         membership::routes(),
         notifications::routes(),
+        openid::routes(),
         presence::routes(),
         profile::routes(),
         push_rules::routes(),

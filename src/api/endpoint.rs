@@ -45,6 +45,18 @@ where
     pub services: SharedServices,
 }
 
+impl<R: IncomingRequest> Ask<R>
+where
+    R::Authentication: Authenticate,
+{
+    /// Whose access token came with a request that needs none for most of what it asks.
+    pub(crate) async fn user(&self) -> Result<Session, Error> {
+        let (mut parts, ()) = Request::new(()).into_parts();
+        parts.headers.clone_from(&self.headers);
+        user_of(&parts, self.address, &self.services).await
+    }
+}
+
 /// What a handler answers.
 pub type Answer<R> = Result<R, Error>;
 

@@ -3,13 +3,19 @@
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/>
 
 mod authenticate;
+mod devices;
 mod events;
 mod keys;
 mod membership;
+mod openid;
+mod public_rooms;
+mod query;
 mod spaces;
 #[cfg(test)]
 mod tests;
 mod version;
+
+use ruma::UserId;
 
 use crate::{Error, Route, Services};
 
@@ -17,10 +23,30 @@ pub use authenticate::Origin;
 
 /// Every endpoint of this face.
 pub(crate) fn routes() -> Vec<Route> {
-    [events::routes(), keys::routes(), membership::routes(), spaces::routes(), version::routes()].concat()
+    [
+        devices::routes(),
+        events::routes(),
+        keys::routes(),
+        membership::routes(),
+        openid::routes(),
+        public_rooms::routes(),
+        query::routes(),
+        spaces::routes(),
+        version::routes(),
+    ]
+    .concat()
 }
 
 /// Refuses what nobody has to sign, too, where there is no federation.
 fn check_is_enabled(services: &Services) -> Result<(), Error> {
     if services.peers.is_enabled() { Ok(()) } else { Err(peers::AuthError::Disabled.into()) }
+}
+
+/// Refuses what only another server can know.
+fn check_is_ours(services: &Services, user_id: &UserId) -> Result<(), Error> {
+    if services.users.is_ours(user_id) {
+        Ok(())
+    } else {
+        Err(Error::not_found(format!("{user_id} is not a user of this server")))
+    }
 }

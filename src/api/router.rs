@@ -21,11 +21,13 @@ use crate::{Error, SharedServices, client, endpoint::Route, federation, operator
 pub struct ApiConfig {
     /// The largest body that is read, in bytes, media excepted.
     pub max_body: usize,
+    /// Whether other servers are shown the public rooms.
+    pub public_rooms_for_servers: bool,
 }
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { max_body: 4 << 20 }
+        Self { max_body: 4 << 20, public_rooms_for_servers: true }
     }
 }
 

@@ -27,7 +27,7 @@ pub fn run(command: FederationCommand, config: Config) -> Result<(), Failure> {
 }
 
 async fn resolve(server: &OwnedServerName, config: &Config) -> Result<(), Failure> {
-    let finder = peers::Finder::new(&homeserver::peers_config(config))?;
+    let finder = peers::Finder::new(&homeserver::peers_config(config)?)?;
     let (steps, found) = finder.trace(server).await;
     let mut out = io::stdout().lock();
     for (at, step) in steps.iter().enumerate() {

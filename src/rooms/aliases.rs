@@ -2,8 +2,12 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#room-aliases>
 
+use std::time::Duration;
+
+use peers::PeerError;
 use ruma::{
-    OwnedRoomAliasId, RoomAliasId, UserId,
+    OwnedRoomAliasId, OwnedRoomId, OwnedServerName, RoomAliasId, RoomId, RoomOrAliasId, UserId,
+    api::federation::query::get_room_information::v1 as get_room_information,
     events::{StateEventType, TimelineEventType},
 };
 use serde_json::{Map, Value, value::to_raw_value};
@@ -11,7 +15,51 @@ use store::Write;
 
 use crate::{RoomError, Rooms, Wish, live::SharedRoom, now};
 
+/// How many servers of a room are told with its alias.
+const MOST_SERVERS: usize = 100;
+/// How long another server may take to say which room is called so.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 impl Rooms {
+    /// The id of a room, and the servers that may know more of it; an id by itself names none.
+    pub async fn resolve(&self, room: &RoomOrAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), RoomError> {
+        match <&RoomId>::try_from(room) {
+            Ok(room_id) => Ok((room_id.to_owned(), Vec::new())),
+            Err(alias) => self.look_up(alias).await,
+        }
+    }
+
+    /// The room that is called `alias` by the server that the alias is of, and servers in it, those first that surely
+    /// are.
+    pub async fn look_up(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), RoomError> {
+        let unknown = || RoomError::NotFound(format!("no room is called {alias}"));
+        if alias.server_name() != self.server_name() {
+            return self.ask_for_alias(alias).await;
+        }
+        let (nid, _) = self.shared.store.aliases().find(alias).await?.ok_or_else(unknown)?;
+        let row = self.shared.store.rooms().find_by_nid(nid).await?.ok_or_else(unknown)?;
+        let room = self.get(&row.room_id).await?;
+        let mut servers = self.servers_in(&room).await?.to_vec();
+        servers.sort_by_key(|server| server != self.server_name());
+        servers.truncate(MOST_SERVERS);
+        Ok((row.room_id, servers))
+    }
+
+    async fn ask_for_alias(&self, alias: &RoomAliasId) -> Result<(OwnedRoomId, Vec<OwnedServerName>), RoomError> {
+        let request = get_room_information::Request::new(alias.to_owned());
+        let asked = self.shared.peers.ask_within(PATIENCE, alias.server_name(), request).await;
+        let answer = asked.map_err(|error| match error {
+            PeerError::Refused { status: 404, .. } => RoomError::NotFound(format!("no room is called {alias}")),
+            error => RoomError::Peer(error),
+        })?;
+        let mut servers = answer.servers;
+        servers.truncate(MOST_SERVERS);
+        if servers.is_empty() {
+            servers.push(alias.server_name().to_owned());
+        }
+        Ok((answer.room_id, servers))
+    }
+
     /// Calls the room `alias`. Whoever is in the room may.
     pub async fn add_alias(&self, room: &SharedRoom, alias: &RoomAliasId, user_id: &UserId) -> Result<(), RoomError> {
         if alias.server_name() != self.server_name() {

@@ -49,7 +49,7 @@ use std::{
 use model::{EventNid, Millis, SigningKey, SnapshotNid, StateMap, TimelineEvent};
 use peers::Peers;
 use quick_cache::sync::Cache;
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomOrAliasId, RoomVersionId, ServerName};
+use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, ServerName};
 use store::Store;
 
 pub use client_event::Reader;
@@ -158,18 +158,6 @@ impl Rooms {
     /// Reads every room again when it is next needed: somebody else may have written to the store.
     pub fn forget_all(&self) {
         self.shared.live.clear();
-    }
-
-    /// The id of the room that is called so here.
-    pub async fn resolve(&self, room: &RoomOrAliasId) -> Result<OwnedRoomId, RoomError> {
-        let alias = match <&RoomId>::try_from(room) {
-            Ok(room_id) => return Ok(room_id.to_owned()),
-            Err(alias) => alias,
-        };
-        let unknown = || RoomError::NotFound(format!("no room is called {alias}"));
-        let (nid, _) = self.shared.store.aliases().find(alias).await?.ok_or_else(unknown)?;
-        let row = self.shared.store.rooms().find_by_nid(nid).await?.ok_or_else(unknown)?;
-        Ok(row.room_id)
     }
 }
 

@@ -247,6 +247,13 @@ impl DeviceKeys<'_> {
         Ok(found)
     }
 
+    /// The position at which the keys of a user changed last; 0: never.
+    pub async fn latest_change(&self, user_id: &UserId) -> Result<i64, Error> {
+        const LATEST: &str = "SELECT COALESCE(MAX(position), 0) FROM device_list_changes WHERE user_id = $1";
+        let rows = self.0.query(LATEST, args![user_id.as_str()]).await?;
+        rows.first().map_or(Ok(0), |row| row.int(0))
+    }
+
     /// The identity keys of one device.
     pub async fn find(&self, device: DeviceRef<'_>) -> Result<Option<String>, Error> {
         const FIND: &str = "SELECT json FROM device_keys WHERE user_id = $1 AND device_id = $2";
@@ -278,8 +285,8 @@ impl DeviceKeys<'_> {
         Ok(found)
     }
 
-    /// The signatures on keys of these users that `asker` may see: the owner's, and the asker's own.
-    pub async fn signatures(&self, users: &[&UserId], asker: &UserId) -> Result<Vec<KeySignatureRow>, Error> {
+    /// The signatures on keys of these users that `asker`, if it is a user, may see: the owner's, and the asker's own.
+    pub async fn signatures(&self, users: &[&UserId], asker: Option<&UserId>) -> Result<Vec<KeySignatureRow>, Error> {
         let mut found = Vec::new();
         for chunk in users.chunks(AT_ONCE) {
             let sql = format!(
@@ -289,7 +296,7 @@ impl DeviceKeys<'_> {
                 WHERE (signer = user_id OR signer = $1) AND user_id IN ({})",
                 places(2, chunk.len())
             );
-            let mut args = args![asker.as_str()];
+            let mut args = args![asker.map(UserId::as_str)];
             args.extend(ids(chunk));
             for row in self.0.query(sql, args).await? {
                 found.push(KeySignatureRow {
@@ -443,8 +450,8 @@ mod tests {
                 put_key_signature(&mut write, &row);
             }
             store.commit(write).await?;
-            assert_eq!(store.device_keys().signatures(&[alice], bob).await?.len(), 2);
-            assert_eq!(store.device_keys().signatures(&[alice], carol).await?.len(), 1);
+            assert_eq!(store.device_keys().signatures(&[alice], Some(bob)).await?.len(), 2);
+            assert_eq!(store.device_keys().signatures(&[alice], Some(carol)).await?.len(), 1);
             Ok::<_, Error>(())
         })
         .await;

@@ -440,7 +440,7 @@ mod tests {
             assert_eq!(unknown[alice_id]["NOSUCH"].0, "M_NOT_FOUND");
 
             let wanted = [(alice_id.clone(), vec![]), (bob.session.user_id.clone(), vec![])].into();
-            let seen = users.query_keys(alice_id, &wanted).await.expect("the store is there");
+            let seen = users.query_keys(Some(alice_id), &wanted).await.expect("the store is there");
             let key_of = |raw: &Raw<CrossSigningKey>| parse(raw.json().get()).expect("it is JSON");
             let keys = parse(seen.device_keys[alice_id][&alice.session.device_id].json().get()).expect("it is JSON");
             // The device's own signature is there still, and that of the self-signing key beside it.
@@ -448,7 +448,7 @@ mod tests {
             assert!(key_of(&seen.master_keys[&bob.session.user_id])["signatures"][alice_id.as_str()].is_object());
             assert!(seen.user_signing_keys.contains_key(alice_id));
             assert!(!seen.user_signing_keys.contains_key(&bob.session.user_id));
-            let seen_by_bob = users.query_keys(&bob.session.user_id, &wanted).await.expect("the store is there");
+            let seen_by_bob = users.query_keys(Some(&bob.session.user_id), &wanted).await.expect("the store is there");
             let bobs = key_of(&seen_by_bob.master_keys[&bob.session.user_id]);
             assert!(bobs["signatures"][alice_id.as_str()].is_null(), "whom alice trusts is alice's affair");
         })

@@ -202,12 +202,13 @@ impl Users {
         Ok(new)
     }
 
-    /// The keys of users of this server and of their devices, as `asker` may see them.
+    /// The keys of users of this server and of their devices, as `asker` may see them; none: another server. That isn't
+    /// told what people call their devices.
     ///
     /// `wanted`: for each user the devices, or none for all of them.
     pub async fn query_keys(
         &self,
-        asker: &UserId,
+        asker: Option<&UserId>,
         wanted: &BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>,
     ) -> Result<KeyQuery, KeyError> {
         let users: Vec<&UserId> = wanted.keys().map(|user_id| &**user_id).filter(|id| self.is_ours(id)).collect();
@@ -224,7 +225,7 @@ impl Users {
             }
             let mut keys = parse(&row.json)?;
             add_signatures(&mut keys, &signatures, &row.user_id, &row.device_id);
-            if let Some(name) = row.display_name {
+            if let Some(name) = row.display_name.filter(|_| asker.is_some()) {
                 keys["unsigned"] = json!({ "device_display_name": name });
             }
             let of_user = found.device_keys.entry(row.user_id).or_default();
@@ -234,7 +235,7 @@ impl Users {
             let keys = match row.usage.as_str() {
                 "master" => &mut found.master_keys,
                 "self_signing" => &mut found.self_signing_keys,
-                "user_signing" if row.user_id == asker => &mut found.user_signing_keys,
+                "user_signing" if asker.is_some_and(|asker| row.user_id == asker) => &mut found.user_signing_keys,
                 _ => continue,
             };
             let mut key = parse(&row.json)?;
@@ -242,6 +243,14 @@ impl Users {
             keys.insert(row.user_id, raw(&key)?);
         }
         Ok(found)
+    }
+
+    /// The keys of a user of this server as other servers follow them, and the position that they are as of.
+    pub async fn device_list(&self, user_id: &UserId) -> Result<(KeyQuery, i64), KeyError> {
+        // Before the keys, so that what changes meanwhile is told again rather than missed.
+        let position = self.store.device_keys().latest_change(user_id).await?;
+        let wanted = BTreeMap::from([(user_id.to_owned(), Vec::new())]);
+        Ok((self.query_keys(None, &wanted).await?, position))
     }
 
     /// Takes a one-time key of each of these devices, or its fallback key. Nobody else gets the same one-time key.

@@ -79,7 +79,7 @@ impl Users {
             return Ok(update);
         }
         let wanted = [(user_id.to_owned(), vec![device_id.to_owned()])].into();
-        let mut found = self.query_keys(user_id, &wanted).await.map_err(stored)?;
+        let mut found = self.query_keys(Some(user_id), &wanted).await.map_err(stored)?;
         let keys = found.device_keys.remove(user_id).and_then(|mut devices| devices.remove(device_id));
         update.keys = keys.map(|keys| without_unsigned(&keys)).transpose()?;
         Ok(update)
@@ -88,7 +88,7 @@ impl Users {
     /// What other servers are told of a user's cross-signing keys; `None`: there are none.
     pub async fn signing_key_update(&self, user_id: &UserId) -> Result<Option<SigningKeyUpdateContent>, store::Error> {
         let wanted = [(user_id.to_owned(), Vec::new())].into();
-        let mut found = self.query_keys(user_id, &wanted).await.map_err(stored)?;
+        let mut found = self.query_keys(Some(user_id), &wanted).await.map_err(stored)?;
         let mut update = SigningKeyUpdateContent::new(user_id.to_owned());
         update.master_key = found.master_keys.remove(user_id);
         update.self_signing_key = found.self_signing_keys.remove(user_id);

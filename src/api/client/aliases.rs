@@ -2,12 +2,9 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#room-aliases>
 
-use ruma::{
-    RoomOrAliasId,
-    api::client::{
-        alias::{create_alias, delete_alias, get_alias},
-        room::aliases,
-    },
+use ruma::api::client::{
+    alias::{create_alias, delete_alias, get_alias},
+    room::aliases,
 };
 
 use crate::{Answer, Ask, Route, endpoint};
@@ -29,10 +26,8 @@ async fn remove(ask: Ask<delete_alias::v3::Request>) -> Answer<delete_alias::v3:
 }
 
 async fn find(ask: Ask<get_alias::v3::Request>) -> Answer<get_alias::v3::Response> {
-    let rooms = &ask.services.rooms;
-    let alias: &RoomOrAliasId = (&*ask.request.room_alias).into();
-    let room_id = rooms.resolve(alias).await?;
-    Ok(get_alias::v3::Response::new(room_id, vec![rooms.server_name().to_owned()]))
+    let (room_id, servers) = ask.services.rooms.look_up(&ask.request.room_alias).await?;
+    Ok(get_alias::v3::Response::new(room_id, servers))
 }
 
 async fn list(ask: Ask<aliases::v3::Request>) -> Answer<aliases::v3::Response> {

@@ -34,7 +34,7 @@ async fn upload(ask: Ask<upload_keys::v3::Request>) -> Answer<upload_keys::v3::R
 
 async fn query(ask: Ask<get_keys::v3::Request>) -> Answer<get_keys::v3::Response> {
     let wanted = &ask.request.device_keys;
-    let found = ask.services.users.query_keys(&ask.session.user_id, wanted).await?;
+    let found = ask.services.users.query_keys(Some(&ask.session.user_id), wanted).await?;
     let mut response = get_keys::v3::Response::new();
     response.failures = failures(&ask.services, wanted.keys());
     response.device_keys = found.device_keys;

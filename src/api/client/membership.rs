@@ -69,9 +69,20 @@ async fn join_by_id(ask: Ask<join_room_by_id::v3::Request>) -> Answer<join_room_
 async fn join_by_id_or_alias(
     ask: Ask<join_room_by_id_or_alias::v3::Request>,
 ) -> Answer<join_room_by_id_or_alias::v3::Response> {
-    let room_id = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
-    join(&ask.services, &room_id, &ask.session.user_id, &ask.request.via, ask.request.reason).await?;
+    let (room_id, servers) = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
+    let via = all_of(ask.request.via, servers);
+    join(&ask.services, &room_id, &ask.session.user_id, &via, ask.request.reason).await?;
     Ok(join_room_by_id_or_alias::v3::Response::new(room_id))
+}
+
+/// The servers that the client names, and then those that the alias led to.
+fn all_of(mut named: Vec<OwnedServerName>, found: Vec<OwnedServerName>) -> Vec<OwnedServerName> {
+    for server in found {
+        if !named.contains(&server) {
+            named.push(server);
+        }
+    }
+    named
 }
 
 async fn join(
@@ -86,10 +97,11 @@ async fn join(
 }
 
 async fn knock(ask: Ask<knock_room::v3::Request>) -> Answer<knock_room::v3::Response> {
-    let room_id = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
+    let (room_id, servers) = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
+    let via = all_of(ask.request.via, servers);
     let user_id = &ask.session.user_id;
     ask.services.limits.check_join(user_id)?;
-    ask.services.rooms.knock(&room_id, user_id, &ask.request.via, ask.request.reason).await?;
+    ask.services.rooms.knock(&room_id, user_id, &via, ask.request.reason).await?;
     Ok(knock_room::v3::Response::new(room_id))
 }
 

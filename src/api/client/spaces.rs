@@ -28,7 +28,7 @@ pub(crate) fn routes() -> Vec<Route> {
 
 async fn summary(ask: Ask<get_summary::v1::Request>) -> Answer<get_summary::v1::Response> {
     let rooms = &ask.services.rooms;
-    let room_id = rooms.resolve(&ask.request.room_id_or_alias).await?;
+    let (room_id, _) = rooms.resolve(&ask.request.room_id_or_alias).await?;
     let user_id = ask.session.as_ref().map(|session| &*session.user_id);
     let (listing, membership) = rooms.summary(&room_id, user_id).await?;
     let mut response = get_summary::v1::Response::new(summarise(listing));

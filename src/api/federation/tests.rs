@@ -6,12 +6,17 @@ use serde_json::{Value, json};
 
 use crate::testing::{Server, refusal, with_federating_server};
 
-static US: LazyLock<&ServerName> = LazyLock::new(|| server_name!("a.test"));
-const THEM: &ServerName = server_name!("b.test");
+fn us() -> &'static ServerName {
+    server_name!("a.test")
+}
+
+fn them() -> &'static ServerName {
+    server_name!("b.test")
+}
 
 #[tokio::test]
 async fn whoever_cannot_prove_to_be_a_server_is_refused_with_the_reason() {
-    with_federating_server(&[THEM], async |server| {
+    with_federating_server(&[them()], async |server| {
         let path = "/_matrix/federation/v1/query/profile?user_id=@alice:a.test";
         let unsigned = server.ask(Method::GET, path, None, "").await;
         assert_eq!(refusal(unsigned), (401, "M_UNAUTHORIZED".to_owned()));
@@ -23,14 +28,14 @@ async fn whoever_cannot_prove_to_be_a_server_is_refused_with_the_reason() {
             peers::testing::authorization(&key, destination, &Method::GET, path, None)
         };
         let ask = async |header| server.ask_as(Method::GET, path, header, "").await;
-        let (status, answer) = ask(signed(THEM, server_name!("c.test"))).await;
+        let (status, answer) = ask(signed(them(), server_name!("c.test"))).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED);
         assert_eq!(answer["error"], "the request is for another server; this one is a.test");
-        let (status, answer) = ask(signed(server_name!("gone.test"), US)).await;
+        let (status, answer) = ask(signed(server_name!("gone.test"), us())).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED);
         assert!(answer["error"].as_str().is_some_and(|text| text.contains("gone.test can't be reached")), "{answer}");
-        assert_eq!(refusal(ask(signed(US, US)).await), (401, "M_UNAUTHORIZED".to_owned()));
-        let (status, _) = server.ask_as(Method::GET, &path.replace("alice", "bob"), signed(THEM, US), "").await;
+        assert_eq!(refusal(ask(signed(us(), us())).await), (401, "M_UNAUTHORIZED".to_owned()));
+        let (status, _) = server.ask_as(Method::GET, &path.replace("alice", "bob"), signed(them(), us()), "").await;
         assert_eq!(status, StatusCode::UNAUTHORIZED);
     })
     .await;
@@ -38,7 +43,7 @@ async fn whoever_cannot_prove_to_be_a_server_is_refused_with_the_reason() {
 
 #[tokio::test]
 async fn everybody_may_ask_for_the_version_and_for_keys() {
-    with_federating_server(&[THEM], async |server| {
+    with_federating_server(&[them()], async |server| {
         let version = server.get("/_matrix/federation/v1/version", None).await;
         assert_eq!(version["server"]["name"], "Comity");
         let ours = server.get("/_matrix/key/v2/server", None).await;
@@ -63,7 +68,7 @@ async fn everybody_may_ask_for_the_version_and_for_keys() {
 
 fn assert_both_signed(answer: &Value) {
     assert_eq!(answer["server_name"], "b.test");
-    for server in [US, THEM] {
+    for server in [us(), them()] {
         assert!(answer["signatures"][server.as_str()]["ed25519:test"].is_string(), "{answer}");
     }
 }
@@ -72,8 +77,8 @@ fn assert_both_signed(answer: &Value) {
 async fn a_server_that_federates_with_nobody_says_so() {
     crate::testing::with_server(async |server: Server| {
         let header = peers::testing::authorization(
-            &peers::testing::key_of(THEM),
-            US,
+            &peers::testing::key_of(them()),
+            us(),
             &Method::GET,
             "/_matrix/federation/v1/query/profile?user_id=@x:a.test",
             None,
@@ -84,6 +89,89 @@ async fn a_server_that_federates_with_nobody_says_so() {
         for path in ["/_matrix/key/v2/server", "/_matrix/federation/v1/version", "/_matrix/key/v2/query/b.test"] {
             assert_eq!(refusal(server.ask(Method::GET, path, None, "").await), (403, "M_FORBIDDEN".to_owned()));
         }
+    })
+    .await;
+}
+
+/// What b.test asks.
+async fn asked_by_them(server: &Server, method: Method, path: &str, body: Option<Value>) -> (StatusCode, Value) {
+    let content = body.clone().map(|body| body.try_into().expect("it is canonical"));
+    let key = peers::testing::key_of(them());
+    let header = peers::testing::authorization(&key, us(), &method, path, content.as_ref());
+    server.ask_as(method, path, header, body.map_or_else(String::new, |body| body.to_string())).await
+}
+
+#[tokio::test]
+async fn a_server_is_told_of_our_users_only() {
+    with_federating_server(&[them()], async |server| {
+        let (alice, device) = server.register("alice").await;
+        let get = async |path: &str| asked_by_them(&server, Method::GET, path, None).await;
+        let profile = "/_matrix/federation/v1/query/profile?user_id=";
+        assert_eq!(get(&format!("{profile}@alice:a.test")).await, (StatusCode::OK, json!({ "displayname": "alice" })));
+        assert_eq!(get(&format!("{profile}%40alice:a.test&field=avatar_url")).await, (StatusCode::OK, json!({})));
+        for nobody in ["@bob:a.test", "@alice:b.test"] {
+            assert_eq!(refusal(get(&format!("{profile}{nobody}")).await), (404, "M_NOT_FOUND".to_owned()));
+        }
+
+        let keys = json!({ "device_keys": {
+            "user_id": "@alice:a.test", "device_id": device, "algorithms": [], "keys": {}, "signatures": {},
+        }, "one_time_keys": { "signed_curve25519:AA": { "key": "aGVsbG8", "signatures": {} } } });
+        server.post("/_matrix/client/v3/keys/upload", Some(&alice), keys).await;
+        let (_, list) = get("/_matrix/federation/v1/user/devices/@alice:a.test").await;
+        assert_eq!(list["devices"][0]["device_id"], json!(device));
+        assert!(list["stream_id"].as_u64().is_some_and(|id| id > 0), "{list}");
+        assert_eq!(refusal(get("/_matrix/federation/v1/user/devices/@x:b.test").await).0, 404);
+
+        let post = async |path: &str, body| asked_by_them(&server, Method::POST, path, Some(body)).await;
+        let wanted = json!({ "device_keys": { "@alice:a.test": [] } });
+        let (_, found) = post("/_matrix/federation/v1/user/keys/query", wanted).await;
+        assert_eq!(found["device_keys"]["@alice:a.test"][&device]["user_id"], "@alice:a.test");
+        let wanted = json!({ "one_time_keys": { "@alice:a.test": { &device: "signed_curve25519" } } });
+        let (_, claimed) = post("/_matrix/federation/v1/user/keys/claim", wanted).await;
+        assert_eq!(claimed["one_time_keys"]["@alice:a.test"][&device]["signed_curve25519:AA"]["key"], "aGVsbG8");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_sees_public_rooms_and_where_an_alias_leads() {
+    with_federating_server(&[them()], async |server| {
+        let (alice, _) = server.register("alice").await;
+        let wish = json!({ "name": "Tea", "room_alias_name": "tea", "visibility": "public", "preset": "public_chat" });
+        let room = server.post("/_matrix/client/v3/createRoom", Some(&alice), wish).await["room_id"].clone();
+        let directory = "/_matrix/federation/v1/query/directory?room_alias=%23";
+        let (_, found) = asked_by_them(&server, Method::GET, &format!("{directory}tea:a.test"), None).await;
+        assert_eq!(found, json!({ "room_id": room, "servers": ["a.test"] }));
+        for nothing in ["coffee:a.test", "tea:b.test"] {
+            let refused = asked_by_them(&server, Method::GET, &format!("{directory}{nothing}"), None).await;
+            assert_eq!(refusal(refused), (404, "M_NOT_FOUND".to_owned()));
+        }
+        let path = "/_matrix/federation/v1/publicRooms";
+        let (_, listed) = asked_by_them(&server, Method::GET, &format!("{path}?limit=10"), None).await;
+        assert_eq!(listed["chunk"][0]["name"], "Tea");
+        let filter = json!({ "filter": { "generic_search_term": "coffee" } });
+        let (_, listed) = asked_by_them(&server, Method::POST, path, Some(filter)).await;
+        assert_eq!(listed["chunk"], json!([]));
+        let elsewhere = server.ask(Method::GET, "/_matrix/client/v3/publicRooms?server=b.test", None, "").await;
+        assert_eq!(refusal(elsewhere), (401, "M_MISSING_TOKEN".to_owned()));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_third_party_learns_who_brought_a_token() {
+    with_federating_server(&[], async |server| {
+        let (alice, _) = server.register("alice").await;
+        let path = "/_matrix/client/v3/user/@alice:a.test/openid/request_token";
+        let issued = server.post(path, Some(&alice), json!({})).await;
+        assert_eq!((&issued["matrix_server_name"], &issued["expires_in"]), (&json!("a.test"), &json!(3600)));
+        let token = issued["access_token"].as_str().expect("there is one");
+        let path = format!("/_matrix/federation/v1/openid/userinfo?access_token={token}");
+        assert_eq!(server.get(&path, None).await, json!({ "sub": "@alice:a.test" }));
+        let wrong = server.ask(Method::GET, &path.replace("token=", "token=x"), None, "").await;
+        assert_eq!(refusal(wrong), (401, "M_UNKNOWN_TOKEN".to_owned()));
+        let of_another = "/_matrix/client/v3/user/@bob:a.test/openid/request_token";
+        assert_eq!(refusal(server.ask(Method::POST, of_another, Some(&alice), "{}").await).0, 403);
     })
     .await;
 }
