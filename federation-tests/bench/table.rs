@@ -43,8 +43,8 @@ impl Table {
         times.sort_unstable();
         for (part, aim) in [50, 99].into_iter().zip(aims) {
             let index = (times.len() * part / 100).min(times.len().saturating_sub(1));
-            let time = times.get(index).copied().unwrap_or_default();
-            self.alone(&format!("{figure}, p{part}"), format!("{:.2} ms", time.as_secs_f64() * 1000.0), aim);
+            let time = times.get(index).map(|time| format!("{:.2} ms", time.as_secs_f64() * 1000.0));
+            self.alone(&format!("{figure}, p{part}"), time.unwrap_or_else(|| "never".to_owned()), aim);
         }
     }
 }
