@@ -53,20 +53,16 @@ CREATE TABLE inbound_messages (
 );
 CREATE INDEX inbound_messages_by_time ON inbound_messages (received_at);
 
--- The devices of users of other servers, as far as they are known.
+-- The devices and keys of users of other servers, as far as they are known: each list is kept while its user shares a room with
+-- somebody of this server, for that long changes are told.
 CREATE TABLE remote_device_lists (
     user_id TEXT NOT NULL PRIMARY KEY, -- whose
-    stream_id BIGINT NOT NULL,        -- up to which change the list is whole
-    seen_id BIGINT NOT NULL,          -- the greatest change that was heard of
-    stale_since BIGINT                -- since when changes are missing, milliseconds since 1970; NULL: none are
-);
-
-CREATE TABLE remote_devices (
-    user_id TEXT NOT NULL,            -- remote_device_lists.user_id
-    device_id TEXT NOT NULL,          -- as its server calls it
-    json TEXT NOT NULL,               -- its identity keys
-    display_name TEXT,                -- what its owner calls it
-    PRIMARY KEY (user_id, device_id)
+    changed_at BIGINT NOT NULL,       -- when this row last changed: what was made of an older one doesn't replace it
+    stale_since BIGINT,               -- since when changes may be missing; NULL: none are
+    stream_id BIGINT,                 -- up to which change the list is whole, as its server counts; NULL: it wasn't fetched yet
+    devices TEXT NOT NULL,            -- JSON: for each device id its identity keys, and what its owner calls it
+    master_key TEXT,                  -- JSON, by which the user signs other keys
+    self_signing_key TEXT             -- JSON, by which the user signs devices
 );
 
 -- Which device of a user of this server changed: each such change is told to other servers, and names the one before it.

@@ -16,7 +16,7 @@ use ruma::{
     },
 };
 use serde::Deserialize;
-use store::{Arg, RoomVersion, Write, events, rooms::RoomRow, state};
+use store::{Arg, RoomVersion, Write, events, remote_devices, rooms::RoomRow, state};
 
 use crate::{
     RoomError, Rooms,
@@ -320,6 +320,7 @@ impl<'a> Extension<'a> {
             return Ok(());
         }
         self.head.now = self.store_state(parent, state);
+        let servers_before = self.head.servers.clone();
         for (key, nid) in &changed {
             state::put_current(&mut self.write, self.room.nid, key, *nid);
             if key.0 == StateEventType::RoomMember {
@@ -331,6 +332,10 @@ impl<'a> Extension<'a> {
             if key.0 == StateEventType::RoomMember {
                 self.set_member(&before, key, None, offset).await?;
             }
+        }
+        let ours = self.rooms.server_name();
+        if servers_before.contains_key(ours) && !self.head.servers.contains_key(ours) {
+            remote_devices::doubt_members(&mut self.write, self.room.nid, &Arg::Position(offset));
         }
         // The timeline tells of one change at most; what else the branches brought is to be looked up.
         if changed.len() + gone.len() > 1 {
@@ -348,20 +353,31 @@ impl<'a> Extension<'a> {
         offset: u32,
     ) -> Result<(), RoomError> {
         let Ok(user_id) = <&UserId>::try_from(key.1.as_str()) else { return Ok(()) };
-        if let Some(old) = before.state.get(key)
-            && membership_of(&self.event(*old).await?.pdu) == Some(MembershipState::Join)
-        {
+        let was_joined = match before.state.get(key) {
+            Some(old) => membership_of(&self.event(*old).await?.pdu) == Some(MembershipState::Join),
+            None => false,
+        };
+        let event = match nid {
+            Some(nid) => Some(self.event(nid).await?),
+            None => None,
+        };
+        let member = event.as_ref().and_then(|event| event.pdu.content_as::<RoomMemberEventContent>());
+        let is_joined = member.as_ref().is_some_and(|member| member.membership == MembershipState::Join);
+        if was_joined {
             self.head.count_out(user_id.server_name());
+        }
+        if is_joined {
+            self.head.count_in(user_id.server_name());
+        }
+        if was_joined && !is_joined && user_id.server_name() != self.rooms.server_name() {
+            // It may have been the last room that is shared, and with it their server's word on their devices.
+            remote_devices::doubt(&mut self.write, user_id, &Arg::Position(offset));
         }
         let Some(nid) = nid else {
             store::rooms::remove_membership(&mut self.write, self.room.nid, &key.1);
             return Ok(());
         };
-        let event = self.event(nid).await?;
-        let Some(member) = event.pdu.content_as::<RoomMemberEventContent>() else { return Ok(()) };
-        if member.membership == MembershipState::Join {
-            self.head.count_in(user_id.server_name());
-        }
+        let (Some(event), Some(member)) = (event, member) else { return Ok(()) };
         store::rooms::put_membership(
             &mut self.write,
             self.room.nid,

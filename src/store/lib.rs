@@ -29,6 +29,7 @@ pub mod presence;
 pub mod profiles;
 pub mod receipts;
 pub mod relations;
+pub mod remote_devices;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;

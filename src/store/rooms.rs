@@ -203,6 +203,27 @@ impl Rooms<'_> {
         Ok(!self.0.query(SHARE, args![one.as_str(), other.as_str()]).await?.is_empty())
     }
 
+    /// Those among `others` who are joined to a room to which `user_id` is joined.
+    pub async fn who_shares_a_room(&self, user_id: &UserId, others: &[&UserId]) -> Result<Vec<OwnedUserId>, Error> {
+        let mut found = Vec::new();
+        for chunk in others.chunks(500) {
+            let sql = format!(
+                "
+                SELECT DISTINCT b.user_id
+                FROM memberships b
+                JOIN memberships a ON a.room_nid = b.room_nid AND a.user_id = $1 AND a.membership = 'join'
+                WHERE b.membership = 'join' AND b.user_id IN ({})",
+                places(2, chunk.len())
+            );
+            let mut args = args![user_id.as_str()];
+            args.extend(chunk.iter().map(|other| Arg::from(other.as_str())));
+            for row in self.0.query(sql, args).await? {
+                found.push(row.parse(0)?);
+            }
+        }
+        Ok(found)
+    }
+
     /// Everybody who is joined to a room to which `user_id` is joined, once each, the user included.
     pub async fn users_sharing_rooms_with(&self, user_id: &UserId) -> Result<Vec<OwnedUserId>, Error> {
         const SHARING: &str = "
