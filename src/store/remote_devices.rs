@@ -212,7 +212,17 @@ mod tests {
                 write(&store, |write, position| {
                     put(write, &fetched(list.clone(), 1), position);
                     let (room, event) = (RoomNid(*room), EventNid(1));
-                    put_membership(write, room, user_id.as_str(), membership, user_id, event, position.clone(), None, None);
+                    put_membership(
+                        write,
+                        room,
+                        user_id.as_str(),
+                        membership,
+                        user_id,
+                        event,
+                        position.clone(),
+                        None,
+                        None,
+                    );
                 })
                 .await?;
             }

@@ -103,7 +103,8 @@ impl Users {
             return Err(KeyError::TooMany { field: "signed_keys" });
         }
         let own = self.store.device_keys().cross_signing_keys(&[&session.user_id]).await?;
-        let elsewhere = self.remote_master_keys(signed.iter().map(|(user_id, ..)| *user_id)).await;
+        let elsewhere = signed.iter().map(|(user_id, ..)| *user_id);
+        let elsewhere = self.remote_master_keys(&session.user_id, elsewhere).await?;
         let mut failures = SignatureFailures::new();
         let mut taken: Vec<KeySignatureRow> = Vec::new();
         for (user_id, target, json) in signed {

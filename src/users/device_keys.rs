@@ -24,7 +24,7 @@ use crate::{Session, Users, key_updates::KeysChanged, secrets::random_text};
 /// The most one-time keys that one request brings, and that a device may have.
 const MAX_ONE_TIME_KEYS: usize = 1_000;
 /// The most that any one key may take.
-const MAX_KEY_BYTES: usize = 64 << 10;
+pub(crate) const MAX_KEY_BYTES: usize = 64 << 10;
 /// How long a key that was given out is remembered, so that it isn't taken for a new one.
 const REMEMBER_CLAIMED: Millis = 60 * 60_000;
 /// The most devices that one request asks keys of.
@@ -355,7 +355,7 @@ pub(crate) fn parse(json: &str) -> Result<Value, store::Error> {
     serde_json::from_str(json).map_err(|error| store::Error::Corrupt(format!("a key: {error}")))
 }
 
-fn raw<T>(value: &Value) -> Result<Raw<T>, store::Error> {
+pub(crate) fn raw<T>(value: &Value) -> Result<Raw<T>, store::Error> {
     let json =
         serde_json::value::to_raw_value(value).map_err(|error| store::Error::Corrupt(format!("a key: {error}")))?;
     Ok(Raw::from_json(json))

@@ -21,8 +21,10 @@ mod login;
 mod openid;
 mod passwords;
 mod profiles;
+mod remote_fetch;
 mod remote_key_updates;
 mod remote_keys;
+mod remote_lists;
 mod remote_profiles;
 mod search;
 mod secrets;
@@ -83,6 +85,7 @@ pub struct Users {
     sessions: tokens::Sessions,
     last_seen: last_seen::LastSeen,
     remote_profiles: remote_profiles::RemoteProfiles,
+    list_fetches: remote_fetch::ListFetches,
     signer: secrets::Signer,
 }
 
@@ -108,6 +111,7 @@ impl Users {
             sessions: tokens::Sessions::new(config.accounts.session_cache),
             last_seen: last_seen::LastSeen::default(),
             remote_profiles: remote_profiles::RemoteProfiles::default(),
+            list_fetches: remote_fetch::ListFetches::default(),
             config,
             store,
             peers,

@@ -1,8 +1,15 @@
 //! The keys of users of other servers, and of their devices.
 //!
+//! Of those who share a room with whoever asks, they are fetched once, and followed from then on; all others' are asked for
+//! each time.
+//!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#end-to-end-encryption>
 
-use std::{collections::BTreeMap, future::Future, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    future::Future,
+    time::Duration,
+};
 
 use futures_util::{StreamExt as _, stream};
 use peers::{Failure, PeerError};
@@ -12,15 +19,28 @@ use ruma::{
     encryption::CrossSigningKey,
     serde::Raw,
 };
-use store::device_keys::CrossSigningKeyRow;
+use serde_json::json;
+use store::{Arg, Write, device_keys::CrossSigningKeyRow, remote_devices::follow};
 use tokio::time::{Instant, timeout_at};
 
-use crate::{ClaimedKeys, KeyError, KeyQuery, Users, cross_signing::MASTER, device_keys::add_signatures_to};
+use crate::{
+    ClaimedKeys, KeyError, KeyQuery, Users,
+    cross_signing::MASTER,
+    device_keys::{add_signatures_to, parse, raw},
+    remote_lists::RemoteList,
+};
 
 /// How long other servers have where the client doesn't say, and at most.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How many servers are asked at once for one request.
 const SIDE_BY_SIDE: usize = 32;
+/// How many lists of one server are fetched for one request, so that one request to it doesn't become thousands: the next
+/// request fetches others.
+const MOST_LISTS: usize = 64;
+/// And how many of them at once.
+const LISTS_SIDE_BY_SIDE: usize = 8;
+/// How much of what is known is read for one request, in bytes.
+const MOST_BYTES: usize = 64 << 20;
 
 /// The servers that did not answer, and why.
 pub type RemoteFailures = BTreeMap<OwnedServerName, PeerError>;
@@ -30,19 +50,14 @@ type Wanted = BTreeMap<OwnedUserId, Vec<OwnedDeviceId>>;
 
 impl Users {
     /// The keys of users of other servers and of their devices, as `asker` may see them. The servers are asked side by
-    /// side; `patience` is for all of them together, 10 s at most.
+    /// side; `patience` is for all of them together, 10 s at most. Of those that don't answer is told what is known.
     pub async fn query_remote_keys(
         &self,
         asker: &UserId,
         wanted: &Wanted,
         patience: Option<Duration>,
     ) -> Result<(KeyQuery, RemoteFailures), KeyError> {
-        let by_server = self.by_server(wanted.iter().map(|(user_id, devices)| (user_id, devices.clone())));
-        let (answers, failures) = each(by_server, patience, |server, wanted| self.keys_of(server, wanted)).await;
-        let mut found = KeyQuery::default();
-        for (server, answer) in answers {
-            found.add_remote(&server, wanted, answer);
-        }
+        let (mut found, failures) = self.look_up_keys(asker, wanted, patience).await?;
         self.add_own_signatures(asker, &mut found).await?;
         Ok((found, failures))
     }
@@ -53,7 +68,7 @@ impl Users {
         wanted: &BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
         patience: Option<Duration>,
     ) -> (ClaimedKeys, RemoteFailures) {
-        let by_server = self.by_server(wanted.iter().map(|(user_id, devices)| (user_id, devices.clone())));
+        let by_server = self.by_server(wanted.iter().map(|(user_id, devices)| (&**user_id, devices.clone())));
         let ask = |server: OwnedServerName, wanted| async move {
             Ok(self.peers.ask_within(PATIENCE, &server, claim::Request::new(wanted)).await?.one_time_keys)
         };
@@ -74,25 +89,135 @@ impl Users {
     }
 
     /// The master keys of those among `users` who are of other servers, as far as they can be had.
-    pub(crate) async fn remote_master_keys(&self, users: impl Iterator<Item = &UserId>) -> Vec<CrossSigningKeyRow> {
+    pub(crate) async fn remote_master_keys(
+        &self,
+        asker: &UserId,
+        users: impl Iterator<Item = &UserId>,
+    ) -> Result<Vec<CrossSigningKeyRow>, KeyError> {
         let wanted: Wanted = users.map(|user_id| (user_id.to_owned(), Vec::new())).collect();
-        let by_server = self.by_server(wanted.iter().map(|(user_id, devices)| (user_id, devices.clone())));
-        let (answers, _) = each(by_server, None, |server, wanted| self.keys_of(server, wanted)).await;
-        let mut found = KeyQuery::default();
-        for (server, answer) in answers {
-            found.add_remote(&server, &wanted, answer);
-        }
+        let (found, _) = self.look_up_keys(asker, &wanted, None).await?;
         let row = |(user_id, key): (OwnedUserId, Raw<CrossSigningKey>)| {
             let public_key = key.deserialize().ok()?.keys.into_values().next()?;
             let json = key.json().get().to_owned();
             Some(CrossSigningKeyRow { user_id, usage: MASTER.to_owned(), public_key, json })
         };
-        found.master_keys.into_iter().filter_map(row).collect()
+        Ok(found.master_keys.into_iter().filter_map(row).collect())
     }
 
-    /// What `server` says of the keys of its users. Here is where what is known of them already will be looked up.
-    async fn keys_of(&self, server: OwnedServerName, wanted: Wanted) -> Result<query::Response, PeerError> {
-        self.peers.ask_within(PATIENCE, &server, query::Request::new(wanted)).await
+    /// What is known here where no change is missing, and of all others what their servers say now.
+    async fn look_up_keys(
+        &self,
+        asker: &UserId,
+        wanted: &Wanted,
+        patience: Option<Duration>,
+    ) -> Result<(KeyQuery, RemoteFailures), KeyError> {
+        let theirs: Vec<&UserId> = wanted.keys().map(|user_id| &**user_id).filter(|id| !self.is_ours(id)).collect();
+        let (rows, left) = self.store.remote_devices().of_users(&theirs, MOST_BYTES).await?;
+        let (mut found, mut failures) = (KeyQuery::default(), RemoteFailures::new());
+        let mut stale = BTreeMap::new();
+        for row in &rows {
+            let Some(list) = RemoteList::of(row)? else { continue };
+            match row.is_whole {
+                true => found.add_list(&row.user_id, list, &wanted[&row.user_id])?,
+                false => drop(stale.insert(&*row.user_id, list)),
+            }
+        }
+        for user_id in left {
+            failures.insert(user_id.server_name().to_owned(), too_much(user_id.server_name()));
+        }
+        let is_open = |user_id: &UserId| {
+            !found.device_keys.contains_key(user_id) && !failures.contains_key(user_id.server_name())
+        };
+        let open: Vec<&UserId> = theirs.into_iter().filter(|user_id| is_open(user_id)).collect();
+        let shared = self.store.rooms().who_shares_a_room(asker, &open).await?;
+        let shared: BTreeSet<OwnedUserId> = shared.into_iter().collect();
+        let known: BTreeSet<&UserId> = rows.iter().map(|row| &*row.user_id).collect();
+        self.follow(shared.iter().filter(|user_id| !known.contains(&***user_id))).await?;
+        let open = open.into_iter().map(|user_id| (user_id, wanted[user_id].clone()));
+        let deadline = Instant::now() + patience.unwrap_or(PATIENCE).min(PATIENCE);
+        let answers = stream::iter(self.by_server(open))
+            .map(|(server, wanted)| self.ask_keys(asker, server, wanted, &shared, deadline))
+            .buffer_unordered(SIDE_BY_SIDE)
+            .collect::<Vec<_>>();
+        for (server, answer, failure) in answers.await {
+            found.add(answer);
+            failures.extend(failure.map(|error| (server, error)));
+        }
+        for (user_id, list) in stale {
+            // Who is not told of by a server that answers is gone.
+            let is_silent = failures.contains_key(user_id.server_name());
+            if is_silent && !found.device_keys.contains_key(user_id) {
+                found.add_list(user_id, list, &wanted[user_id])?;
+            }
+        }
+        Ok((found, failures))
+    }
+
+    /// From now on what happens to the lists of these users is noted.
+    async fn follow<'u>(&self, users: impl Iterator<Item = &'u OwnedUserId>) -> Result<(), KeyError> {
+        let mut write = Write::new();
+        let position = Arg::Position(write.position());
+        let mut is_anybody_new = false;
+        for user_id in users {
+            follow(&mut write, user_id, &position);
+            is_anybody_new = true;
+        }
+        if is_anybody_new {
+            self.store.commit(write).await?;
+        }
+        Ok(())
+    }
+
+    /// What `server` says of the keys of its users, and why it says no more.
+    async fn ask_keys(
+        &self,
+        asker: &UserId,
+        server: OwnedServerName,
+        wanted: Wanted,
+        shared: &BTreeSet<OwnedUserId>,
+        deadline: Instant,
+    ) -> (OwnedServerName, KeyQuery, Option<PeerError>) {
+        let mut found = KeyQuery::default();
+        let failure = self.ask_keys_into(&mut found, asker, &server, wanted, shared, deadline).await.err();
+        (server, found, failure)
+    }
+
+    async fn ask_keys_into(
+        &self,
+        found: &mut KeyQuery,
+        asker: &UserId,
+        server: &ServerName,
+        mut wanted: Wanted,
+        shared: &BTreeSet<OwnedUserId>,
+        deadline: Instant,
+    ) -> Result<(), PeerError> {
+        let lists: Vec<OwnedUserId> =
+            wanted.keys().filter(|id| shared.contains(*id)).take(MOST_LISTS).cloned().collect();
+        let mut lists = stream::iter(lists)
+            .map(async |user_id| {
+                let list = in_time(deadline, server, self.fetch_list(asker, &user_id)).await;
+                (user_id, list)
+            })
+            .buffer_unordered(LISTS_SIDE_BY_SIDE);
+        while let Some((user_id, list)) = lists.next().await {
+            match list {
+                Ok(list) => {
+                    let devices = wanted.remove(&user_id).unwrap_or_default();
+                    found.add_list(&user_id, list, &devices)?;
+                }
+                // It doesn't know the user, or has no such list: it is asked as for those who aren't followed.
+                Err(PeerError::Refused { .. } | PeerError::Malformed { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        drop(lists);
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let answer = self.peers.ask_within(PATIENCE, server, query::Request::new(wanted.clone()));
+        let answer = in_time(deadline, server, answer).await?;
+        found.add_remote(server, &wanted, answer);
+        Ok(())
     }
 
     /// What the asker has signed of others stays here, and is shown to the asker with the keys.
@@ -107,12 +232,12 @@ impl Users {
 
     fn by_server<'a, W>(
         &self,
-        wanted: impl Iterator<Item = (&'a OwnedUserId, W)>,
+        wanted: impl Iterator<Item = (&'a UserId, W)>,
     ) -> BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, W>> {
         let mut by_server: BTreeMap<OwnedServerName, BTreeMap<OwnedUserId, W>> = BTreeMap::new();
         for (user_id, wish) in wanted.filter(|(user_id, _)| !self.is_ours(user_id)) {
             let of_server = by_server.entry(user_id.server_name().to_owned()).or_default();
-            of_server.insert(user_id.clone(), wish);
+            of_server.insert(user_id.to_owned(), wish);
         }
         by_server
     }
@@ -156,7 +281,39 @@ async fn in_time<A>(
     })
 }
 
+fn too_much(server: &ServerName) -> PeerError {
+    let reason = "the keys of its users are more than is told at once".to_owned();
+    PeerError::Malformed { server: server.to_owned(), reason }
+}
+
 impl KeyQuery {
+    /// Takes what is known of a user of another server: of the devices that are wanted, none for all of them.
+    fn add_list(&mut self, user_id: &UserId, list: RemoteList, wanted: &[OwnedDeviceId]) -> Result<(), store::Error> {
+        let mut devices = BTreeMap::new();
+        for (device_id, device) in list.devices {
+            if !wanted.is_empty() && !wanted.contains(&device_id) {
+                continue;
+            }
+            let mut keys = device.keys;
+            if let Some(name) = device.display_name {
+                let mut json = parse(keys.json().get())?;
+                json["unsigned"] = json!({ "device_display_name": name });
+                keys = raw(&json)?;
+            }
+            devices.insert(device_id, keys);
+        }
+        self.device_keys.insert(user_id.to_owned(), devices);
+        self.master_keys.extend(list.master_key.map(|key| (user_id.to_owned(), key)));
+        self.self_signing_keys.extend(list.self_signing_key.map(|key| (user_id.to_owned(), key)));
+        Ok(())
+    }
+
+    fn add(&mut self, other: Self) {
+        self.device_keys.extend(other.device_keys);
+        self.master_keys.extend(other.master_keys);
+        self.self_signing_keys.extend(other.self_signing_keys);
+    }
+
     /// Takes of an answer what its server may say: of its own users, and of those that it was asked for.
     fn add_remote(&mut self, server: &ServerName, wanted: &Wanted, answer: query::Response) {
         let is_asked = |user_id: &UserId| user_id.server_name() == server && wanted.contains_key(user_id);
