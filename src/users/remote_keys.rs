@@ -117,9 +117,10 @@ impl Users {
         let mut stale = BTreeMap::new();
         for row in &rows {
             let Some(list) = RemoteList::of(row)? else { continue };
-            match row.is_whole {
-                true => found.add_list(&row.user_id, list, &wanted[&row.user_id])?,
-                false => drop(stale.insert(&*row.user_id, list)),
+            if row.is_whole {
+                found.add_list(&row.user_id, list, &wanted[&row.user_id])?;
+            } else {
+                stale.insert(&*row.user_id, list);
             }
         }
         for user_id in left {

@@ -6,7 +6,7 @@ use federation_tests::{Client as Raw, Engine, Network, eventually, on_each_engin
 use matrix_sdk::{Client, config::SyncSettings, ruma::OwnedRoomId};
 use serde_json::{Value, json};
 
-use super::Two;
+use super::{Two, becomes};
 use crate::{
     encrypted::{encrypted_room, say},
     sdk,
@@ -18,7 +18,7 @@ async fn upload_keys(client: &Raw, one_time_keys: usize) {
     let keys: serde_json::Map<String, Value> = (0..one_time_keys)
         .map(|number| {
             let key =
-                json!({ "key": format!("once{number}"), "signatures": { user: { format!("ed25519:{device}"): "s" } } });
+                json!({ "key": format!("once{number:04}"), "signatures": { user: { format!("ed25519:{device}"): "s" } } });
             (format!("signed_curve25519:AAAA{number}"), key)
         })
         .collect();
@@ -138,6 +138,89 @@ async fn device_changes_missed_during_an_outage_are_caught_up_with() {
         phones.iter().all(|phone| devices.get(&phone.device_id).is_some()).then_some(())
     })
     .await;
+}
+
+/// Waits until `devices` are Alice's devices as Bob's server knows them without asking hers.
+async fn known_without_asking(two: &Two, devices: &[&str]) {
+    let is_ask = |path: &str| path.contains("/user/devices/") || path.contains("/user/keys/query");
+    let asked =
+        || two.network.crossings().iter().filter(|crossing| crossing.to == "a.test" && is_ask(&crossing.path)).count();
+    eventually("Bob's server knows Alice's devices", async || {
+        let before = asked();
+        let known = query(&two.bob, &two.alice.user_id).await;
+        let known = known.as_object()?;
+        let is_right = known.len() == devices.len() && devices.iter().all(|device| known.contains_key(*device));
+        (is_right && asked() == before).then_some(())
+    })
+    .await;
+}
+
+/// What Bob is told of Alice's devices, and whether her server is missed.
+async fn told(two: &Two) -> (Vec<String>, bool) {
+    let wanted = json!({ "device_keys": { two.alice.user_id.clone(): [] }, "timeout": 3000 });
+    let answer = two.bob.post("keys/query", wanted).await.ok();
+    let devices = answer["device_keys"][&two.alice.user_id].as_object().cloned().unwrap_or_default();
+    (devices.into_iter().map(|(id, _)| id).collect(), answer["failures"].get("a.test").is_some())
+}
+
+#[tokio::test]
+async fn devices_are_known_while_their_server_is_away() {
+    on_each_engine(async |engine| {
+        let mut two = Two::meet(&engine).await;
+        two.room("12").await;
+        upload_keys(&two.alice, 1).await;
+        let first = two.alice.device_id.clone();
+        known_without_asking(&two, &[&first]).await;
+
+        two.network.part("a.test", "b.test");
+        let phone = two.a.login("alice").await;
+        upload_keys(&phone, 1).await;
+        assert_eq!(told(&two).await, (vec![first.clone()], false));
+        two.network.reunite("a.test", "b.test");
+        known_without_asking(&two, &[&first, &phone.device_id]).await;
+
+        two.a.kill();
+        let mut both = vec![first, phone.device_id];
+        both.sort();
+        assert_eq!(told(&two).await, (both.clone(), false));
+        // Nor is it forgotten.
+        two.b.kill();
+        two.b.restart().await;
+        assert_eq!(told(&two).await, (both, false));
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn devices_of_those_who_were_out_of_sight_are_asked_for_anew() {
+    let mut two = Two::meet_mixed().await;
+    let room = two.public_room().await;
+    upload_keys(&two.alice, 1).await;
+    let first = two.alice.device_id.clone();
+    known_without_asking(&two, &[&first]).await;
+
+    // Bob's server is told of no change while nobody there shares a room with Alice.
+    two.bob.leave(&room).await;
+    becomes(&two.alice, &room, &two.bob.user_id, "leave").await;
+    let phone = two.a.login("alice").await;
+    upload_keys(&phone, 1).await;
+    two.bob.join_via(&room, &["a.test"]).await;
+    let mut both = vec![first.clone(), phone.device_id.clone()];
+    both.sort();
+    assert_eq!(told(&two).await, (both, false));
+
+    // Nor after Alice has left; and what is known may be old.
+    known_without_asking(&two, &[&first, &phone.device_id]).await;
+    two.alice.leave(&room).await;
+    becomes(&two.bob, &room, &two.alice.user_id, "leave").await;
+    phone.post("logout", json!({})).await.ok();
+    assert_eq!(told(&two).await, (vec![first.clone()], false));
+    two.a.kill();
+    assert!(told(&two).await.1);
+    two.a.restart().await;
+    two.alice.join_via(&room, &["b.test"]).await;
+    becomes(&two.bob, &room, &two.alice.user_id, "join").await;
+    known_without_asking(&two, &[&first]).await;
 }
 
 #[tokio::test]
