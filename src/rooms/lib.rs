@@ -23,6 +23,7 @@ mod judge;
 mod live;
 mod membership;
 mod missing;
+mod nearest;
 mod outliers;
 mod outside;
 mod policy;
