@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use federation_tests::{Engine, enc, eventually, on_each_engine};
+use federation_tests::{Client, Engine, enc, eventually, on_each_engine};
 use serde_json::json;
 
 use super::{Two, agree, arrives, becomes, ids_of, invitation, share_history};
@@ -144,4 +144,33 @@ async fn what_is_redacted_is_gone_on_the_other_side_too() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_space_shows_rooms_of_another_domain() {
+    let two = Two::meet_mixed().await;
+    let named = async |name: &str, preset: &str| {
+        two.alice.create_room(json!({ "name": name, "preset": preset, "room_version": "11" })).await
+    };
+    let (garden, vault) = (named("garden", "public_chat").await, named("vault", "private_chat").await);
+    let kind = json!({ "type": "m.space" });
+    let space = json!({ "name": "park", "preset": "public_chat", "room_version": "11", "creation_content": kind });
+    let park = two.alice.create_room(space).await;
+    let own = two.bob.create_room(json!({ "name": "town", "preset": "private_chat", "creation_content": kind })).await;
+    let via = json!({ "via": ["a.test"] });
+    for (client, space, child) in [(&two.alice, &park, &garden), (&two.alice, &park, &vault), (&two.bob, &own, &park)] {
+        client.put(&format!("rooms/{space}/state/m.space.child/{child}"), via.clone()).await.ok();
+    }
+    let names = async |client: &Client, room: &str| {
+        let tree = client.get(&format!("/_matrix/client/v1/rooms/{room}/hierarchy")).await.ok();
+        let rooms = tree["rooms"].as_array().expect("a list").clone();
+        rooms.iter().map(|room| room["name"].as_str().unwrap_or("?").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&two.bob, &own).await, ["town", "park", "garden"], "nobody is shown what they may not see");
+    assert_eq!(names(&two.alice, &park).await, ["park", "garden", "vault"]);
+    // One by itself, with who to ask.
+    let summary = |room: &str| format!("/_matrix/client/v1/room_summary/{room}?via=a.test");
+    let shown = two.bob.get(&summary(&garden)).await.ok();
+    assert_eq!((&shown["name"], &shown["membership"]), (&json!("garden"), &json!("leave")), "{shown}");
+    two.bob.get(&summary(&vault)).await.refused(404, "M_NOT_FOUND");
 }
