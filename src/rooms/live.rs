@@ -1,6 +1,9 @@
 //! A room in memory.
 
-use std::sync::{Arc, RwLock};
+use std::sync::{
+    Arc, RwLock,
+    atomic::{AtomicBool, Ordering},
+};
 
 use model::{EventNid, RoomNid, SnapshotNid, StateMap};
 use ruma::{
@@ -8,6 +11,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 use store::{RoomVersion, Store, rooms::RoomRow};
+use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::RoomError;
 
@@ -25,6 +29,10 @@ pub struct LiveRoom {
     pub(crate) turn: tokio::sync::Mutex<Option<Head>>,
     /// What other servers send into the room is taken in one delivery after the other.
     pub(crate) inbox: tokio::sync::Semaphore,
+    /// Each append on its way to the store holds a share, until it is known what became of it.
+    aloft: Arc<tokio::sync::RwLock<()>>,
+    /// One of them came to nothing, and the head still builds on it.
+    is_lost: AtomicBool,
     view: RwLock<Option<View>>,
 }
 
@@ -124,6 +132,8 @@ impl LiveRoom {
             rules,
             turn: tokio::sync::Mutex::new(head),
             inbox: tokio::sync::Semaphore::new(1),
+            aloft: Arc::default(),
+            is_lost: AtomicBool::new(false),
             view: RwLock::new(None),
         })
     }
@@ -146,9 +156,28 @@ impl LiveRoom {
         }
     }
 
+    /// For an append that sets out, under the room's turn.
+    pub(crate) async fn set_out(&self) -> OwnedRwLockReadGuard<()> {
+        self.aloft.clone().read_owned().await
+    }
+
+    /// An append came to nothing: whoever is to build on the head has to forget it first.
+    pub(crate) fn lose(&self) {
+        self.is_lost.store(true, Ordering::Release);
+    }
+
+    /// Waits until the store has everything that the head builds on. To be called under the room's turn, so that nothing
+    /// new sets out. False: some of it came to nothing.
+    pub(crate) async fn has_landed(&self) -> bool {
+        drop(self.aloft.write().await);
+        !self.is_lost.load(Ordering::Acquire)
+    }
+
     /// Forgets everything: the next who needs it reads it again.
     pub(crate) async fn forget(&self) {
-        self.turn.lock().await.take();
+        let mut turn = self.turn.lock().await;
+        self.is_lost.store(false, Ordering::Release);
+        turn.take();
         self.view.write().expect("nothing panics under this lock").take();
     }
 }
