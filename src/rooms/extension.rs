@@ -119,7 +119,8 @@ impl<'a> Extension<'a> {
             self.fresh.insert(event.nid, event.clone());
             self.set_state(before, state, offset).await?;
         }
-        self.head.extremities = vec![(event.pdu.event_id.clone(), event.pdu.depth)];
+        let place = (event.pdu.event_id.clone(), event.pdu.depth);
+        self.head.extend(Vec::new(), place, self.head.now.state.clone());
         self.tell(&event, offset).await?;
         self.owe(&event, offset, servers_before.keys().cloned().collect());
         self.after.insert(event.pdu.event_id.clone(), self.head.now.clone());
@@ -192,17 +193,16 @@ impl<'a> Extension<'a> {
             None => before.state.clone(),
         };
         if extremities.is_empty() || (is_on_head && judged.pdu.state_key.is_none()) {
-            self.set_state(before, own, offset).await?;
+            self.set_state(before, own.clone(), offset).await?;
         } else if !same(&own, &self.head.now.state) {
-            let mut states = vec![own];
+            let mut states = vec![own.clone()];
             for (event_id, _) in &extremities {
                 states.push(self.after(event_id).await?);
             }
             let resolved = self.rooms.resolve_state(self.room, states, &self.fresh).await?;
             self.set_state(self.head.now.clone(), resolved, offset).await?;
         }
-        extremities.push((event.pdu.event_id.clone(), event.pdu.depth));
-        self.head.extremities = extremities;
+        self.head.extend(extremities, (event.pdu.event_id.clone(), event.pdu.depth), own);
 
         // What holds afterwards follows from the event itself, unless it came from a branch.
         let room_state = (!is_on_head).then_some(self.head.now.snapshot);
@@ -270,14 +270,11 @@ impl<'a> Extension<'a> {
         Ok(self.store_state(judged.parent.clone().unwrap_or_default(), judged.before.clone()))
     }
 
-    /// The state after an event of the timeline.
-    async fn after(&self, event_id: &EventId) -> Result<StateMap, RoomError> {
-        match self.after.get(event_id) {
-            Some(after) => Ok(after.state.clone()),
-            None => match self.events.iter().find(|event| event.pdu.event_id == event_id) {
-                Some(event) => self.rooms.after(event).await,
-                None => Ok(self.rooms.state_after(event_id).await?.ok_or(RoomError::UnknownEvent)?.state),
-            },
+    /// The state after an event that nothing follows yet.
+    async fn after(&self, extremity: &EventId) -> Result<StateMap, RoomError> {
+        match self.head.after.get(extremity) {
+            Some(state) => Ok(state.clone()),
+            None => Ok(self.rooms.state_after(extremity).await?.ok_or(RoomError::UnknownEvent)?.state),
         }
     }
 

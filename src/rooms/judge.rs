@@ -359,18 +359,6 @@ impl Rooms {
         }))
     }
 
-    /// The state after an event whose own state before is known.
-    pub(crate) async fn after(&self, event: &TimelineEvent) -> Result<StateMap, RoomError> {
-        let before = match event.state_before {
-            Some(snapshot) => self.state_at(snapshot).await?,
-            None => StateMap::new(),
-        };
-        Ok(match event.pdu.state() {
-            Some(key) => before.update(key, event.nid),
-            None => before,
-        })
-    }
-
     async fn pending_redactions(
         &self,
         targets: &[OwnedEventId],
