@@ -119,7 +119,8 @@ impl Homeserver {
         let services = Arc::new(Services {
             config: ApiConfig {
                 max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
-                ..ApiConfig::default()
+                public_rooms_for_servers: config.federation.public_rooms,
+                well_known_server: config.federation.well_known_server.clone(),
             },
             public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
             store,

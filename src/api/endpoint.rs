@@ -426,6 +426,9 @@ fn explain(error: FromHttpRequestError, body: &[u8]) -> Error {
                 .unwrap_or_default();
             Error::bad_json(format!("the body is not what this endpoint takes: {error}{place}"))
         }
+        DeserializationError::Query(error) if error.to_string().contains("missing field") => {
+            Error::missing_param(format!("the query is not complete: {error}"))
+        }
         DeserializationError::Query(error) => Error::invalid_param(format!("the query is wrong: {error}")),
         DeserializationError::Ident(error) => Error::invalid_param(format!("a part of the path is wrong: {error}")),
         error => Error::invalid_param(error.to_string()),

@@ -12,6 +12,7 @@ use axum::{
 };
 use http::{Method, Request, StatusCode};
 use metrics::{counter, gauge, histogram};
+use ruma::OwnedServerName;
 use tower_http::{catch_panic::CatchPanicLayer, cors};
 
 use crate::{Error, SharedServices, client, endpoint::Route, federation, operator};
@@ -23,11 +24,13 @@ pub struct ApiConfig {
     pub max_body: usize,
     /// Whether other servers are shown the public rooms.
     pub public_rooms_for_servers: bool,
+    /// Where other servers find this one, if it is to say so itself.
+    pub well_known_server: Option<OwnedServerName>,
 }
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { max_body: 4 << 20, public_rooms_for_servers: true }
+        Self { max_body: 4 << 20, public_rooms_for_servers: true, well_known_server: None }
     }
 }
 

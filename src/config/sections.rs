@@ -64,6 +64,8 @@ pub struct Federation {
     pub trusted_key_servers: Vec<OwnedServerName>,
     /// Whether other servers are told of the public rooms.
     pub public_rooms: bool,
+    /// Where other servers find this one, as the domain's well-known file says; none: there is no such file here.
+    pub well_known_server: Option<OwnedServerName>,
     /// How long a connection to another server may take to be made.
     #[serde(with = "human::duration")]
     pub connect_timeout: Duration,
@@ -82,6 +84,7 @@ impl Default for Federation {
             nameservers: Vec::new(),
             trusted_key_servers: Vec::new(),
             public_rooms: true,
+            well_known_server: None,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
         }

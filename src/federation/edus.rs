@@ -55,6 +55,16 @@ enum Skipped {
 }
 
 impl Skipped {
+    /// What is no fault of the sender's is an error.
+    fn or_failed(self) -> Result<Self, store::Error> {
+        match self {
+            Self::Store(error)
+            | Self::Sync(sync::SyncError::Store(error))
+            | Self::Keys(users::KeyError::Store(error)) => Err(error),
+            skipped => Ok(skipped),
+        }
+    }
+
     fn word(&self) -> &'static str {
         match self {
             Self::Foreign => "foreign",
@@ -89,8 +99,8 @@ impl Edus {
         matches!(edu, Edu::DirectToDevice(_) | Edu::DeviceListUpdate(_) | Edu::SigningKeyUpdate(_))
     }
 
-    /// Takes what `origin` says, in order.
-    pub(crate) async fn take(&self, origin: &ServerName, edus: Vec<Edu>) {
+    /// Takes what `origin` says, in order. Errors: one of them could not be stored, so that all have to come again.
+    pub(crate) async fn take(&self, origin: &ServerName, edus: Vec<Edu>) -> Result<(), store::Error> {
         for edu in edus {
             let (kind, taken) = match edu {
                 Edu::Typing(typing) => ("m.typing", self.take_typing(origin, typing).await),
@@ -110,11 +120,13 @@ impl Edus {
             match taken {
                 Ok(()) => count(kind, "taken"),
                 Err(skipped) => {
+                    let skipped = skipped.or_failed()?;
                     debug!(%origin, kind, reason = %skipped, "skipped an EDU of {origin}");
                     count(kind, skipped.word());
                 }
             }
         }
+        Ok(())
     }
 
     /// The room, if `user_id` is one of the origin's and in it.

@@ -225,10 +225,14 @@ impl Shared {
             return Ok(read_answer(&answer));
         }
         let (durable, fresh): (Vec<_>, Vec<_>) = Edus::read(edus).into_iter().partition(Edus::must_arrive);
-        let (answers, ()) =
+        let (answers, arrived) =
             futures_util::future::join(self.take_pdus(origin, pdus), self.edus.take(origin, durable)).await;
-        // How far somebody has read is of interest after what has been read.
-        self.edus.take(origin, fresh).await;
+        // Unanswered, the transaction comes again; what of it was taken already, is not taken twice.
+        arrived?;
+        // How far somebody has read is of interest after what has been read. It passes, and is not worth a repetition.
+        if let Err(error) = self.edus.take(origin, fresh).await {
+            debug!(%origin, %error, "could not take what passes");
+        }
         let mut write = Write::new();
         inbox::put_answer(&mut write, origin, transaction_id, &write_answer(&answers), now());
         self.store.commit(write).await?;

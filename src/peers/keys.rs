@@ -13,6 +13,7 @@ mod known;
 mod publish;
 #[cfg(test)]
 mod tests;
+mod under_way;
 
 use std::{
     sync::{Arc, Mutex},
@@ -59,6 +60,7 @@ struct Shared {
     known: Cache<OwnedServerName, Arc<KeySet>>,
     /// What came of asking a server for its keys last.
     attempts: Cache<OwnedServerName, Attempt>,
+    under_way: under_way::UnderWay,
     fetches: Semaphore,
     published: Mutex<Option<publish::Published>>,
 }
@@ -88,6 +90,7 @@ impl KeyRing {
                 clock,
                 known: Cache::new(CACHED_SERVERS),
                 attempts: Cache::new(CACHED_SERVERS),
+                under_way: under_way::UnderWay::default(),
                 fetches: Semaphore::new(FETCHES),
                 published: Mutex::default(),
             }),

@@ -68,7 +68,7 @@ impl Rooms {
     }
 
     /// The room's servers, those with the most members first: they are the likeliest to have all of it.
-    async fn servers_with_history(&self, room: &SharedRoom) -> Result<Vec<OwnedServerName>, RoomError> {
+    pub(crate) async fn servers_with_history(&self, room: &SharedRoom) -> Result<Vec<OwnedServerName>, RoomError> {
         let view = self.view(room).await?;
         let mut servers: Vec<_> = view.servers.iter().filter(|(server, _)| **server != *self.server_name()).collect();
         servers.sort_by_key(|(_, members)| std::cmp::Reverse(**members));

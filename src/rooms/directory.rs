@@ -42,8 +42,8 @@ pub struct Listing {
     pub guest_can_join: bool,
     /// How its messages are encrypted, if they are.
     pub encryption: Option<EventEncryptionAlgorithm>,
-    /// Which rules it obeys.
-    pub version: RoomVersionId,
+    /// Which rules it obeys; of rooms elsewhere it may not have been told.
+    pub version: Option<RoomVersionId>,
 }
 
 impl Rooms {
@@ -128,7 +128,7 @@ impl Rooms {
                 .await?,
             guest_can_join: self.says(room, StateEventType::RoomGuestAccess, "guest_access", "can_join").await?,
             encryption: self.said(room, StateEventType::RoomEncryption, "algorithm").await?,
-            version: room.version.clone(),
+            version: Some(room.version.clone()),
         })
     }
 

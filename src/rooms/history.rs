@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use model::{Millis, Position, TimelineEvent};
+use model::{Position, TimelineEvent};
 use ruma::{
     EventId, OwnedUserId, UserId,
     api::{
@@ -160,26 +160,6 @@ impl Rooms {
             .filter_map(|user| view.get(StateEventType::RoomMember, user.as_str()))
             .collect();
         self.events(nids).await
-    }
-
-    /// The event nearest to a moment, looking in a direction.
-    pub async fn nearest(
-        &self,
-        room: &SharedRoom,
-        sight: &mut Sight<'_>,
-        moment: Millis,
-        direction: Direction,
-    ) -> Result<Arc<TimelineEvent>, RoomError> {
-        // Events that aren't shown may lie between the moment and the first that is.
-        const LOOKED_AT: usize = 50;
-        let upto = sight.end().unwrap_or(Position(i64::MAX));
-        let found = self.shared.store.events().nearest(room.nid, moment, upto, direction, LOOKED_AT).await?;
-        for event in found {
-            if sight.reaches(&event).await? {
-                return Ok(event);
-            }
-        }
-        Err(RoomError::NotFound("there is no such event that you may see".into()))
     }
 
     /// The members as they were at `at`, or as far as `sight` reaches.

@@ -12,7 +12,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 use store::{Arg, RoomVersion, Write, events, rooms::RoomRow, state};
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     RoomError, Rooms,
@@ -119,12 +119,26 @@ impl Rooms {
         objects: Vec<CanonicalJsonObject>,
         rules: &RoomVersionRules,
     ) -> Vec<Pdu> {
-        let checked = self.shared.peers.keys().check_events(objects, rules).await;
-        checked
-            .into_iter()
-            .filter_map(|object| Pdu::from_peer(object.ok()?, rules).ok())
-            .filter(|pdu| pdu.room_id == *room_id)
-            .collect()
+        let mut refused = 0;
+        let mut first = None;
+        let mut believed = Vec::with_capacity(objects.len());
+        for checked in self.shared.peers.keys().check_events(objects, rules).await {
+            match checked {
+                Ok(object) => {
+                    let pdu = Pdu::from_peer(object, rules).ok();
+                    believed.extend(pdu.filter(|pdu| pdu.room_id == *room_id));
+                }
+                Err(error) => {
+                    refused += 1;
+                    first.get_or_insert(error);
+                }
+            }
+        }
+        if let Some(error) = first {
+            let error = &error as &dyn std::error::Error;
+            warn!(room.id = %room_id, refused, error, "{refused} events of {room_id} prove nothing; if it is for want of keys, federation.trusted_key_servers may name who has them");
+        }
+        believed
     }
 
     pub(crate) async fn move_in(&self, room_id: &RoomId, user_id: &UserId, welcome: Welcome) -> Result<(), RoomError> {
@@ -243,7 +257,9 @@ fn check_join(
     let is_join =
         join.state_key.as_deref() == Some(user_id.as_str()) && membership_of(join) == Some(MembershipState::Join);
     if !is_join || !held.contains_key(&(StateEventType::RoomCreate, String::new())) {
-        return Err(RoomError::Invalid("the other server told of no room that could be joined".into()));
+        return Err(RoomError::Invalid(
+            "the other server told of no room that could be joined, or of one whose creation can't be verified".into(),
+        ));
     }
     let deciding = auth::deciding(&Subject::from(join), rules)?;
     let state = deciding.into_iter().filter_map(|key| Some((key.clone(), events.get(&key)?.clone()))).collect();

@@ -23,6 +23,7 @@ mod judge;
 mod live;
 mod membership;
 mod missing;
+mod nearest;
 mod outliers;
 mod outside;
 mod policy;
@@ -35,6 +36,7 @@ mod servers;
 #[cfg(test)]
 mod shared_tests;
 mod spaces;
+mod spaces_elsewhere;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -88,6 +90,8 @@ impl Default for RoomsConfig {
 
 /// How many earlier states of rooms are kept in memory; neighbours share most of theirs.
 const CACHED_STATES: usize = 1_000;
+/// How many rooms elsewhere are remembered.
+const TOLD_ROOMS: usize = 1_000;
 /// How many answers to clients' transactions are kept in memory; all of them are in the store.
 const RECENT_TRANSACTIONS: usize = 4_096;
 
@@ -110,6 +114,8 @@ struct Shared {
     states: Cache<SnapshotNid, StateMap>,
     /// What clients' latest transactions came to.
     sent: Cache<Transaction, OwnedEventId>,
+    /// What other servers told of rooms that nobody here is in.
+    told: spaces_elsewhere::Told,
     /// State events whose commit is still under way: not in the store yet, needed to authorise what follows.
     in_flight: std::sync::Mutex<std::collections::HashMap<EventNid, Arc<TimelineEvent>>>,
 }
@@ -122,8 +128,11 @@ impl Rooms {
         let nids = Cache::new(config.cached_events);
         let states = Cache::new(CACHED_STATES);
         let sent = Cache::new(RECENT_TRANSACTIONS);
+        let told = Cache::new(TOLD_ROOMS);
         let in_flight = std::sync::Mutex::default();
-        Self { shared: Arc::new(Shared { store, peers, key, config, live, events, nids, states, sent, in_flight }) }
+        Self {
+            shared: Arc::new(Shared { store, peers, key, config, live, events, nids, states, sent, told, in_flight }),
+        }
     }
 
     /// The name of this server.

@@ -2,15 +2,16 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#joining-rooms>
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use model::{Change, Draft, EventNid, Pdu, Place, Position, RoomNid, SnapshotNid, TimelineEvent};
 use ruma::{
-    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, RoomId, RoomVersionId, UserId,
+    CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
     api::federation::membership::{create_knock_event, create_leave_event, prepare_knock_event, prepare_leave_event},
     events::{TimelineEventType, room::member::MembershipState},
     room_version_rules::RoomVersionRules,
 };
+use serde::Deserialize;
 use serde_json::{Map, Value, value::RawValue, value::to_raw_value};
 use store::{Arg, RoomVersion, Write, events, rooms::MembershipRow, rooms::RoomRow};
 use tracing::info;
@@ -106,12 +107,8 @@ impl Rooms {
         if !matches!(row.membership, MembershipState::Invite | MembershipState::Knock) {
             return Err(RoomError::NotJoined);
         }
-        let mut servers = vec![row.sender.server_name().to_owned()];
-        servers.extend(room.room_id.server_name().map(ToOwned::to_owned));
-        servers.retain(|server| *server != *self.server_name());
-        servers.dedup();
         let mut left = None;
-        for server in servers {
+        for server in self.servers_to_tell(room, &row).await? {
             match self.leave_through(room, user_id, reason, &server).await {
                 Ok(pdu) => {
                     left = Some(pdu);
@@ -128,6 +125,17 @@ impl Rooms {
             None => self.leave_alone(room, user_id, reason)?,
         };
         self.note_outside(room, pdu).await
+    }
+
+    /// Whoever invited, the server that the room is named after, and those that the state shown beside it is of.
+    async fn servers_to_tell(&self, room: &SharedRoom, row: &MembershipRow) -> Result<Vec<OwnedServerName>, RoomError> {
+        let mut servers = vec![row.sender.server_name().to_owned()];
+        servers.extend(room.room_id.server_name().map(ToOwned::to_owned));
+        servers.extend(senders_shown(&self.event(row.event_nid).await?.pdu));
+        let mut known = HashSet::new();
+        servers.retain(|server| *server != *self.server_name() && known.insert(server.clone()));
+        servers.truncate(MOST_SERVERS);
+        Ok(servers)
     }
 
     async fn leave_through(
@@ -257,6 +265,25 @@ pub(crate) fn with_unsigned(pdu: Pdu, key: &str, value: Value) -> Result<Pdu, Ro
         serde_json::from_str(&pdu.json).map_err(|error| RoomError::BadContent(error.to_string()))?;
     object["unsigned"] = serde_json::json!({ key: value });
     Ok(Pdu::from_stored(pdu.event_id, object.to_string().into(), pdu.rejected)?)
+}
+
+/// The servers whose users sent the state that goes with an invitation or a knock.
+fn senders_shown(pdu: &Pdu) -> Vec<OwnedServerName> {
+    #[derive(Deserialize)]
+    struct Given {
+        unsigned: Shown,
+    }
+    #[derive(Deserialize)]
+    struct Shown {
+        #[serde(alias = "invite_room_state", alias = "knock_room_state")]
+        state: Vec<Sent>,
+    }
+    #[derive(Deserialize)]
+    struct Sent {
+        sender: OwnedUserId,
+    }
+    let shown = serde_json::from_str::<Given>(&pdu.json).map(|given| given.unsigned.state).unwrap_or_default();
+    shown.into_iter().map(|event| event.sender.server_name().to_owned()).collect()
 }
 
 /// A [`TimelineEvent`] of an event that begins what this server has of a room.

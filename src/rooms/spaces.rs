@@ -2,15 +2,22 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#spaces>
 
-use std::{cmp::Ordering, collections::HashSet, sync::Arc};
+use std::{
+    cmp::Ordering,
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use model::TimelineEvent;
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedRoomId, OwnedServerName, RoomId, ServerName, UserId,
-    events::{StateEventType, room::member::MembershipState},
+    events::{StateEventType, room::member::MembershipState, space::child::HierarchySpaceChildEvent},
     room::{JoinRuleKind, RoomType},
+    serde::Raw,
 };
 use serde::Deserialize;
+use serde_json::{json, value::to_raw_value};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{Listing, RoomError, Rooms, live::SharedRoom};
 
@@ -20,6 +27,8 @@ const LARGEST_TREE: usize = 2_000;
 const LARGEST_PAGE: usize = 100;
 /// And no deeper, whatever the asker allows.
 const DEEPEST: usize = 50;
+/// So long other servers are asked for one page.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What of a space is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -40,7 +49,7 @@ pub struct Branch {
     /// The room.
     pub listing: Listing,
     /// Its `m.space.child` events, in the order in which the space wants its rooms shown.
-    pub children: Vec<Arc<TimelineEvent>>,
+    pub children: Vec<Raw<HierarchySpaceChildEvent>>,
 }
 
 /// A page of a tree of spaces.
@@ -53,53 +62,69 @@ pub struct Tree {
 }
 
 /// An `m.space.child` event that counts.
-struct Child {
+#[derive(Clone, Debug)]
+pub(crate) struct Child {
     room_id: OwnedRoomId,
+    via: Vec<OwnedServerName>,
     order: Option<String>,
     is_suggested: bool,
     moment: MilliSecondsSinceUnixEpoch,
-    event: Arc<TimelineEvent>,
+    event: Raw<HierarchySpaceChildEvent>,
+}
+
+/// A room on the way through a tree.
+struct Ahead {
+    room_id: OwnedRoomId,
+    via: Vec<OwnedServerName>,
+    depth: usize,
 }
 
 impl Rooms {
-    /// What the room tells to `user_id`, or to anybody: only if they are in it, or may come in or look in.
+    /// What the room tells to `user_id`, or to anybody: only if they are in it, or may come in or look in. Servers in `via`
+    /// are asked for a room that nobody here is in.
     pub async fn summary(
         &self,
         room_id: &RoomId,
         user_id: Option<&UserId>,
+        via: &[OwnedServerName],
     ) -> Result<(Listing, Option<MembershipState>), RoomError> {
         let unknown = || RoomError::NotFound("there is no such room, or you may not see it".into());
-        let room = match self.get(room_id).await {
-            Err(RoomError::UnknownRoom) => return Err(unknown()),
-            room => room?,
+        let listing = match self.resident(room_id).await? {
+            Some(room) => self.describe_now(&room).await?,
+            None => self.elsewhere(room_id, via).await.ok_or_else(unknown)?.listing.clone(),
         };
-        let listing = self.describe_now(&room).await?;
-        if !self.may_see_summary(&room, &listing, user_id).await? {
+        if !self.may_see_summary(&listing, user_id).await? {
             return Err(unknown());
         }
         let membership = match user_id {
-            Some(user_id) => Some(self.membership(&room, user_id).await?.unwrap_or(MembershipState::Leave)),
+            Some(user_id) => Some(self.membership_by_id(room_id, user_id).await?.unwrap_or(MembershipState::Leave)),
             None => None,
         };
         Ok((listing, membership))
     }
 
-    /// A page of the rooms below a space, as far as `user_id` may see them.
+    /// A page of the rooms below a space, as far as `user_id` may see them. Other servers are asked for those that nobody
+    /// here is in, as long as there is time.
     pub async fn tree(&self, room_id: &RoomId, user_id: &UserId, request: TreeRequest) -> Result<Tree, RoomError> {
         let refused = || RoomError::Forbidden("there is no such space, or you may not see it".into());
-        let root = self.get(room_id).await.map_err(|error| match error {
-            RoomError::UnknownRoom => refused(),
-            error => error,
-        })?;
+        let patience = Instant::now() + PATIENCE;
         let deepest = request.max_depth.unwrap_or(DEEPEST).min(DEEPEST);
         let mut tree = Tree { rooms: Vec::new(), has_more: false };
-        let mut seen = HashSet::from([root.room_id.clone()]);
+        let mut seen = HashSet::from([room_id.to_owned()]);
+        let mut told: HashMap<OwnedRoomId, Listing> = HashMap::new();
         // The next room is the last one here, so that a room's own come before its neighbours.
-        let mut waiting = vec![(root, 0)];
+        let via = room_id.server_name().map(ToOwned::to_owned).into_iter().collect();
+        let mut ahead = vec![Ahead { room_id: room_id.to_owned(), via, depth: 0 }];
         let mut shown = 0;
-        while let Some((room, depth)) = waiting.pop() {
-            let listing = self.describe_now(&room).await?;
-            if !self.may_see_summary(&room, &listing, Some(user_id)).await? {
+        while let Some(Ahead { room_id, via, depth }) = ahead.pop() {
+            let found = self.look_at(&room_id, &via, &mut told, patience).await?;
+            let Some((listing, mut children)) = found else {
+                if depth == 0 {
+                    return Err(refused());
+                }
+                continue;
+            };
+            if !self.may_see_summary(&listing, Some(user_id)).await? {
                 if depth == 0 {
                     return Err(refused());
                 }
@@ -109,17 +134,12 @@ impl Rooms {
                 tree.has_more = true;
                 break;
             }
-            let is_space = listing.room_type == Some(RoomType::Space);
-            let mut children = if is_space { self.children(&room).await? } else { Vec::new() };
             children.retain(|child| child.is_suggested || !request.suggested_only);
             if depth < deepest {
                 for child in children.iter().rev() {
-                    // Rooms that are not known here can't be described by this server.
-                    if seen.len() < LARGEST_TREE
-                        && seen.insert(child.room_id.clone())
-                        && let Ok(room) = self.get(&child.room_id).await
-                    {
-                        waiting.push((room, depth + 1));
+                    if seen.len() < LARGEST_TREE && seen.insert(child.room_id.clone()) {
+                        let (room_id, via) = (child.room_id.clone(), child.via.clone());
+                        ahead.push(Ahead { room_id, via, depth: depth + 1 });
                     }
                 }
             }
@@ -129,6 +149,47 @@ impl Rooms {
             shown += 1;
         }
         Ok(tree)
+    }
+
+    /// A room and the rooms that it names if it is a space, as they are here, or as another server tells.
+    async fn look_at(
+        &self,
+        room_id: &RoomId,
+        via: &[OwnedServerName],
+        told: &mut HashMap<OwnedRoomId, Listing>,
+        patience: Instant,
+    ) -> Result<Option<(Listing, Vec<Child>)>, RoomError> {
+        if let Some(room) = self.resident(room_id).await? {
+            let listing = self.describe_now(&room).await?;
+            let is_space = listing.room_type == Some(RoomType::Space);
+            let children = if is_space { self.children(&room).await? } else { Vec::new() };
+            return Ok(Some((listing, children)));
+        }
+        if let Some(listing) = told.remove(room_id) {
+            return Ok(Some((listing, Vec::new())));
+        }
+        let Ok(found) = timeout_at(patience, self.elsewhere(room_id, via)).await else { return Ok(None) };
+        Ok(found.map(|found| {
+            told.extend(found.rooms.iter().map(|listing| (listing.room_id.clone(), listing.clone())));
+            (found.listing.clone(), found.children.clone())
+        }))
+    }
+
+    /// The room, if somebody of this server is in it.
+    async fn resident(&self, room_id: &RoomId) -> Result<Option<SharedRoom>, RoomError> {
+        match self.get(room_id).await {
+            Ok(room) if self.is_resident(&room).await? => Ok(Some(room)),
+            Ok(_) | Err(RoomError::UnknownRoom) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn membership_by_id(&self, room_id: &RoomId, user_id: &UserId) -> Result<Option<MembershipState>, RoomError> {
+        match self.get(room_id).await {
+            Ok(room) => self.membership(&room, user_id).await,
+            Err(RoomError::UnknownRoom) => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// A space and the rooms that it names, as far as the people of `origin` may know of them; and those that they may not.
@@ -175,7 +236,7 @@ impl Rooms {
         if !self.acl_allows(room, origin).await? {
             return Ok(false);
         }
-        if self.may_see_summary(room, listing, None).await? || self.has_server(room, origin).await? {
+        if self.may_see_summary(listing, None).await? || self.has_server(room, origin).await? {
             return Ok(true);
         }
         let invited = self.shared.store.rooms().members(room.nid, &MembershipState::Invite).await?;
@@ -196,25 +257,20 @@ impl Rooms {
         let view = self.view(space).await?;
         let nids = view.state.iter().filter(|((kind, _), _)| *kind == StateEventType::SpaceChild).map(|(_, nid)| *nid);
         let events = self.events(nids).await?;
-        let mut children: Vec<_> = events.into_iter().filter_map(Child::read).collect();
+        let mut children: Vec<_> = events.iter().filter_map(|event| Child::read(stripped(event))).collect();
         children.sort_by(Child::compare);
         Ok(children)
     }
 
     /// Whether somebody may know what the room is like: who is in it or invited, or may come in, ask to, or look in.
-    async fn may_see_summary(
-        &self,
-        room: &SharedRoom,
-        listing: &Listing,
-        user_id: Option<&UserId>,
-    ) -> Result<bool, RoomError> {
+    async fn may_see_summary(&self, listing: &Listing, user_id: Option<&UserId>) -> Result<bool, RoomError> {
         let is_open =
             matches!(listing.join_rule, JoinRuleKind::Public | JoinRuleKind::Knock | JoinRuleKind::KnockRestricted);
         if is_open || listing.world_readable {
             return Ok(true);
         }
         let Some(user_id) = user_id else { return Ok(false) };
-        let membership = self.membership(room, user_id).await?;
+        let membership = self.membership_by_id(&listing.room_id, user_id).await?;
         if matches!(membership, Some(MembershipState::Join | MembershipState::Invite)) {
             return Ok(true);
         }
@@ -222,8 +278,7 @@ impl Rooms {
             return Ok(false);
         }
         for allowed in &listing.allowed_room_ids {
-            let Ok(allowed) = self.get(allowed).await else { continue };
-            if self.membership(&allowed, user_id).await? == Some(MembershipState::Join) {
+            if self.membership_by_id(allowed, user_id).await? == Some(MembershipState::Join) {
                 return Ok(true);
             }
         }
@@ -233,7 +288,13 @@ impl Rooms {
 
 impl Child {
     /// Reads an event; one that names no server by which the room can be reached says that it is no child any more.
-    fn read(event: Arc<TimelineEvent>) -> Option<Self> {
+    pub(crate) fn read(event: Raw<HierarchySpaceChildEvent>) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Event {
+            state_key: OwnedRoomId,
+            origin_server_ts: MilliSecondsSinceUnixEpoch,
+            content: Content,
+        }
         #[derive(Deserialize)]
         struct Content {
             via: Vec<OwnedServerName>,
@@ -241,14 +302,15 @@ impl Child {
             #[serde(default)]
             suggested: bool,
         }
-        let content: Content = event.pdu.content_as()?;
-        let room_id = OwnedRoomId::try_from(event.pdu.state_key.as_deref()?).ok()?;
+        let Event { state_key: room_id, origin_server_ts: moment, content } = event.deserialize_as_unchecked().ok()?;
         let order = content.order.as_ref().and_then(|order| order.as_str()).filter(|order| is_order(order));
+        let order = order.map(str::to_owned);
         (!content.via.is_empty()).then(|| Self {
             room_id,
-            order: order.map(str::to_owned),
+            via: content.via,
+            order,
             is_suggested: content.suggested,
-            moment: event.pdu.origin_server_ts,
+            moment,
             event,
         })
     }
@@ -256,7 +318,7 @@ impl Child {
     /// By `order`, those that have none last; then by age; then by room id.
     ///
     /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#ordering-of-children-within-a-space>
-    fn compare(&self, other: &Self) -> Ordering {
+    pub(crate) fn compare(&self, other: &Self) -> Ordering {
         let by_order = match (&self.order, &other.order) {
             (Some(one), Some(other)) => one.cmp(other),
             (Some(_), None) => Ordering::Less,
@@ -265,6 +327,19 @@ impl Child {
         };
         by_order.then_with(|| self.moment.cmp(&other.moment)).then_with(|| self.room_id.cmp(&other.room_id))
     }
+}
+
+/// What of an event a tree shows.
+fn stripped(event: &TimelineEvent) -> Raw<HierarchySpaceChildEvent> {
+    let pdu = &event.pdu;
+    let json = to_raw_value(&json!({
+        "type": pdu.kind,
+        "state_key": pdu.state_key,
+        "content": pdu.content,
+        "sender": pdu.sender,
+        "origin_server_ts": pdu.origin_server_ts,
+    }));
+    Raw::from_json(json.expect("ids, numbers and JSON can be written as JSON"))
 }
 
 /// At most 50 characters, all of them printable ASCII.

@@ -273,3 +273,19 @@ async fn the_operator_is_told_each_step_of_finding_a_server() {
     let (found, said) = resolve("nowhere.test").await;
     assert!(!found, "{said}");
 }
+
+#[tokio::test]
+async fn the_operator_decides_where_others_go_and_whether_they_see_public_rooms() {
+    let network = Network::new();
+    let builder = network.server(&Engine::Sqlite, "a.test").await;
+    let builder = builder.set("federation", "well_known_server", "chat.a.test:443");
+    let a = builder.set("federation", "public_rooms", false).start().await;
+    let b = network.server(&Engine::Sqlite, "b.test").await.start().await;
+    let peer = FakePeer::start(&network, "peer.test").await;
+    let well_known = "/.well-known/matrix/server";
+    assert_eq!(a.anonymous().get(well_known).await.ok(), json!({ "m.server": "chat.a.test:443" }));
+    b.anonymous().get(well_known).await.refused(404, "M_NOT_FOUND");
+    let rooms = "/_matrix/federation/v1/publicRooms";
+    peer.get(&a, rooms).await.refused(403, "M_FORBIDDEN");
+    assert!(peer.get(&b, rooms).await.ok()["chunk"].is_array());
+}

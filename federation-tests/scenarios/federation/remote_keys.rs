@@ -18,7 +18,7 @@ async fn upload_keys(client: &Raw, one_time_keys: usize) {
     let keys: serde_json::Map<String, Value> = (0..one_time_keys)
         .map(|number| {
             let key =
-                json!({ "key": format!("once{number}"), "signatures": { user: { format!("ed25519:{device}"): "s" } } });
+                json!({ "key": format!("once{number:04}"), "signatures": { user: { format!("ed25519:{device}"): "s" } } });
             (format!("signed_curve25519:AAAA{number}"), key)
         })
         .collect();

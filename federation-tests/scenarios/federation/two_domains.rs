@@ -1,6 +1,8 @@
 //! People of two domains in one room.
 
-use federation_tests::{Engine, on_each_engine};
+use std::time::Duration;
+
+use federation_tests::{Client, Engine, enc, eventually, on_each_engine};
 use serde_json::json;
 
 use super::{Two, agree, arrives, becomes, ids_of, invitation, share_history};
@@ -56,14 +58,17 @@ async fn what_is_said_arrives_through_sync_in_the_order_it_was_said() {
         said.push(two.alice.say(&room, &format!("sentence {number}")).await);
     }
     let mut heard = Vec::new();
-    two.bob
-        .sync_until(&mut since, |answer| {
-            let timeline = &answer["rooms"]["join"][&room]["timeline"];
-            assert_ne!(timeline["limited"], true, "a reader that follows misses nothing: {timeline}");
-            heard.extend(ids_of(timeline["events"].as_array().map(Vec::as_slice).unwrap_or_default()));
-            (heard.len() >= said.len()).then_some(())
-        })
-        .await;
+    // They may well come all at once.
+    let filter = format!("&filter={}", enc(&json!({ "room": { "timeline": { "limit": 50 } } }).to_string()));
+    eventually("Bob has heard everything", async || {
+        let answer = two.bob.sync_with(Some(&since), Duration::from_secs(2), &filter).await.ok();
+        since = answer["next_batch"].as_str().expect("next_batch is a string").to_owned();
+        let timeline = &answer["rooms"]["join"][&room]["timeline"];
+        assert_ne!(timeline["limited"], true, "a reader that follows misses nothing: {timeline}");
+        heard.extend(ids_of(timeline["events"].as_array().map(Vec::as_slice).unwrap_or_default()));
+        (heard.len() >= said.len()).then_some(())
+    })
+    .await;
     assert_eq!(heard, said);
 }
 
@@ -139,4 +144,33 @@ async fn what_is_redacted_is_gone_on_the_other_side_too() {
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn a_space_shows_rooms_of_another_domain() {
+    let two = Two::meet_mixed().await;
+    let named = async |name: &str, preset: &str| {
+        two.alice.create_room(json!({ "name": name, "preset": preset, "room_version": "11" })).await
+    };
+    let (garden, vault) = (named("garden", "public_chat").await, named("vault", "private_chat").await);
+    let kind = json!({ "type": "m.space" });
+    let space = json!({ "name": "park", "preset": "public_chat", "room_version": "11", "creation_content": kind });
+    let park = two.alice.create_room(space).await;
+    let own = two.bob.create_room(json!({ "name": "town", "preset": "private_chat", "creation_content": kind })).await;
+    let via = json!({ "via": ["a.test"] });
+    for (client, space, child) in [(&two.alice, &park, &garden), (&two.alice, &park, &vault), (&two.bob, &own, &park)] {
+        client.put(&format!("rooms/{space}/state/m.space.child/{child}"), via.clone()).await.ok();
+    }
+    let names = async |client: &Client, room: &str| {
+        let tree = client.get(&format!("/_matrix/client/v1/rooms/{room}/hierarchy")).await.ok();
+        let rooms = tree["rooms"].as_array().expect("a list").clone();
+        rooms.iter().map(|room| room["name"].as_str().unwrap_or("?").to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&two.bob, &own).await, ["town", "park", "garden"], "nobody is shown what they may not see");
+    assert_eq!(names(&two.alice, &park).await, ["park", "garden", "vault"]);
+    // One by itself, with who to ask.
+    let summary = |room: &str| format!("/_matrix/client/v1/room_summary/{room}?via=a.test");
+    let shown = two.bob.get(&summary(&garden)).await.ok();
+    assert_eq!((&shown["name"], &shown["membership"]), (&json!("garden"), &json!("leave")), "{shown}");
+    two.bob.get(&summary(&vault)).await.refused(404, "M_NOT_FOUND");
 }

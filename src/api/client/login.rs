@@ -104,7 +104,7 @@ async fn login(ask: PlainAsk) -> Result<Response, Error> {
 }
 
 fn missing(field: &str) -> Error {
-    Error::new(http::StatusCode::BAD_REQUEST, "M_MISSING_PARAM", format!("`{field}` is missing"))
+    Error::missing_param(format!("`{field}` is missing"))
 }
 
 async fn refresh(ask: Ask<refresh_token::v3::Request>) -> Answer<refresh_token::v3::Response> {

@@ -3,7 +3,7 @@
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#profiles>
 
 use axum::response::Response;
-use http::{Method, StatusCode};
+use http::Method;
 use ruma::{
     UserId,
     api::client::profile::{delete_profile_field, get_profile, get_profile_field},
@@ -48,7 +48,7 @@ async fn set_field(ask: PlainAsk) -> Result<Response, Error> {
     let mut body: Map<String, Value> = parse_json(&ask.body)?;
     let Some(value) = body.remove(field) else {
         let message = format!("`{field}` is missing");
-        return Err(Error::new(StatusCode::BAD_REQUEST, "M_MISSING_PARAM", message));
+        return Err(Error::missing_param(message));
     };
     let is_changed = ask.services.users.set_profile_field(&session.user_id, &user_id, field, &value).await?;
     if is_changed {

@@ -2,7 +2,6 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#spaces>
 
-use model::TimelineEvent;
 use rooms::{Branch, Listing, TreeRequest};
 use ruma::{
     UInt,
@@ -11,9 +10,7 @@ use ruma::{
         space::{SpaceHierarchyRoomsChunk, get_hierarchy},
     },
     room::{JoinRuleKind, JoinRuleSummary, RestrictedSummary, RoomSummary},
-    serde::Raw,
 };
-use serde_json::{json, value::to_raw_value};
 
 use crate::{Answer, Ask, Error, Route, endpoint};
 
@@ -28,9 +25,12 @@ pub(crate) fn routes() -> Vec<Route> {
 
 async fn summary(ask: Ask<get_summary::v1::Request>) -> Answer<get_summary::v1::Response> {
     let rooms = &ask.services.rooms;
-    let (room_id, _) = rooms.resolve(&ask.request.room_id_or_alias).await?;
+    let (room_id, mut via) = rooms.resolve(&ask.request.room_id_or_alias).await?;
+    via.extend(ask.request.via.iter().cloned());
+    // Strangers don't make this server ask others.
     let user_id = ask.session.as_ref().map(|session| &*session.user_id);
-    let (listing, membership) = rooms.summary(&room_id, user_id).await?;
+    let via = if user_id.is_some() { &via[..] } else { &[] };
+    let (listing, membership) = rooms.summary(&room_id, user_id, via).await?;
     let mut response = get_summary::v1::Response::new(summarise(listing));
     response.membership = membership;
     Ok(response)
@@ -62,20 +62,7 @@ fn skip_of(token: &str, walk: &str) -> Result<usize, Error> {
 }
 
 fn chunk(branch: Branch) -> SpaceHierarchyRoomsChunk {
-    let children = branch.children.iter().map(|event| child(event)).collect();
-    SpaceHierarchyRoomsChunk::new(summarise(branch.listing), children)
-}
-
-pub(crate) fn child<T>(event: &TimelineEvent) -> Raw<T> {
-    let pdu = &event.pdu;
-    let json = to_raw_value(&json!({
-        "type": pdu.kind,
-        "state_key": pdu.state_key,
-        "content": pdu.content,
-        "sender": pdu.sender,
-        "origin_server_ts": pdu.origin_server_ts,
-    }));
-    Raw::from_json(json.expect("ids, numbers and JSON can be written as JSON"))
+    SpaceHierarchyRoomsChunk::new(summarise(branch.listing), branch.children)
 }
 
 pub(crate) fn summarise(listing: Listing) -> RoomSummary {
@@ -94,6 +81,6 @@ pub(crate) fn summarise(listing: Listing) -> RoomSummary {
     summary.avatar_url = listing.avatar_url;
     summary.room_type = listing.room_type;
     summary.encryption = listing.encryption;
-    summary.room_version = Some(listing.version);
+    summary.room_version = listing.version;
     summary
 }

@@ -191,15 +191,24 @@ impl KeyRing {
 
     // === notaries ===
 
-    /// Asks each notary for what the ones before it didn't know.
+    /// Asks each notary for what the ones before it didn't know. Where somebody else does so already, waits for that.
     async fn ask_notaries(&self, servers: BTreeSet<OwnedServerName>) {
+        let servers = servers.into_iter().filter(|server| !self.shared.notaries.contains(server));
+        let (claim, others) = self.shared.under_way.claim(servers);
+        self.ask_each_notary(&claim.servers).await;
+        drop(claim);
+        for mut ended in others {
+            // It fails when whoever asks has done so.
+            let _ = ended.changed().await;
+        }
+    }
+
+    async fn ask_each_notary(&self, servers: &[OwnedServerName]) {
         let now = self.now();
         let attempts = &self.shared.attempts;
-        let mut wanted: Vec<OwnedServerName> = servers
-            .into_iter()
-            .filter(|server| !self.shared.notaries.contains(server))
-            .filter(|server| attempts.get(server).is_none_or(|attempt| attempt.notaries_at <= now))
-            .collect();
+        let may_be_asked =
+            |server: &&OwnedServerName| attempts.get(*server).is_none_or(|attempt| attempt.notaries_at <= now);
+        let mut wanted: Vec<OwnedServerName> = servers.iter().filter(may_be_asked).cloned().collect();
         for server in &wanted {
             if let Some(mut attempt) = attempts.get(server) {
                 attempt.notaries_at = now + NOTARIES_SOONEST;
