@@ -20,7 +20,7 @@ use crate::config::{self, LogFormat};
 const FILTER_VARIABLES: [&str; 2] = ["COMITY_LOG", "RUST_LOG"];
 
 /// Libraries that say more at `info` than an operator wants to read. What the operator writes comes after and wins.
-const QUIET: &str = "ruma_state_res=warn,sqlx=warn,hyper=warn,h2=warn,rustls=warn";
+const QUIET: &str = "ruma_state_res=error,sqlx=warn,hyper=warn,h2=warn,rustls=warn";
 
 /// Upper bounds of latencies, in seconds: fine where sends and reads lie, and up to a long poll.
 const SECONDS: [f64; 16] =

@@ -1,7 +1,7 @@
 //! The way from one server to another, which a test can cut, slow down and make forgetful.
 //!
 //! It ends TLS with a certificate of the network's authority and begins it again, so that it sees requests where a wire
-//! would show bytes: it can lose one, or its answer, or bring it twice.
+//! would show bytes: it can lose one, or its answer, or bring it twice, or so late that others have overtaken it.
 
 use std::{
     net::SocketAddr,
@@ -15,13 +15,16 @@ use axum::{
     http::{HeaderMap, Method, header, response::Parts},
     response::Response,
 };
-use rand::RngExt as _;
+use rand::{RngExt as _, SeedableRng as _, rngs::StdRng};
 use tokio_util::sync::CancellationToken;
 
 use crate::{network::Wire, web::NoAnswer};
 
 /// The largest body that goes through.
 const MAX_BODY: usize = 64 << 20;
+
+/// The longest that a belated request is on its way.
+const LATEST: Duration = Duration::from_secs(3);
 
 /// What goes wrong on a link. By default nothing does.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +37,18 @@ pub struct Faults {
     pub lost_answers: f64,
     /// How many of all requests arrive twice.
     pub doubled: f64,
+    /// How many of all requests seem lost, and arrive after all when later ones have overtaken them.
+    pub belated: f64,
+}
+
+/// What happens to one request.
+struct Fate {
+    delay: Duration,
+    is_lost: bool,
+    is_answer_lost: bool,
+    times: usize,
+    /// After which time it arrives though it seemed lost.
+    belated: Option<Duration>,
 }
 
 /// One request that went over a link.
@@ -88,6 +103,7 @@ struct LinkState {
     /// Ends every connection when the link is cut; nothing while it is cut.
     alive: Option<CancellationToken>,
     answers_to_lose: usize,
+    dice: StdRng,
 }
 
 impl Link {
@@ -96,7 +112,8 @@ impl Link {
         // Connections are not kept: one that its server has closed meanwhile would look like a fault of the server.
         let http = client.resolve(host, target).pool_max_idle_per_host(0).build().expect("a client of the rig");
         let alive = Some(CancellationToken::new());
-        let state = Mutex::new(LinkState { faults: Faults::default(), alive, answers_to_lose: 0 });
+        let dice = StdRng::from_rng(&mut rand::rng());
+        let state = Mutex::new(LinkState { faults: Faults::default(), alive, answers_to_lose: 0, dice });
         Self { from: from.to_owned(), to: to.to_owned(), target, http, state, wire }
     }
 
@@ -115,6 +132,11 @@ impl Link {
     /// What goes wrong from now on.
     pub fn set_faults(&self, faults: Faults) {
         self.state().faults = faults;
+    }
+
+    /// Has its dice fall as they fell with the same `seed` before.
+    pub fn set_dice(&self, seed: u64) {
+        self.state().dice = StdRng::seed_from_u64(seed);
     }
 
     /// Lets the next `count` requests through and loses what is answered.
@@ -138,19 +160,23 @@ impl Link {
         Some(alive)
     }
 
-    /// What happens to the next request: the wait, whether it is lost, whether its answer is, and how often it arrives.
-    fn fate(&self) -> (Duration, bool, bool, usize) {
+    /// What happens to the next request.
+    fn fate(&self) -> Fate {
         let mut state = self.state();
         let faults = state.faults.clone();
-        let mut dice = rand::rng();
-        let delay = faults.delay.mul_f64(dice.random_range(0.0..1.0));
-        let lost = dice.random_bool(faults.lost_requests);
-        let mut answer_lost = dice.random_bool(faults.lost_answers);
+        let dice = &mut state.dice;
+        let mut fate = Fate {
+            delay: faults.delay.mul_f64(dice.random_range(0.0..1.0)),
+            is_lost: dice.random_bool(faults.lost_requests),
+            is_answer_lost: dice.random_bool(faults.lost_answers),
+            times: if dice.random_bool(faults.doubled) { 2 } else { 1 },
+            belated: dice.random_bool(faults.belated).then(|| LATEST.mul_f64(dice.random_range(0.0..1.0))),
+        };
         if state.answers_to_lose > 0 {
             state.answers_to_lose -= 1;
-            answer_lost = true;
+            fate.is_answer_lost = true;
         }
-        (delay, lost, answer_lost, if dice.random_bool(faults.doubled) { 2 } else { 1 })
+        fate
     }
 }
 
@@ -171,17 +197,25 @@ pub(crate) async fn cross(link: Arc<Link>, request: Request) -> Result<Response,
         answer: None,
     });
 
-    let (delay, lost, answer_lost, times) = link.fate();
-    tokio::time::sleep(delay).await;
-    if lost {
+    let fate = link.fate();
+    if let Some(after) = fate.belated {
+        // Nobody waits for it any more; a link that is cut in the meantime doesn't lose what is on its way.
+        tokio::spawn(async move {
+            tokio::time::sleep(after).await;
+            link.carry(&parts.method, &host, &path, &parts.headers, body).await;
+        });
+        return Err(NoAnswer);
+    }
+    tokio::time::sleep(fate.delay).await;
+    if fate.is_lost {
         return Err(NoAnswer);
     }
     let mut answer = Err(NoAnswer);
-    for _ in 0..times {
+    for _ in 0..fate.times {
         answer = link.carry(&parts.method, &host, &path, &parts.headers, body.clone()).await.ok_or(NoAnswer);
     }
     let (head, body) = answer?;
-    if answer_lost {
+    if fate.is_answer_lost {
         return Err(NoAnswer);
     }
     link.wire.answered(number, head.status.as_u16(), body.clone());

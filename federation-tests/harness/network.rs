@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     Authority, Crossing, Engine, Link, Names, Server, ServerBuilder,
     link::cross,
+    server::kept,
     web::{self, NoAnswer},
 };
 
@@ -273,8 +274,11 @@ impl Drop for Network {
         if !thread::panicking() || crossings.is_empty() {
             return;
         }
-        let from = crossings.len().saturating_sub(LAST_WORDS);
-        let lines: Vec<String> = crossings[from..].iter().map(Crossing::to_string).collect();
+        let lines: Vec<String> = crossings.iter().map(Crossing::to_string).collect();
+        if let Some(folder) = kept() {
+            let _ = std::fs::write(folder.join("crossings"), lines.join("\n"));
+        }
+        let lines = &lines[lines.len().saturating_sub(LAST_WORDS)..];
         let _ = writeln!(std::io::stderr(), "--- between the servers ---\n{}\n--- end ---", lines.join("\n"));
     }
 }

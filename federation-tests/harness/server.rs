@@ -370,6 +370,12 @@ impl Drop for Server {
             let tail: Vec<&str> = log.lines().skip(from).collect();
             let _ = writeln!(std::io::stderr(), "--- the server's log ---\n{}\n--- end ---", tail.join("\n"));
         }
+        if thread::panicking()
+            && let Some(folder) = kept()
+        {
+            // What can't be kept is no reason to fail in another way.
+            let _ = Command::new("cp").arg("-r").arg(self.folder.path()).arg(folder.join(self.name())).status();
+        }
         if let Database::Postgres { .. } = self.database {
             remove_in_a_thread(&self.database);
         }
@@ -385,6 +391,12 @@ fn remove_in_a_thread(database: &Database) {
             runtime.block_on(database.remove());
         });
     });
+}
+
+/// Where what is left of a failed test goes, if anybody wants to look into it: `COMITY_TEST_KEEP`.
+pub(crate) fn kept() -> Option<PathBuf> {
+    let folder = PathBuf::from(env::var_os("COMITY_TEST_KEEP")?);
+    fs::create_dir_all(&folder).is_ok().then_some(folder)
 }
 
 /// The password of every account that the harness makes.

@@ -201,6 +201,8 @@ fn config(folder: &Path, place: &Place) -> Value {
         "form_secret": "nor this",
         "report_stats": false,
         "allow_public_rooms_over_federation": true,
+        // It would tell again for two minutes what it told a moment ago.
+        "caches": { "sync_response_cache_duration": "0s" },
         // What was not reached a moment ago may be reached now.
         "federation": { "destination_min_retry_interval": "1s", "destination_max_retry_interval": "2s" },
         "bcrypt_rounds": 4,

@@ -3,6 +3,7 @@
 mod backfill;
 mod bad_events;
 mod bad_peers;
+mod chaos;
 mod discovery;
 mod ephemeral;
 mod joining;

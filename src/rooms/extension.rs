@@ -119,7 +119,8 @@ impl<'a> Extension<'a> {
             self.fresh.insert(event.nid, event.clone());
             self.set_state(before, state, offset).await?;
         }
-        self.head.extremities = vec![(event.pdu.event_id.clone(), event.pdu.depth)];
+        let place = (event.pdu.event_id.clone(), event.pdu.depth);
+        self.head.extend(Vec::new(), place, self.head.now.state.clone());
         self.tell(&event, offset).await?;
         self.owe(&event, offset, servers_before.keys().cloned().collect());
         self.after.insert(event.pdu.event_id.clone(), self.head.now.clone());
@@ -191,18 +192,18 @@ impl<'a> Extension<'a> {
             Some(key) => before.state.update(key, event.nid),
             None => before.state.clone(),
         };
-        if extremities.is_empty() || (is_on_head && judged.pdu.state_key.is_none()) {
-            self.set_state(before, own, offset).await?;
-        } else if !same(&own, &self.head.now.state) {
-            let mut states = vec![own];
-            for (event_id, _) in &extremities {
-                states.push(self.after(event_id).await?);
+        if extremities.is_empty() {
+            self.set_state(before, own.clone(), offset).await?;
+        } else {
+            let mut branches = vec![own.clone()];
+            branches.extend(self.states_after(&extremities).await?);
+            // What came of the same states before comes of them again.
+            if !are_same(&branches, &self.states_after(&self.head.extremities).await?) {
+                let resolved = self.rooms.resolve_state(self.room, branches, &self.fresh).await?;
+                self.set_state(self.head.now.clone(), resolved, offset).await?;
             }
-            let resolved = self.rooms.resolve_state(self.room, states, &self.fresh).await?;
-            self.set_state(self.head.now.clone(), resolved, offset).await?;
         }
-        extremities.push((event.pdu.event_id.clone(), event.pdu.depth));
-        self.head.extremities = extremities;
+        self.head.extend(extremities, (event.pdu.event_id.clone(), event.pdu.depth), own);
 
         // What holds afterwards follows from the event itself, unless it came from a branch.
         let room_state = (!is_on_head).then_some(self.head.now.snapshot);
@@ -270,15 +271,16 @@ impl<'a> Extension<'a> {
         Ok(self.store_state(judged.parent.clone().unwrap_or_default(), judged.before.clone()))
     }
 
-    /// The state after an event of the timeline.
-    async fn after(&self, event_id: &EventId) -> Result<StateMap, RoomError> {
-        match self.after.get(event_id) {
-            Some(after) => Ok(after.state.clone()),
-            None => match self.events.iter().find(|event| event.pdu.event_id == event_id) {
-                Some(event) => self.rooms.after(event).await,
-                None => Ok(self.rooms.state_after(event_id).await?.ok_or(RoomError::UnknownEvent)?.state),
-            },
+    /// The states after events that nothing follows yet.
+    async fn states_after(&self, extremities: &[(OwnedEventId, i64)]) -> Result<Vec<StateMap>, RoomError> {
+        let mut states = Vec::with_capacity(extremities.len());
+        for (event_id, _) in extremities {
+            states.push(match self.head.after.get(event_id) {
+                Some(state) => state.clone(),
+                None => self.rooms.state_after(event_id).await?.ok_or(RoomError::UnknownEvent)?.state,
+            });
         }
+        Ok(states)
     }
 
     // === what both come to ===
@@ -484,6 +486,12 @@ fn differences(then: &StateMap, now: &StateMap) -> (Vec<(StateKey, EventNid)>, V
 /// Whether two states are the same; quick when one was made of the other.
 pub(crate) fn same(one: &StateMap, other: &StateMap) -> bool {
     one.ptr_eq(other) || (one.len() == other.len() && one.diff(other).next().is_none())
+}
+
+/// Whether these are the same states, however often each is among them.
+fn are_same(some: &[StateMap], others: &[StateMap]) -> bool {
+    let has = |states: &[StateMap], wanted: &StateMap| states.iter().any(|state| same(state, wanted));
+    some.iter().all(|state| has(others, state)) && others.iter().all(|state| has(some, state))
 }
 
 fn extremities_are(head: &Head, event_id: &EventId) -> bool {

@@ -139,31 +139,41 @@ impl<'a> Judge<'a> {
     }
 
     /// `known`: the number under which the store has it outside the timeline.
+    ///
+    /// What it follows may be unknown if the state before it was told by another server and is in the store.
     pub(crate) async fn add(&mut self, pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
         let follows = self.follows(&pdu).await?;
-        let merged = self.merge(&pdu, &follows).await?;
-        self.conclude(pdu, known, follows, merged).await
+        let unknown = follows.iter().find(|(_, after)| after.is_none()).map(|(event_id, _)| event_id.clone());
+        let Some(unknown) = unknown else {
+            let follows: Vec<_> =
+                follows.into_iter().filter_map(|(event_id, after)| Some((event_id, after?))).collect();
+            let merged = self.merge(&pdu, &follows).await?;
+            return self.conclude(pdu, known, follows, merged).await;
+        };
+        let (nid, before) = self.told(&pdu).await?.ok_or(Unknown::Prev(unknown))?;
+        let missing = After { is_in_timeline: false, ..before.clone() };
+        let follows =
+            follows.into_iter().map(|(event_id, after)| (event_id, after.unwrap_or_else(|| missing.clone()))).collect();
+        self.conclude(pdu, Some(nid), follows, before).await
     }
 
-    /// As [`Self::add`], for an event of long ago: what it follows may be unknown if the state before it is known.
+    /// As [`Self::add`], for an event of long ago, which may be the room's first.
     pub(crate) async fn add_history(&mut self, pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
-        if pdu.kind == TimelineEventType::RoomCreate {
-            return self.conclude(pdu, known, Vec::new(), whole(StoredState::default())).await;
+        match pdu.kind {
+            TimelineEventType::RoomCreate => self.conclude(pdu, known, Vec::new(), whole(StoredState::default())).await,
+            _ => self.add(pdu, known).await,
         }
-        match self.add(pdu.clone(), known).await {
-            Err(Unknown::Prev(_)) => {}
-            answer => return answer,
-        }
-        let stored = self.rooms.events_by_id(std::slice::from_ref(&pdu.event_id)).await?.pop();
-        let Some(snapshot) = stored.as_ref().and_then(|event| event.state_before) else {
-            return Err(Unknown::Prev(pdu.event_id));
+    }
+
+    /// The state before an event as another server told it, and the event's number.
+    async fn told(&self, pdu: &Pdu) -> Result<Option<(EventNid, After)>, Unknown> {
+        let event = self.rooms.events_by_id(std::slice::from_ref(&pdu.event_id)).await?.pop();
+        let Some((event, snapshot)) = event.and_then(|event| Some((event.nid, event.state_before?))) else {
+            return Ok(None);
         };
         let state = self.rooms.state_at(snapshot).await?;
         let chain = self.rooms.shared.store.state().chain(snapshot).await?;
-        let before = whole(StoredState { snapshot, chain, state });
-        let missing = After { is_in_timeline: false, ..before.clone() };
-        let follows = pdu.prev_events.iter().map(|event_id| (event_id.clone(), missing.clone())).collect();
-        self.conclude(pdu, stored.map(|event| event.nid), follows, before).await
+        Ok(Some((event, whole(StoredState { snapshot, chain, state }))))
     }
 
     async fn conclude(
@@ -225,13 +235,13 @@ impl<'a> Judge<'a> {
         self.by_id.insert(judged.pdu.event_id.clone(), judged.pdu.clone());
     }
 
-    /// The states after what the event follows.
-    async fn follows(&self, pdu: &Pdu) -> Result<Vec<(OwnedEventId, After)>, Unknown> {
+    /// The states after what the event follows, as far as they are known.
+    async fn follows(&self, pdu: &Pdu) -> Result<Vec<(OwnedEventId, Option<After>)>, Unknown> {
         let mut follows = Vec::with_capacity(pdu.prev_events.len());
         for event_id in &pdu.prev_events {
             let after = match self.after.get(event_id) {
-                Some(after) => after.clone(),
-                None => self.rooms.state_after(event_id).await?.ok_or_else(|| Unknown::Prev(event_id.clone()))?,
+                Some(after) => Some(after.clone()),
+                None => self.rooms.state_after(event_id).await?,
             };
             follows.push((event_id.clone(), after));
         }
@@ -357,18 +367,6 @@ impl Rooms {
             },
             None => After { state: before.state.clone(), stored: Some(before), parent: None, behind, is_in_timeline },
         }))
-    }
-
-    /// The state after an event whose own state before is known.
-    pub(crate) async fn after(&self, event: &TimelineEvent) -> Result<StateMap, RoomError> {
-        let before = match event.state_before {
-            Some(snapshot) => self.state_at(snapshot).await?,
-            None => StateMap::new(),
-        };
-        Ok(match event.pdu.state() {
-            Some(key) => before.update(key, event.nid),
-            None => before,
-        })
     }
 
     async fn pending_redactions(

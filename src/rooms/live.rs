@@ -1,8 +1,11 @@
 //! A room in memory.
 
-use std::sync::{
-    Arc, RwLock,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use model::{EventNid, RoomNid, SnapshotNid, StateMap};
@@ -80,11 +83,26 @@ impl View {
 pub(crate) struct Head {
     pub(crate) version: RoomVersion,
     pub(crate) extremities: Vec<(OwnedEventId, i64)>,
+    /// The states after those extremities that may not be in the store yet.
+    pub(crate) after: HashMap<OwnedEventId, StateMap>,
     pub(crate) now: StoredState,
     pub(crate) servers: Servers,
 }
 
 impl Head {
+    /// Leaves open `extremities`, and the event `event_id` besides, after which `state` holds on its branch.
+    pub(crate) fn extend(
+        &mut self,
+        mut extremities: Vec<(OwnedEventId, i64)>,
+        (event_id, depth): (OwnedEventId, i64),
+        state: StateMap,
+    ) {
+        self.after.retain(|known, _| extremities.iter().any(|(open, _)| open == known));
+        self.after.insert(event_id.clone(), state);
+        extremities.push((event_id, depth));
+        self.extremities = extremities;
+    }
+
     pub(crate) fn view(&self) -> View {
         View {
             version: self.version,
@@ -195,6 +213,7 @@ impl Head {
         let mut head = Self {
             version: row.version,
             extremities: row.extremities,
+            after: HashMap::new(),
             now: StoredState { snapshot: row.snapshot, chain, state },
             servers: Servers::new(),
         };
@@ -218,6 +237,7 @@ impl Default for Head {
         Self {
             version: RoomVersion::default(),
             extremities: Vec::new(),
+            after: HashMap::new(),
             now: StoredState::default(),
             servers: Servers::new(),
         }

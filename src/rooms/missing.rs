@@ -28,8 +28,10 @@ use crate::{
 /// How many events are asked for at once, and how often for one delivery.
 const GAP_PAGE: u32 = 50;
 const GAP_ROUNDS: usize = 6;
-/// For so many events of a delivery the whole state is fetched at most.
+/// For so many events of a delivery it is asked what held when they were made, at most.
 const MOST_STATES: usize = 10;
+/// Of so many events that are missing before one, the state is asked for one by one.
+const MOST_PREVS: usize = 3;
 /// With more events missing of a state than this, the whole state is asked for instead of each.
 const SINGLY: usize = 50;
 /// How many events are asked for side by side.
@@ -50,13 +52,43 @@ impl Rooms {
         let mut events: HashMap<OwnedEventId, Checked> =
             checked.into_iter().map(|checked| (checked.pdu.event_id.clone(), checked)).collect();
         let mut failed = Failed::new();
-        if let Err(error) = self.fill_in(room, origin, &mut events).await {
+        if let Err(error) = self.complete(room, origin, &mut events).await {
             let reason = error.to_string();
             failed.extend(events.drain().map(|(id, _)| (id, RoomError::Invalid(reason.clone()).into())));
         }
         (in_order(events), failed)
     }
 
+    async fn complete(
+        &self,
+        room: &SharedRoom,
+        origin: &ServerName,
+        events: &mut HashMap<OwnedEventId, Checked>,
+    ) -> Result<(), RoomError> {
+        let wanted: HashSet<OwnedEventId> = events.keys().cloned().collect();
+        self.fill_in(room, origin, events).await?;
+        let mut edge = self.edge(events).await?;
+        if edge.len() > MOST_STATES {
+            // There is no end to it: history is for those who ask for it.
+            events.retain(|event_id, _| wanted.contains(event_id));
+            edge = self.edge(events).await?;
+        }
+        // Too much happened in between: from here on, what the peer says held then.
+        for (event_id, missing) in edge.into_iter().take(MOST_STATES) {
+            self.bridge(room, origin, event_id, missing).await;
+        }
+        self.complete_auth(room, origin, events).await?;
+        // Some of them may have been stored on the way.
+        let ids: Vec<OwnedEventId> = events.keys().cloned().collect();
+        for event in self.events_by_id(&ids).await? {
+            if let Some(checked) = events.get_mut(&event.pdu.event_id) {
+                checked.known = Some(event.nid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for what happened between what is known here and these events, and adds it to them.
     async fn fill_in(
         &self,
         room: &SharedRoom,
@@ -75,21 +107,75 @@ impl Rooms {
                 .take(20)
                 .collect();
             let found = self.fetch_gap(room, origin, latest).await;
+            let ids: Vec<OwnedEventId> = found.iter().map(|checked| checked.pdu.event_id.clone()).collect();
+            let mut found: HashMap<OwnedEventId, Checked> =
+                found.into_iter().map(|checked| (checked.pdu.event_id.clone(), checked)).collect();
+            for event in self.events_by_id(&ids).await?.into_iter().filter(|event| has_state(event)) {
+                found.remove(&event.pdu.event_id);
+            }
+            // The peer can't know everything that is known here: of what it tells, only that counts which is lacking.
+            let mut open: Vec<OwnedEventId> = missing.into_iter().collect();
             let before = events.len();
-            for checked in found {
-                events.entry(checked.pdu.event_id.clone()).or_insert(checked);
+            while let Some(checked) = open.pop().and_then(|event_id| Some(found.remove(&event_id))) {
+                let Some(checked) = checked else { continue };
+                open.extend(checked.pdu.prev_events.iter().cloned());
+                events.insert(checked.pdu.event_id.clone(), checked);
             }
             if events.len() == before {
                 break;
             }
         }
-        // Too much happened in between: from here on, what the peer says held then.
-        for event_id in self.missing_prevs(events).await?.into_iter().take(MOST_STATES) {
-            if let Err(error) = self.fetch_state(room, origin, &event_id).await {
-                debug!(%origin, room.id = %room.room_id, event.id = %event_id, error = &error as &dyn std::error::Error, "could not fetch a state");
+        Ok(())
+    }
+
+    /// The events that can't be judged for want of what they follow, and what that is; the earliest first.
+    async fn edge(
+        &self,
+        events: &HashMap<OwnedEventId, Checked>,
+    ) -> Result<Vec<(OwnedEventId, Vec<OwnedEventId>)>, RoomError> {
+        let missing = self.missing_prevs(events).await?;
+        let mut edge: Vec<(&Pdu, Vec<OwnedEventId>)> = Vec::new();
+        for checked in events.values() {
+            let lacks: Vec<_> = checked.pdu.prev_events.iter().filter(|id| missing.contains(*id)).cloned().collect();
+            if !lacks.is_empty() {
+                edge.push((&checked.pdu, lacks));
             }
         }
-        self.complete_auth(room, origin, events).await
+        edge.sort_by_key(|(pdu, _)| pdu.depth);
+        let ids: Vec<OwnedEventId> = edge.iter().map(|(pdu, _)| pdu.event_id.clone()).collect();
+        let told: HashSet<OwnedEventId> = self
+            .events_by_id(&ids)
+            .await?
+            .iter()
+            .filter(|event| has_state(event))
+            .map(|event| event.pdu.event_id.clone())
+            .collect();
+        let edge = edge.into_iter().filter(|(pdu, _)| !told.contains(&pdu.event_id));
+        Ok(edge.map(|(pdu, lacks)| (pdu.event_id.clone(), lacks)).collect())
+    }
+
+    /// Learns what held after `missing`, or, where the peer can't tell, before the event that follows them.
+    async fn bridge(&self, room: &SharedRoom, origin: &ServerName, event_id: OwnedEventId, missing: Vec<OwnedEventId>) {
+        if missing.len() <= MOST_PREVS {
+            let mut is_complete = true;
+            for prev in &missing {
+                is_complete &= self.try_fetch_state(room, origin, prev).await;
+            }
+            if is_complete {
+                return;
+            }
+        }
+        self.try_fetch_state(room, origin, &event_id).await;
+    }
+
+    async fn try_fetch_state(&self, room: &SharedRoom, origin: &ServerName, event_id: &OwnedEventId) -> bool {
+        match self.fetch_state(room, origin, event_id).await {
+            Ok(()) => true,
+            Err(error) => {
+                debug!(%origin, room.id = %room.room_id, event.id = %event_id, error = &error as &dyn std::error::Error, "could not fetch a state");
+                false
+            }
+        }
     }
 
     /// Of what the events follow, what is neither among them nor has a known state.

@@ -259,5 +259,5 @@ impl Rooms {
 
 /// Whether what is to be thought of an event is settled: it is in the timeline, or was refused.
 pub(crate) fn is_settled(event: &model::TimelineEvent) -> bool {
-    event.position.0 != 0 || event.state_before.is_some() || event.pdu.rejected || event.soft_failed
+    event.position.0 != 0 || event.pdu.rejected || event.soft_failed
 }

@@ -52,8 +52,9 @@ impl Rooms {
         for event in found.chain(self.events(elsewhere).await?) {
             graph.add(event, &mut wanted);
         }
+        let in_flight = self.in_flight();
         let fresh_by_id: HashMap<&EventId, &Arc<TimelineEvent>> =
-            fresh.values().map(|event| (&*event.pdu.event_id, event)).collect();
+            fresh.values().chain(&in_flight).map(|event| (&*event.pdu.event_id, event)).collect();
         while !wanted.is_empty() {
             if graph.events.len() > MOST_EVENTS {
                 return Err(RoomError::Busy);

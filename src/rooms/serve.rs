@@ -154,12 +154,14 @@ impl Rooms {
             let by_id: HashMap<&EventId, &Arc<TimelineEvent>> =
                 events.iter().map(|event| (&*event.pdu.event_id, event)).collect();
             for event in ids.iter().filter_map(|event_id| by_id.get(&**event_id)) {
-                let is_shown = event.room_nid == room.nid && !event.pdu.rejected && event.position.0 != 0;
                 if event.room_nid != room.nid {
                     continue;
                 }
                 open.extend(event.pdu.prev_events.iter().filter(|event_id| seen.insert((*event_id).clone())).cloned());
-                if is_shown && found.len() < limit {
+                // What is not shown here, because the room had moved on when it came, others may have to know all the same:
+                // their events may follow it.
+                let is_judged = event.position.0 != 0 || event.state_before.is_some();
+                if is_judged && !event.pdu.rejected && found.len() < limit {
                     found.push((*event).clone());
                 }
             }

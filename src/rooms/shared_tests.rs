@@ -269,6 +269,38 @@ async fn servers_that_have_exchanged_all_events_agree_on_the_state_whatever_happ
     }
 }
 
+#[tokio::test]
+async fn what_arrives_while_somebody_here_speaks_is_taken_whatever_is_on_its_way_to_the_store() {
+    on_each_engine(async |store| {
+        let a = rooms_of(server_name!("a.test"), store);
+        let (_folder, b) = second().await;
+        let room_id = create(&a, RoomVersionId::V12).await?;
+        join(&a, &b, &room_id, &bob()).await?;
+        let mut mail = Mail::default();
+        let mut told = 1;
+        for number in 0..20 {
+            let topic = json!({ "topic": format!("topic {number}") });
+            set(&b, &room_id, bob(), "m.room.topic", topic).await?;
+        }
+        mail.collect(&b, &room_id, &mut told).await?;
+        let speaking = async {
+            for number in 0..40 {
+                say(&a, &room_id, alice(), "words").await?;
+                set(&a, &room_id, alice(), "m.room.name", json!({ "name": format!("name {number}") })).await?;
+            }
+            Ok::<(), RoomError>(())
+        };
+        let hearing = async {
+            while !mail.0.is_empty() {
+                mail.deliver(&b, &a, &room_id, 1).await;
+            }
+        };
+        let (spoken, ()) = tokio::join!(speaking, hearing);
+        spoken
+    })
+    .await;
+}
+
 async fn power(rooms: &Rooms, room_id: &OwnedRoomId, default: i64) -> Result<(), RoomError> {
     let room = rooms.get(room_id).await?;
     let now: Option<Map<String, Value>> =

@@ -136,6 +136,11 @@ impl Rooms {
         shared.events.get(&nid).or_else(in_flight)
     }
 
+    /// The state events whose commit is still under way.
+    pub(crate) fn in_flight(&self) -> Vec<Arc<TimelineEvent>> {
+        self.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
     pub(crate) fn remember(&self, event: &Arc<TimelineEvent>) {
         self.shared.events.insert(event.nid, event.clone());
         self.shared.nids.insert(event.pdu.event_id.clone(), event.nid);
