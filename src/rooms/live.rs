@@ -2,10 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{
-        Arc, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, RwLock},
 };
 
 use model::{EventNid, RoomNid, SnapshotNid, StateMap};
@@ -14,7 +11,6 @@ use ruma::{
     room_version_rules::RoomVersionRules,
 };
 use store::{RoomVersion, Store, rooms::RoomRow};
-use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::RoomError;
 
@@ -32,10 +28,6 @@ pub struct LiveRoom {
     pub(crate) turn: tokio::sync::Mutex<Option<Head>>,
     /// What other servers send into the room is taken in one delivery after the other.
     pub(crate) inbox: tokio::sync::Semaphore,
-    /// Each append on its way to the store holds a share, until it is known what became of it.
-    aloft: Arc<tokio::sync::RwLock<()>>,
-    /// One of them came to nothing, and the head still builds on it.
-    is_lost: AtomicBool,
     view: RwLock<Option<View>>,
 }
 
@@ -150,8 +142,6 @@ impl LiveRoom {
             rules,
             turn: tokio::sync::Mutex::new(head),
             inbox: tokio::sync::Semaphore::new(1),
-            aloft: Arc::default(),
-            is_lost: AtomicBool::new(false),
             view: RwLock::new(None),
         })
     }
@@ -174,27 +164,9 @@ impl LiveRoom {
         }
     }
 
-    /// For an append that sets out, under the room's turn.
-    pub(crate) async fn set_out(&self) -> OwnedRwLockReadGuard<()> {
-        self.aloft.clone().read_owned().await
-    }
-
-    /// An append came to nothing: whoever is to build on the head has to forget it first.
-    pub(crate) fn lose(&self) {
-        self.is_lost.store(true, Ordering::Release);
-    }
-
-    /// Waits until the store has everything that the head builds on. To be called under the room's turn, so that nothing
-    /// new sets out. False: some of it came to nothing.
-    pub(crate) async fn has_landed(&self) -> bool {
-        drop(self.aloft.write().await);
-        !self.is_lost.load(Ordering::Acquire)
-    }
-
     /// Forgets everything: the next who needs it reads it again.
     pub(crate) async fn forget(&self) {
         let mut turn = self.turn.lock().await;
-        self.is_lost.store(false, Ordering::Release);
         turn.take();
         self.view.write().expect("nothing panics under this lock").take();
     }

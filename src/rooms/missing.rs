@@ -52,14 +52,14 @@ impl Rooms {
         let mut events: HashMap<OwnedEventId, Checked> =
             checked.into_iter().map(|checked| (checked.pdu.event_id.clone(), checked)).collect();
         let mut failed = Failed::new();
-        if let Err(error) = self.complete(room, origin, &mut events).await {
+        if let Err(error) = self.make_whole(room, origin, &mut events).await {
             let reason = error.to_string();
             failed.extend(events.drain().map(|(id, _)| (id, RoomError::Invalid(reason.clone()).into())));
         }
         (in_order(events), failed)
     }
 
-    async fn complete(
+    async fn make_whole(
         &self,
         room: &SharedRoom,
         origin: &ServerName,
@@ -116,8 +116,8 @@ impl Rooms {
             // The peer can't know everything that is known here: of what it tells, only that counts which is lacking.
             let mut open: Vec<OwnedEventId> = missing.into_iter().collect();
             let before = events.len();
-            while let Some(checked) = open.pop().and_then(|event_id| Some(found.remove(&event_id))) {
-                let Some(checked) = checked else { continue };
+            while let Some(event_id) = open.pop() {
+                let Some(checked) = found.remove(&event_id) else { continue };
                 open.extend(checked.pdu.prev_events.iter().cloned());
                 events.insert(checked.pdu.event_id.clone(), checked);
             }

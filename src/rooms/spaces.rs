@@ -305,7 +305,7 @@ impl Child {
         let Event { state_key: room_id, origin_server_ts: moment, content } = event.deserialize_as_unchecked().ok()?;
         let order = content.order.as_ref().and_then(|order| order.as_str()).filter(|order| is_order(order));
         let order = order.map(str::to_owned);
-        (!content.via.is_empty()).then(|| Self {
+        (!content.via.is_empty()).then_some(Self {
             room_id,
             via: content.via,
             order,

@@ -6,7 +6,6 @@ use metrics::counter;
 use model::{Draft, EventNid, Pdu, TimelineEvent};
 use ruma::{CanonicalJsonObject, OwnedDeviceId, OwnedUserId};
 use store::{Pending, Write, events};
-use tokio::sync::OwnedRwLockReadGuard;
 
 use crate::{
     RoomError, Rooms, auth,
@@ -94,14 +93,14 @@ impl Rooms {
         if let Some(transaction) = transaction {
             events::insert_transaction(&mut write, &transaction.as_stored(), last.pdu.event_id.as_str(), now());
         }
-        let (flight, aloft) = (Flight::begin(self, &events), room.set_out().await);
+        let flight = Flight::begin(self, &events);
         let pending = slot.enqueue(write);
         let view = head.view();
         *turn = Some(head);
         drop(turn);
 
         // A task of its own, so that a client that goes away leaves nothing half known.
-        let landing = tokio::spawn(land(room.clone(), pending, view, flight, aloft));
+        let landing = tokio::spawn(land(room.clone(), pending, view, flight));
         landing.await.map_err(|_| RoomError::Busy)??;
         Ok(events)
     }
@@ -121,22 +120,18 @@ impl Rooms {
         shared.store.ensure_nids(4 * judged.len() as i64 + 4).await?;
         let slot = shared.store.reserve().await?;
         let mut turn = room.turn.lock().await;
-        // An event of another branch is judged by what the store knows of this one.
-        if !room.has_landed().await {
-            return Err(store::Error::Conflict.into());
-        }
         let mut extension = Extension::new(self, room, self.head(room, &turn).await?);
         let mut verdicts = Vec::with_capacity(judged.len());
         for judged in judged {
             verdicts.push(extension.add_judged(judged, relay).await?);
         }
         let (head, write, events) = extension.finish();
-        let (flight, aloft) = (Flight::begin(self, &events), room.set_out().await);
+        let flight = Flight::begin(self, &events);
         let pending = slot.enqueue(write);
         let view = head.view();
         *turn = Some(head);
         drop(turn);
-        let landing = tokio::spawn(land(room.clone(), pending, view, flight, aloft));
+        let landing = tokio::spawn(land(room.clone(), pending, view, flight));
         landing.await.map_err(|_| RoomError::Busy)??;
         Ok(verdicts)
     }
@@ -182,22 +177,13 @@ impl Rooms {
 }
 
 /// Waits for the commit, then shows what it brought; or, if it failed, sees to it that nobody builds on it.
-async fn land(
-    room: SharedRoom,
-    pending: Pending,
-    view: crate::View,
-    _flight: Flight,
-    aloft: OwnedRwLockReadGuard<()>,
-) -> Result<(), RoomError> {
+async fn land(room: SharedRoom, pending: Pending, view: crate::View, _flight: Flight) -> Result<(), RoomError> {
     match pending.committed().await {
         Ok(_) => {
             room.advance(view);
             Ok(())
         }
         Err(error) => {
-            room.lose();
-            // Whoever waits for this append has the turn, which forgetting needs.
-            drop(aloft);
             room.forget().await;
             Err(error.into())
         }
