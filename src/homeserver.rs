@@ -238,7 +238,7 @@ impl Core {
         let who_sends = to_send.clone();
         let on_commit = Arc::new(move |committed: Committed| {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
-            if let Some(rooms) = who_remembers.get().filter(|_| committed.gap) {
+            if let Some(rooms) = who_remembers.get().filter(|_| committed.foreign) {
                 rooms.forget_all();
             }
             listener.ingest(&committed);

@@ -18,6 +18,8 @@ pub struct Committed {
     pub changes: Arc<[(Position, Change)]>,
     /// Something up to `upto` happened that `changes` doesn't tell: whoever remembers must look it up.
     pub gap: bool,
+    /// Some of it was written by somebody else: whoever remembers what rooms are like must read them again.
+    pub foreign: bool,
 }
 
 /// One thing that happened, at one position.

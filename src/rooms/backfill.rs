@@ -170,9 +170,7 @@ impl Rooms {
             events::insert_backward_extremity(&mut write, room.nid, missing);
         }
         self.shared.store.commit(write).await?;
-        for judged in judged {
-            self.shared.events.remove(&judged.nid);
-        }
+        self.shared.memory.forget(judged.iter().map(|judged| judged.nid));
         self.apply_late_redactions(room, judged).await?;
         Ok(is_more)
     }
@@ -216,7 +214,7 @@ impl Rooms {
                 let mut write = Write::new();
                 events::redact(&mut write, judged.nid, remains.json.clone(), &redaction.pdu.event_id);
                 self.shared.store.commit(write).await?;
-                self.shared.events.remove(&judged.nid);
+                self.shared.memory.forget([judged.nid]);
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use model::{Draft, RoomNid};
+use quick_cache::sync::GuardResult;
 use ruma::{
     OwnedRoomAliasId, OwnedRoomId, OwnedUserId, RoomId, RoomVersionId, UserId,
     api::client::room::create_room::v3::RoomPreset,
@@ -15,9 +16,7 @@ use tracing::warn;
 
 use crate::{
     RoomError, Rooms,
-    live::Head,
-    live::LiveRoom,
-    live::SharedRoom,
+    live::{Head, LiveRoom, SharedRoom},
     membership::{Change, Target, member_content},
     now,
 };
@@ -56,8 +55,6 @@ impl Rooms {
     pub async fn create(&self, new: NewRoom) -> Result<OwnedRoomId, RoomError> {
         let shared = &self.shared;
         let version = new.version.clone().unwrap_or_else(|| shared.config.default_version.clone());
-        let rules =
-            model::rules_of(&version).ok_or_else(|| RoomError::UnsupportedVersion(version.as_str().to_owned()))?;
         if let Some(alias) = &new.alias
             && shared.store.aliases().find(alias).await?.is_some()
         {
@@ -65,17 +62,8 @@ impl Rooms {
         }
         shared.store.ensure_nids(64).await?;
         let nid = RoomNid(shared.store.next_nid());
-        let drafts = self.drafts(&new, &version).await?;
-
-        let room_id = if rules.event_format.require_room_create_room_id {
-            RoomId::new_v1(self.server_name())
-        } else {
-            // The id is made of the create event's hash, so the event is sealed once to learn it. What it says, moment
-            // included, is fixed in its draft, and so are its hash and its signature.
-            let place = model::Place { room_id: None, prev_events: Vec::new(), auth_events: Vec::new(), depth: 1 };
-            drafts[0].clone().seal(place, &rules, &shared.key)?.room_id
-        };
-        let room: SharedRoom = Arc::new(LiveRoom::new(nid, room_id.clone(), version, Some(Head::default()))?);
+        let mut drafts = self.drafts(&new, &version).await?;
+        let room = self.found(nid, version, &mut drafts)?;
         let alias = new.alias.clone();
         let creator = new.creator.clone();
         let is_listed = new.is_listed;
@@ -89,11 +77,13 @@ impl Rooms {
                 }
             })
             .await;
+        if appended.is_err() {
+            shared.live.remove(&room.room_id);
+        }
         match appended {
             Ok(_) => {
-                shared.live.insert(room_id.clone(), room.clone());
                 self.invite_others(&room, &new).await;
-                Ok(room_id)
+                Ok(room.room_id.clone())
             }
             Err(RoomError::Store(store::Error::Duplicate)) if let Some(alias) = new.alias => {
                 Err(RoomError::AliasTaken(alias.to_string()))
@@ -101,6 +91,31 @@ impl Rooms {
             // The maker of a room may do everything in it: what is forbidden contradicts the rest.
             Err(RoomError::Forbidden(reason)) => Err(RoomError::InvalidInitialState(reason)),
             Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a room an id and puts it into memory, before anybody can hear of it, so that there is never another copy.
+    ///
+    /// Later versions make the id of the create event's hash: a room that is like another in everything becomes a
+    /// millisecond younger, so that it isn't the same.
+    fn found(&self, nid: RoomNid, version: RoomVersionId, drafts: &mut [Draft]) -> Result<SharedRoom, RoomError> {
+        let shared = &self.shared;
+        loop {
+            let mut room =
+                LiveRoom::new(nid, RoomId::new_v1(self.server_name()), version.clone(), Some(Head::default()))?;
+            if !room.rules.event_format.require_room_create_room_id {
+                // What the event says, moment included, is fixed in its draft, and so are its hash and its signature.
+                let place = model::Place { room_id: None, prev_events: Vec::new(), auth_events: Vec::new(), depth: 1 };
+                room.room_id = drafts[0].clone().seal(place, &room.rules, &shared.key)?.room_id;
+            }
+            let room = Arc::new(room);
+            if let GuardResult::Guard(guard) = shared.live.get_value_or_guard(&room.room_id, None) {
+                let _ = guard.insert(room.clone());
+                return Ok(room);
+            }
+            for draft in &mut *drafts {
+                draft.origin_server_ts += 1;
+            }
         }
     }
 

@@ -48,6 +48,19 @@ pub(crate) struct Extension<'a> {
     events: Vec<Arc<TimelineEvent>>,
     /// The state after each of them.
     after: HashMap<OwnedEventId, StoredState>,
+    changed: Vec<EventNid>,
+}
+
+/// What extending a room's timeline comes to.
+pub(crate) struct Extended {
+    /// The room's head after everything that was added.
+    pub(crate) head: Head,
+    /// What makes it so.
+    pub(crate) write: Write,
+    /// What joined the timeline.
+    pub(crate) events: Vec<Arc<TimelineEvent>>,
+    /// The events of the store that are something else afterwards.
+    pub(crate) changed: Vec<EventNid>,
 }
 
 impl<'a> Extension<'a> {
@@ -62,6 +75,7 @@ impl<'a> Extension<'a> {
             write: Write::new(),
             events: Vec::new(),
             after: HashMap::new(),
+            changed: Vec::new(),
         }
     }
 
@@ -69,8 +83,7 @@ impl<'a> Extension<'a> {
         &mut self.write
     }
 
-    /// The room's head after everything that was added, the Write that makes it so, and what joined the timeline.
-    pub(crate) fn finish(mut self) -> (Head, Write, Vec<Arc<TimelineEvent>>) {
+    pub(crate) fn finish(mut self) -> Extended {
         if let Some(last) = self.events.last() {
             let version = RoomVersion { count: self.from.count + 1, head: last.nid };
             self.write.room_step(self.room.nid, self.from, version);
@@ -87,7 +100,7 @@ impl<'a> Extension<'a> {
                 },
             );
         }
-        (self.head, self.write, self.events)
+        Extended { head: self.head, write: self.write, events: self.events, changed: self.changed }
     }
 
     // === what somebody here wishes ===
@@ -209,10 +222,7 @@ impl<'a> Extension<'a> {
         let room_state = (!is_on_head).then_some(self.head.now.snapshot);
         let event = Arc::new(TimelineEvent { room_state, ..event });
         self.fresh.insert(event.nid, event.clone());
-        match judged.known {
-            true => events::settle(&mut self.write, &event, Arg::Position(offset)),
-            false => events::insert(&mut self.write, &event, Arg::Position(offset)),
-        }
+        self.put(judged, &event, Arg::Position(offset));
         events::remove_backward_extremity(&mut self.write, self.room.nid, &event.pdu.event_id);
         for event_id in &judged.missing {
             events::insert_backward_extremity(&mut self.write, self.room.nid, event_id);
@@ -243,9 +253,15 @@ impl<'a> Extension<'a> {
             Some(stored.snapshot)
         });
         let event = judged.event(state_before, !is_rejected);
-        match judged.known {
-            true => events::settle(&mut self.write, &event, Arg::NoInt),
-            false => events::insert(&mut self.write, &event, Arg::NoInt),
+        self.put(judged, &event, Arg::NoInt);
+    }
+
+    fn put(&mut self, judged: &Judged, event: &TimelineEvent, position: Arg) {
+        if judged.known {
+            events::settle(&mut self.write, event, position);
+            self.changed.push(event.nid);
+        } else {
+            events::insert(&mut self.write, event, position);
         }
     }
 
@@ -437,7 +453,7 @@ impl<'a> Extension<'a> {
         });
         let offset = self.write.position();
         self.write.tell(offset, Change::Redacted(remains));
-        shared.events.remove(&original.nid);
+        self.changed.push(original.nid);
         Ok(())
     }
 

@@ -150,9 +150,10 @@ impl Rooms {
         let _permit = room.inbox.acquire().await.map_err(|_| RoomError::Busy)?;
         for _ in 0..ATTEMPTS {
             let mut write = Write::new();
-            self.write_welcome(&mut write, &room, user_id, &welcome).await?;
+            let known = self.write_welcome(&mut write, &room, user_id, &welcome).await?;
             match self.shared.store.commit(write).await {
                 Ok(_) => {
+                    self.shared.memory.forget(known);
                     room.forget().await;
                     return Ok(());
                 }
@@ -163,13 +164,14 @@ impl Rooms {
         Err(RoomError::Busy)
     }
 
+    /// Answers the join's number, if the store has it already, outside the timeline.
     async fn write_welcome(
         &self,
         write: &mut Write,
         room: &SharedRoom,
         user_id: &UserId,
         welcome: &Welcome,
-    ) -> Result<(), RoomError> {
+    ) -> Result<Option<EventNid>, RoomError> {
         let shared = &self.shared;
         let row = shared.store.rooms().find(&room.room_id).await?.ok_or(RoomError::UnknownRoom)?;
         if row.room_version != welcome.version {
@@ -189,7 +191,7 @@ impl Rooms {
 
         let offset = write.position();
         let event = Arc::new(first_event(nid, room.nid, Arc::new(welcome.join.clone()), before));
-        match known {
+        match &known {
             Some(_) => events::settle(write, &event, Arg::Position(offset)),
             None => events::insert(write, &event, Arg::Position(offset)),
         }
@@ -211,7 +213,7 @@ impl Rooms {
         // Others here may have been in the room before, or be invited: they look it up.
         write.tell_not_all();
         write.tell(offset, Change::Event(event));
-        Ok(())
+        Ok(known.map(|event| event.nid))
     }
 
     async fn write_current(

@@ -22,6 +22,7 @@ mod join_remote;
 mod judge;
 mod live;
 mod membership;
+mod memory;
 mod missing;
 mod nearest;
 mod outliers;
@@ -48,11 +49,14 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use model::{EventNid, Millis, SigningKey, SnapshotNid, StateMap, TimelineEvent};
+use model::{Millis, SigningKey, SnapshotNid, StateMap};
 use peers::Peers;
 use quick_cache::sync::Cache;
-use ruma::{OwnedEventId, OwnedRoomId, RoomId, RoomVersionId, ServerName};
+use ruma::{OwnedEventId, RoomId, RoomVersionId, ServerName};
 use store::Store;
+
+use live::LiveRooms;
+use memory::Memory;
 
 pub use client_event::Reader;
 pub use create::NewRoom;
@@ -106,33 +110,25 @@ struct Shared {
     peers: Peers,
     key: Arc<SigningKey>,
     config: RoomsConfig,
-    live: Cache<OwnedRoomId, Arc<LiveRoom>>,
-    events: Cache<EventNid, Arc<TimelineEvent>>,
-    /// The numbers of events that were looked up by id.
-    nids: Cache<OwnedEventId, EventNid>,
+    live: LiveRooms,
+    memory: Memory,
     /// States that rooms were in.
     states: Cache<SnapshotNid, StateMap>,
     /// What clients' latest transactions came to.
     sent: Cache<Transaction, OwnedEventId>,
     /// What other servers told of rooms that nobody here is in.
     told: spaces_elsewhere::Told,
-    /// State events whose commit is still under way: not in the store yet, needed to authorise what follows.
-    in_flight: std::sync::Mutex<std::collections::HashMap<EventNid, Arc<TimelineEvent>>>,
 }
 
 impl Rooms {
     /// `key`: what this server signs events with, and the name it does so for.
     pub fn new(store: Store, peers: Peers, key: Arc<SigningKey>, config: RoomsConfig) -> Self {
-        let live = Cache::new(config.cached_rooms);
-        let events = Cache::new(config.cached_events);
-        let nids = Cache::new(config.cached_events);
+        let live = live::rooms_in_memory(config.cached_rooms);
+        let memory = Memory::new(config.cached_events);
         let states = Cache::new(CACHED_STATES);
         let sent = Cache::new(RECENT_TRANSACTIONS);
         let told = Cache::new(TOLD_ROOMS);
-        let in_flight = std::sync::Mutex::default();
-        Self {
-            shared: Arc::new(Shared { store, peers, key, config, live, events, nids, states, sent, told, in_flight }),
-        }
+        Self { shared: Arc::new(Shared { store, peers, key, config, live, memory, states, sent, told }) }
     }
 
     /// The name of this server.
@@ -156,9 +152,11 @@ impl Rooms {
         Ok(match self.shared.live.get_value_or_guard(room_id, None) {
             quick_cache::sync::GuardResult::Value(room) => room,
             quick_cache::sync::GuardResult::Guard(guard) => {
-                // The guard is gone only if the room was removed meanwhile; ours is as good as another then.
-                let _ = guard.insert(room.clone());
-                room
+                // The guard is gone only if the room was put in by another way meanwhile.
+                match guard.insert(room.clone()) {
+                    Ok(()) => room,
+                    Err(room) => self.shared.live.get(room_id).unwrap_or(room),
+                }
             }
             quick_cache::sync::GuardResult::Timeout => room,
         })
@@ -166,7 +164,11 @@ impl Rooms {
 
     /// Reads every room again when it is next needed: somebody else may have written to the store.
     pub fn forget_all(&self) {
-        self.shared.live.clear();
+        // The rooms themselves stay: those who act on one must go on doing so on the same.
+        for (_, room) in self.shared.live.iter() {
+            room.doubt();
+        }
+        self.shared.memory.forget_all();
     }
 }
 

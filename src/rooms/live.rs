@@ -2,10 +2,14 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, RwLock},
+    sync::{
+        Arc, PoisonError, RwLock, RwLockWriteGuard,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use model::{EventNid, RoomNid, SnapshotNid, StateMap};
+use quick_cache::{DefaultHashBuilder, Lifecycle, UnitWeighter, sync::Cache};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedServerName, RoomVersionId, ServerName, events::StateEventType,
     room_version_rules::RoomVersionRules,
@@ -28,7 +32,17 @@ pub struct LiveRoom {
     pub(crate) turn: tokio::sync::Mutex<Option<Head>>,
     /// What other servers send into the room is taken in one delivery after the other.
     pub(crate) inbox: tokio::sync::Semaphore,
-    view: RwLock<Option<View>>,
+    shown: RwLock<Shown>,
+    /// Somebody else may have written to the store since the head was read.
+    is_doubted: AtomicBool,
+}
+
+/// What is shown of a room.
+#[derive(Default)]
+struct Shown {
+    view: Option<View>,
+    /// How often it was taken away.
+    times: u64,
 }
 
 /// The room's state as far as it is durable.
@@ -142,33 +156,51 @@ impl LiveRoom {
             rules,
             turn: tokio::sync::Mutex::new(head),
             inbox: tokio::sync::Semaphore::new(1),
-            view: RwLock::new(None),
+            shown: RwLock::default(),
+            is_doubted: AtomicBool::new(false),
         })
     }
 
     /// What is durable of the room's state.
     pub(crate) async fn view(&self, store: &Store) -> Result<View, RoomError> {
-        if let Some(view) = self.view.read().expect("nothing panics under this lock").clone() {
-            return Ok(view);
-        }
-        let head = Head::load(store, &self.room_id).await?;
-        Ok(self.advance(head.view()))
+        let times = {
+            let shown = self.shown.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(view) = &shown.view {
+                return Ok(view.clone());
+            }
+            shown.times
+        };
+        let view = Head::load(store, &self.room_id).await?.view();
+        let mut shown = self.shown();
+        // What was read before the last view was taken away may be as old as that.
+        Ok(if shown.times == times { shown.advance(view) } else { view })
     }
 
     /// Shows `view`, unless a later one is shown already. Answers what is shown.
     pub(crate) fn advance(&self, view: View) -> View {
-        let mut shown = self.view.write().expect("nothing panics under this lock");
-        match &*shown {
-            Some(later) if later.version.count >= view.version.count => later.clone(),
-            _ => shown.insert(view).clone(),
-        }
+        self.shown().advance(view)
     }
 
     /// Forgets everything: the next who needs it reads it again.
     pub(crate) async fn forget(&self) {
         let mut turn = self.turn.lock().await;
         turn.take();
-        self.view.write().expect("nothing panics under this lock").take();
+        self.shown().take_away();
+    }
+
+    /// As [`Self::forget`], without waiting for whose turn it is: who has it has built on what is old, and fails.
+    pub(crate) fn doubt(&self) {
+        self.is_doubted.store(true, Ordering::Release);
+        self.shown().take_away();
+    }
+
+    /// Whether the head was doubted since this was asked last.
+    pub(crate) fn was_doubted(&self) -> bool {
+        self.is_doubted.swap(false, Ordering::AcqRel)
+    }
+
+    fn shown(&self) -> RwLockWriteGuard<'_, Shown> {
+        self.shown.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -216,5 +248,39 @@ impl Default for Head {
     }
 }
 
+impl Shown {
+    fn advance(&mut self, view: View) -> View {
+        match &self.view {
+            Some(later) if later.version.count >= view.version.count => later.clone(),
+            _ => self.view.insert(view).clone(),
+        }
+    }
+
+    fn take_away(&mut self) {
+        self.view = None;
+        self.times += 1;
+    }
+}
+
 /// Rooms are shared by everybody who acts on them.
 pub(crate) type SharedRoom = Arc<LiveRoom>;
+
+/// The rooms in memory. Of each there is one at most.
+pub(crate) type LiveRooms = Cache<OwnedRoomId, SharedRoom, UnitWeighter, DefaultHashBuilder, WhileUsed>;
+
+/// `capacity`: in rooms.
+pub(crate) fn rooms_in_memory(capacity: usize) -> LiveRooms {
+    Cache::with(capacity, capacity as u64, UnitWeighter, DefaultHashBuilder::default(), WhileUsed)
+}
+
+/// A room that somebody acts on stays in memory: another copy of it would have another turn, and miss what is done there.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WhileUsed;
+
+impl Lifecycle<OwnedRoomId, SharedRoom> for WhileUsed {
+    type RequestState = ();
+
+    fn is_pinned(&self, _room_id: &OwnedRoomId, room: &SharedRoom) -> bool {
+        Arc::strong_count(room) > 1
+    }
+}

@@ -267,7 +267,7 @@ impl Rooms {
         let settled = TimelineEvent { ..outlier(nid, room.nid, event.pdu.clone(), Some(snapshot)) };
         events::settle(&mut write, &settled, Arg::NoInt);
         self.shared.store.commit(write).await?;
-        self.shared.events.remove(&nid);
+        self.shared.memory.forget([nid]);
         Ok(())
     }
 

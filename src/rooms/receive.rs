@@ -179,7 +179,11 @@ impl Rooms {
             Ok(verdicts) => {
                 for (event_id, outcome) in verdicts {
                     let outcome = match outcome {
-                        Ok(Verdict::Accepted | Verdict::SoftFailed(_)) => Ok(()),
+                        Ok(Verdict::Accepted) => Ok(()),
+                        Ok(Verdict::SoftFailed(reason)) => {
+                            tracing::debug!(%origin, room.id = %room.room_id, event.id = %event_id, %reason, "an event comes too late to be shown");
+                            Ok(())
+                        }
                         Ok(Verdict::Rejected(reason)) => Err(ReceiveError::Rejected(reason)),
                         Err(error) => Err(error),
                     };

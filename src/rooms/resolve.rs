@@ -52,7 +52,7 @@ impl Rooms {
         for event in found.chain(self.events(elsewhere).await?) {
             graph.add(event, &mut wanted);
         }
-        let in_flight = self.in_flight();
+        let in_flight = self.shared.memory.in_flight();
         let fresh_by_id: HashMap<&EventId, &Arc<TimelineEvent>> =
             fresh.values().chain(&in_flight).map(|event| (&*event.pdu.event_id, event)).collect();
         while !wanted.is_empty() {

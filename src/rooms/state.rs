@@ -1,9 +1,6 @@
 //! What holds in a room.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use model::{EventNid, StateMap, TimelineEvent};
 use ruma::{
@@ -74,16 +71,17 @@ impl Rooms {
         &self,
         nids: impl IntoIterator<Item = model::EventNid>,
     ) -> Result<Vec<Arc<TimelineEvent>>, RoomError> {
-        let mut found = Vec::new();
-        let mut missing = Vec::new();
+        let memory = &self.shared.memory;
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
         for nid in nids {
-            match self.event_in_memory(nid) {
+            match memory.get(nid) {
                 Some(event) => found.push(event),
                 None => missing.push(nid),
             }
         }
+        let asked = memory.moment();
         for event in self.shared.store.events().by_nids(&missing).await? {
-            self.remember(&event);
+            memory.keep(&event, asked);
             found.push(event);
         }
         Ok(found)
@@ -91,17 +89,17 @@ impl Rooms {
 
     /// The events called so, from memory or from the store, in no particular order; those that aren't there are left out.
     pub(crate) async fn events_by_id(&self, ids: &[OwnedEventId]) -> Result<Vec<Arc<TimelineEvent>>, RoomError> {
-        let mut found = Vec::new();
-        let mut missing = Vec::new();
+        let memory = &self.shared.memory;
+        let (mut found, mut missing) = (Vec::new(), Vec::new());
         for event_id in ids {
-            let nid = self.shared.nids.get(event_id);
-            match nid.and_then(|nid| self.event_in_memory(nid)) {
+            match memory.find(event_id) {
                 Some(event) => found.push(event),
                 None => missing.push(event_id.clone()),
             }
         }
+        let asked = memory.moment();
         for event in self.shared.store.events().by_ids(&missing).await? {
-            self.remember(&event);
+            memory.keep(&event, asked);
             found.push(event);
         }
         Ok(found)
@@ -128,22 +126,6 @@ impl Rooms {
             None => Vec::new(),
         };
         Ok(RoomPowerLevels::new(RoomPowerLevelsSource::from(content), &room.rules.authorization, creators))
-    }
-
-    pub(crate) fn event_in_memory(&self, nid: EventNid) -> Option<Arc<TimelineEvent>> {
-        let shared = &self.shared;
-        let in_flight = || shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner).get(&nid).cloned();
-        shared.events.get(&nid).or_else(in_flight)
-    }
-
-    /// The state events whose commit is still under way.
-    pub(crate) fn in_flight(&self) -> Vec<Arc<TimelineEvent>> {
-        self.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    pub(crate) fn remember(&self, event: &Arc<TimelineEvent>) {
-        self.shared.events.insert(event.nid, event.clone());
-        self.shared.nids.insert(event.pdu.event_id.clone(), event.nid);
     }
 }
 

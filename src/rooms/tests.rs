@@ -16,13 +16,12 @@ use store::{Store, testing::on_each_engine};
 use crate::{MembershipChange, NewRoom, RoomError, Rooms, RoomsConfig, Target, Transaction, Wish};
 
 fn rooms(store: &Store) -> Rooms {
+    rooms_with(store, RoomsConfig::default())
+}
+
+fn rooms_with(store: &Store, config: RoomsConfig) -> Rooms {
     let key = SigningKey::from_seed(owned_server_name!("a.test"), "1", &[7; 32]).expect("a plain version");
-    Rooms::new(
-        store.clone(),
-        peers::testing::alone(ruma::server_name!("a.test"), store.clone()),
-        Arc::new(key),
-        RoomsConfig::default(),
-    )
+    Rooms::new(store.clone(), peers::testing::alone(ruma::server_name!("a.test"), store.clone()), Arc::new(key), config)
 }
 
 fn alice() -> OwnedUserId {
@@ -233,6 +232,44 @@ async fn a_long_history_of_state_is_read_back_whole() {
         assert_eq!(store.state().at(shown.snapshot).await?, shown.state);
         assert_eq!(store.state().current(room.nid).await?, shown.state);
         assert!(store.state().chain(shown.snapshot).await? <= 50);
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rooms_that_are_alike_and_made_at_once_are_rooms_of_their_own() {
+    on_each_engine(async |store| {
+        let rooms = rooms(&store);
+        let making = (0..10).map(|_| rooms.create(new_room(RoomVersionId::V12, RoomPreset::PublicChat)));
+        let made = futures_util::future::join_all(making).await.into_iter().collect::<Result<HashSet<_>, _>>()?;
+        assert_eq!(made.len(), 10);
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_a_room_that_somebody_acts_on_there_is_one_copy_whatever_else_is_read_and_forgotten() {
+    on_each_engine(async |store| {
+        let rooms = rooms_with(&store, RoomsConfig { cached_rooms: 1, ..RoomsConfig::default() });
+        let room_id = rooms.create(new_room(RoomVersionId::V12, RoomPreset::PublicChat)).await?;
+        let held = rooms.get(&room_id).await?;
+        rooms.send(&held, text(alice(), "one")).await?;
+        for _ in 0..20 {
+            let other = rooms.create(new_room(RoomVersionId::V12, RoomPreset::PublicChat)).await?;
+            rooms.get(&other).await?;
+        }
+        assert!(Arc::ptr_eq(&held, &rooms.get(&room_id).await?), "another copy took its place");
+        rooms.forget_all();
+        assert!(Arc::ptr_eq(&held, &rooms.get(&room_id).await?), "it was forgotten while it was held");
+
+        // What somebody else did is seen through the copy that was held all the while.
+        let elsewhere = self::rooms(&store);
+        let there = elsewhere.get(&room_id).await?;
+        elsewhere.change_membership(&there, MembershipChange::Join, own(bob())).await?;
+        rooms.forget_all();
+        rooms.send(&held, text(bob(), "two")).await?;
         Ok::<(), RoomError>(())
     })
     .await;

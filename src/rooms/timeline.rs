@@ -1,6 +1,6 @@
 //! The one door by which events enter a room.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 
 use metrics::counter;
 use model::{Draft, EventNid, Pdu, TimelineEvent};
@@ -9,9 +9,10 @@ use store::{Pending, Write, events};
 
 use crate::{
     RoomError, Rooms, auth,
-    extension::Extension,
+    extension::{Extended, Extension},
     judge::{Judged, Verdict},
     live::{Head, SharedRoom},
+    memory::Flight,
     now,
 };
 
@@ -82,18 +83,18 @@ impl Rooms {
         // The room's turn. What is waited for while it is held are reads of this room's own state, when it isn't in
         // memory; the commit is not.
         let mut turn = room.turn.lock().await;
-        let mut extension = Extension::new(self, room, self.head(room, &turn).await?);
+        let mut extension = Extension::new(self, room, self.head(room, &mut turn).await?);
         for (at, draft) in drafts.iter().enumerate() {
             let transaction = transaction.filter(|_| at + 1 == drafts.len());
             extension.add_draft(draft.clone(), transaction).await?;
         }
         also(extension.write());
-        let (head, mut write, events) = extension.finish();
+        let Extended { head, mut write, events, changed } = extension.finish();
         let Some(last) = events.last() else { return Ok(events) };
         if let Some(transaction) = transaction {
             events::insert_transaction(&mut write, &transaction.as_stored(), last.pdu.event_id.as_str(), now());
         }
-        let flight = Flight::begin(self, &events);
+        let flight = Flight::begin(self, &events, changed);
         let pending = slot.enqueue(write);
         let view = head.view();
         *turn = Some(head);
@@ -120,13 +121,13 @@ impl Rooms {
         shared.store.ensure_nids(4 * judged.len() as i64 + 4).await?;
         let slot = shared.store.reserve().await?;
         let mut turn = room.turn.lock().await;
-        let mut extension = Extension::new(self, room, self.head(room, &turn).await?);
+        let mut extension = Extension::new(self, room, self.head(room, &mut turn).await?);
         let mut verdicts = Vec::with_capacity(judged.len());
         for judged in judged {
             verdicts.push(extension.add_judged(judged, relay).await?);
         }
-        let (head, write, events) = extension.finish();
-        let flight = Flight::begin(self, &events);
+        let Extended { head, write, events, changed } = extension.finish();
+        let flight = Flight::begin(self, &events, changed);
         let pending = slot.enqueue(write);
         let view = head.view();
         *turn = Some(head);
@@ -136,7 +137,10 @@ impl Rooms {
         Ok(verdicts)
     }
 
-    async fn head(&self, room: &SharedRoom, turn: &Option<Head>) -> Result<Head, RoomError> {
+    async fn head(&self, room: &SharedRoom, turn: &mut Option<Head>) -> Result<Head, RoomError> {
+        if room.was_doubted() {
+            turn.take();
+        }
         match turn {
             Some(head) => Ok(head.clone()),
             None => Head::load(&self.shared.store, &room.room_id).await,
@@ -145,7 +149,7 @@ impl Rooms {
 
     /// Makes an event of a draft on the room's head without appending it.
     pub(crate) async fn seal(&self, room: &SharedRoom, draft: Draft) -> Result<Pdu, RoomError> {
-        let head = self.head(room, &*room.turn.lock().await).await?;
+        let head = self.head(room, &mut *room.turn.lock().await).await?;
         let extension = Extension::new(self, room, head);
         let (pdu, auth) = extension.seal(draft).await?;
         auth::check_by_state(&pdu, &room.rules, &auth)?;
@@ -154,7 +158,7 @@ impl Rooms {
 
     /// Places a draft on the room's head for another server to complete; refused if the room's rules forbid it.
     pub(crate) async fn template(&self, room: &SharedRoom, draft: Draft) -> Result<CanonicalJsonObject, RoomError> {
-        let head = self.head(room, &*room.turn.lock().await).await?;
+        let head = self.head(room, &mut *room.turn.lock().await).await?;
         let extension = Extension::new(self, room, head);
         let (object, auth) = extension.place(draft).await?;
         // Authorisation looks at everything but hashes and signatures, so ours will do.
@@ -165,20 +169,16 @@ impl Rooms {
 
     /// The event numbered `nid`, from memory or from the store.
     pub(crate) async fn event(&self, nid: EventNid) -> Result<Arc<TimelineEvent>, RoomError> {
-        let shared = &self.shared;
-        if let Some(event) = self.event_in_memory(nid) {
-            return Ok(event);
-        }
-        let event = shared.store.events().by_nids(&[nid]).await?.into_iter().next();
-        let event = event.ok_or_else(|| store::Error::Corrupt(format!("event {nid} is missing")))?;
-        self.remember(&event);
-        Ok(event)
+        let event = self.events([nid]).await?.pop();
+        Ok(event.ok_or_else(|| store::Error::Corrupt(format!("event {nid} is missing")))?)
     }
 }
 
 /// Waits for the commit, then shows what it brought; or, if it failed, sees to it that nobody builds on it.
-async fn land(room: SharedRoom, pending: Pending, view: crate::View, _flight: Flight) -> Result<(), RoomError> {
-    match pending.committed().await {
+async fn land(room: SharedRoom, pending: Pending, view: crate::View, flight: Flight) -> Result<(), RoomError> {
+    let committed = pending.committed().await;
+    drop(flight);
+    match committed {
         Ok(_) => {
             room.advance(view);
             Ok(())
@@ -186,34 +186,6 @@ async fn land(room: SharedRoom, pending: Pending, view: crate::View, _flight: Fl
         Err(error) => {
             room.forget().await;
             Err(error.into())
-        }
-    }
-}
-
-/// State events on their way to the store: others may build on them already.
-struct Flight {
-    rooms: Rooms,
-    nids: Vec<EventNid>,
-}
-
-impl Flight {
-    fn begin(rooms: &Rooms, events: &[Arc<TimelineEvent>]) -> Self {
-        let state: Vec<_> = events.iter().filter(|event| event.pdu.state_key.is_some()).collect();
-        if !state.is_empty() {
-            let mut in_flight = rooms.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-            in_flight.extend(state.iter().map(|event| (event.nid, (*event).clone())));
-        }
-        Self { rooms: rooms.clone(), nids: state.into_iter().map(|event| event.nid).collect() }
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if !self.nids.is_empty() {
-            let mut in_flight = self.rooms.shared.in_flight.lock().unwrap_or_else(PoisonError::into_inner);
-            for nid in &self.nids {
-                in_flight.remove(nid);
-            }
         }
     }
 }

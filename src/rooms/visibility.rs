@@ -97,7 +97,10 @@ impl Rooms {
             return Ok(state);
         }
         let state = self.shared.store.state().at(snapshot).await?;
-        self.shared.states.insert(snapshot, state.clone());
+        // Nothing is what is read of a snapshot that isn't durable yet.
+        if !state.is_empty() {
+            self.shared.states.insert(snapshot, state.clone());
+        }
         Ok(state)
     }
 

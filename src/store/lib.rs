@@ -72,7 +72,7 @@ impl Store {
         let visible = visible_position(&pool).await?;
         let ids = Arc::new(ids::Ids::open(pool.clone()).await?);
         // Whoever listens starts from what was there before.
-        on_commit(Committed { upto: visible, changes: Arc::new([]), gap: true });
+        on_commit(Committed { upto: visible, changes: Arc::new([]), gap: true, foreign: true });
         let writer = writer::Writer::start(pool.clone(), visible, on_commit);
         Ok(Self { pool, writer, ids })
     }

@@ -167,7 +167,7 @@ impl Task {
     fn finish(&mut self, writes: Vec<Write>, outcome: Outcome) -> Vec<Answer> {
         if outcome.base != self.visible {
             // Another node, or a commit whose answer we never got, was there meanwhile.
-            (self.on_commit)(Committed { upto: outcome.base, changes: Arc::new([]), gap: true });
+            (self.on_commit)(Committed { upto: outcome.base, changes: Arc::new([]), gap: true, foreign: true });
         }
         let mut changes = Vec::new();
         let mut untold = false;
@@ -180,10 +180,10 @@ impl Task {
         }
         self.visible = outcome.upto;
         if outcome.upto > outcome.base {
-            (self.on_commit)(Committed { upto: outcome.upto, changes: changes.into(), gap: false });
+            (self.on_commit)(Committed { upto: outcome.upto, changes: changes.into(), gap: false, foreign: false });
         }
         if untold {
-            (self.on_commit)(Committed { upto: outcome.upto, changes: Arc::new([]), gap: true });
+            (self.on_commit)(Committed { upto: outcome.upto, changes: Arc::new([]), gap: true, foreign: false });
         }
         outcome.answers
     }

@@ -225,7 +225,7 @@ async fn no_reader_skips_or_repeats_an_event_when_memory_is_lost_now_and_then() 
             told.0 += 1;
             if told.0 % 25 == 0 {
                 // As after a commit of another node, or whose answer got lost.
-                ear.ingest(&Committed { upto: told.1, changes: Arc::new([]), gap: true });
+                ear.ingest(&Committed { upto: told.1, changes: Arc::new([]), gap: true, foreign: true });
             }
             told.1 = committed.upto;
             ear.ingest(&committed);
@@ -251,7 +251,7 @@ async fn a_broken_order_of_positions_is_noticed() {
             held.0 += 1;
             if held.0 > 40 && held.0.is_multiple_of(4) {
                 // A later position is shown first; what lies before it comes with the next commit.
-                ear.ingest(&Committed { upto: committed.upto, changes: Arc::new([]), gap: false });
+                ear.ingest(&Committed { upto: committed.upto, changes: Arc::new([]), gap: false, foreign: false });
                 held.1 = Some(committed);
                 return;
             }
