@@ -26,7 +26,7 @@ use users::Users;
 
 use crate::{
     edus::Edus,
-    lanes::{Delivered, Door, Lanes},
+    lanes::{Delivered, Door, Lanes, Refused},
     millis, now,
     transaction::{MAX_EDUS, MAX_PDUS},
 };
@@ -274,7 +274,10 @@ impl Shared {
     async fn take_room(&self, origin: &ServerName, room_id: OwnedRoomId, room: ForRoom) -> Answers {
         let ids: Vec<_> = room.pdus.iter().filter_map(|pdu| self.id_of(pdu)).collect();
         match self.lanes.deliver(origin, &room_id, room.pdus, room.bytes, self.patience).await {
-            Delivered::Taken(outcomes) => outcomes.into_iter().collect(),
+            Delivered::Taken(outcomes) => {
+                let reason = |refused: Refused| refused.reason;
+                outcomes.into_iter().map(|(event_id, outcome)| (event_id, outcome.map_err(reason))).collect()
+            }
             Delivered::Kept => ids.into_iter().map(|event_id| (event_id, Ok(()))).collect(),
             Delivered::Refused => ids.into_iter().map(|event_id| (event_id, Err(BUSY.to_owned()))).collect(),
         }

@@ -1,10 +1,11 @@
 //! Rooms side by side: each takes what is sent into it in order, and none waits for another.
 //!
 //! Whoever hands something over waits for the room only so long. After that the events are kept in the store, so that they
-//! can be acknowledged, and the room takes them when it can.
+//! can be acknowledged, and the room takes them when it can. So are events that can't be taken for now, because they lack
+//! something that can't be asked for while a server is away: they are tried again and again, and given up after some hours.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -13,11 +14,11 @@ use std::{
 use futures_util::{FutureExt as _, future::BoxFuture};
 use metrics::{counter, gauge};
 use model::Position;
-use rooms::Rooms;
+use rooms::{ReceiveError, Rooms};
 use ruma::{CanonicalJsonObject, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName};
 use store::{Store, Write, inbox};
 use tokio::sync::oneshot;
-use tracing::warn;
+use tracing::{debug, warn};
 
 /// The most bytes of events that wait for one room.
 const MOST_BYTES: usize = 8 << 20;
@@ -26,8 +27,26 @@ const MOST_ROOMS: usize = 2_000;
 /// How many kept events a room takes at once.
 const STAGED_AT_ONCE: i64 = 50;
 
+/// The most events that one room keeps for later.
+const MOST_KEPT: i64 = 1_000;
+/// How long what can't be taken for now waits at first; twice as long each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// How long it waits at most.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
+/// How often it is tried before it is given up: some four hours.
+const MOST_TRIES: u32 = 55;
+
 /// What became of each event.
-pub type Outcomes = Vec<(OwnedEventId, Result<(), String>)>;
+pub type Outcomes = Vec<(OwnedEventId, Result<(), Refused>)>;
+
+/// Why a room did not take an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// For those who read logs.
+    pub reason: String,
+    /// It may be taken later.
+    pub may_pass: bool,
+}
 
 /// Where events enter rooms.
 pub trait Door: Send + Sync + 'static {
@@ -38,6 +57,9 @@ pub trait Door: Send + Sync + 'static {
         room_id: &'a RoomId,
         pdus: Vec<CanonicalJsonObject>,
     ) -> BoxFuture<'a, Outcomes>;
+
+    /// What the room calls an event, if it can be called anything.
+    fn id_of<'a>(&'a self, room_id: &'a RoomId, pdu: &'a CanonicalJsonObject) -> BoxFuture<'a, Option<OwnedEventId>>;
 }
 
 impl Door for Rooms {
@@ -49,11 +71,13 @@ impl Door for Rooms {
     ) -> BoxFuture<'a, Outcomes> {
         Box::pin(async move {
             let received = Self::receive(self, origin, room_id, pdus).await;
-            received
-                .into_iter()
-                .map(|(event_id, outcome)| (event_id, outcome.map_err(|error| error.to_string())))
-                .collect()
+            let refused = |error: ReceiveError| Refused { reason: error.to_string(), may_pass: error.may_pass() };
+            received.into_iter().map(|(event_id, outcome)| (event_id, outcome.map_err(refused))).collect()
         })
+    }
+
+    fn id_of<'a>(&'a self, room_id: &'a RoomId, pdu: &'a CanonicalJsonObject) -> BoxFuture<'a, Option<OwnedEventId>> {
+        Box::pin(self.event_id_in(room_id, pdu))
     }
 }
 
@@ -63,6 +87,15 @@ pub(crate) struct Lanes {
     store: Store,
     door: Arc<dyn Door>,
     rooms: Arc<Mutex<HashMap<OwnedRoomId, Lane>>>,
+    /// The rooms that keep events which can't be taken for now, and how often that was tried.
+    later: Arc<Mutex<HashMap<OwnedRoomId, Later>>>,
+}
+
+#[derive(Default)]
+struct Later {
+    tries: u32,
+    /// Somebody sees to it that it is tried again.
+    is_planned: bool,
 }
 
 #[derive(Default)]
@@ -102,7 +135,7 @@ pub(crate) enum Delivered {
 
 impl Lanes {
     pub(crate) fn new(store: Store, door: Arc<dyn Door>) -> Self {
-        Self { store, door, rooms: Arc::default() }
+        Self { store, door, rooms: Arc::default(), later: Arc::default() }
     }
 
     fn rooms(&self) -> MutexGuard<'_, HashMap<OwnedRoomId, Lane>> {
@@ -129,7 +162,7 @@ impl Lanes {
             return Delivered::Refused;
         }
         match tokio::time::timeout(patience, &mut outcomes).await {
-            Ok(Ok(outcomes)) => return Delivered::Taken(outcomes),
+            Ok(Ok(outcomes)) => return Delivered::Taken(self.set_aside(origin, room_id, &pdus, outcomes).await),
             Ok(Err(_)) => return Delivered::Refused,
             Err(_) => {}
         }
@@ -146,14 +179,97 @@ impl Lanes {
     /// Takes up again what was kept for rooms when the server stopped.
     pub(crate) async fn resume(&self) -> Result<(), store::Error> {
         for room_id in self.store.inbox().staged_rooms().await? {
-            let mut rooms = self.rooms();
-            let is_new = !rooms.contains_key(&room_id);
-            rooms.entry(room_id.clone()).or_default().is_staged = true;
-            if is_new {
-                tokio::spawn(self.clone().run(room_id));
-            }
+            self.take_up(room_id);
         }
         Ok(())
+    }
+
+    /// The room is to take what is kept for it.
+    fn take_up(&self, room_id: OwnedRoomId) {
+        let mut rooms = self.rooms();
+        let is_new = !rooms.contains_key(&room_id);
+        rooms.entry(room_id.clone()).or_default().is_staged = true;
+        drop(rooms);
+        if is_new {
+            tokio::spawn(self.clone().run(room_id));
+        }
+    }
+
+    /// Keeps what can't be taken for now, and answers as if it were taken.
+    async fn set_aside(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdus: &[CanonicalJsonObject],
+        mut outcomes: Outcomes,
+    ) -> Outcomes {
+        let waits = self.may_pass(room_id, pdus, &outcomes).await;
+        if waits.is_empty() {
+            return outcomes;
+        }
+        let kept = async {
+            if self.store.inbox().count_staged(room_id).await? + waits.len() as i64 > MOST_KEPT {
+                return Ok(false);
+            }
+            self.stage(origin, room_id, waits.values().filter_map(|at| pdus.get(*at))).await.map(|_| true)
+        };
+        match kept.await {
+            Ok(true) => {
+                for (_, outcome) in outcomes.iter_mut().filter(|(event_id, _)| waits.contains_key(event_id)) {
+                    *outcome = Ok(());
+                }
+                counter!("comity_federation_pdus_postponed_total").increment(waits.len() as u64);
+                self.plan(room_id);
+            }
+            Ok(false) => debug!(room.id = %room_id, %origin, "too many events wait for what they lack already"),
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, room.id = %room_id, %origin, "could not keep events that can't be taken for now");
+            }
+        }
+        outcomes
+    }
+
+    /// Where those of `pdus` are that may be taken later, by what their room calls them.
+    async fn may_pass(
+        &self,
+        room_id: &RoomId,
+        pdus: &[CanonicalJsonObject],
+        outcomes: &Outcomes,
+    ) -> HashMap<OwnedEventId, usize> {
+        let ids: HashSet<&OwnedEventId> =
+            outcomes.iter().filter(|outcome| is_for_now(outcome)).map(|(event_id, _)| event_id).collect();
+        let mut found = HashMap::with_capacity(ids.len());
+        if ids.is_empty() {
+            return found;
+        }
+        for (at, pdu) in pdus.iter().enumerate() {
+            let event_id = self.door.id_of(room_id, pdu).await;
+            found.extend(event_id.filter(|event_id| ids.contains(event_id)).map(|event_id| (event_id, at)));
+        }
+        found
+    }
+
+    /// Sees to it that what the room keeps is tried again, after a pause.
+    fn plan(&self, room_id: &RoomId) {
+        let pause = {
+            let mut later = locked(&self.later);
+            let later = later.entry(room_id.to_owned()).or_default();
+            if std::mem::replace(&mut later.is_planned, true) {
+                return;
+            }
+            FIRST_PAUSE.saturating_mul(1 << later.tries.min(16)).min(LONGEST_PAUSE)
+        };
+        let (lanes, room_id) = (self.clone(), room_id.to_owned());
+        // One of each room, and only of those that keep something.
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            if let Some(later) = locked(&lanes.later).get_mut(&room_id) {
+                later.is_planned = false;
+                later.tries += 1;
+            }
+            lanes.take_up(room_id);
+        });
     }
 
     fn enqueue(&self, room_id: &RoomId, delivery: Delivery) -> bool {
@@ -184,6 +300,7 @@ impl Lanes {
             if is_staged && let Err(error) = self.take_staged(&room_id).await {
                 let error = &error as &dyn std::error::Error;
                 warn!(error, room.id = %room_id, "could not take events that were kept for a room");
+                self.plan(&room_id);
             }
             let delivery = {
                 let mut rooms = self.rooms();
@@ -200,12 +317,15 @@ impl Lanes {
             // A fault in one delivery must not stop the room for ever.
             let outcomes = AssertUnwindSafe(receiving).catch_unwind().await;
             let kept = std::mem::replace(&mut *locked(&delivery.keeping), Keeping::Taken);
-            if let Ok(outcomes) = outcomes {
-                // Who waited may have lost patience.
-                let _ = delivery.answer.send(outcomes);
-            }
-            if let Keeping::Kept(first, last) = kept {
-                self.unstage(&room_id, first, last).await;
+            match (kept, outcomes) {
+                // What can't be taken for now is kept already.
+                (Keeping::Kept(..), Ok(outcomes)) if outcomes.iter().any(is_for_now) => self.plan(&room_id),
+                (Keeping::Kept(first, last), _) => self.unstage(&room_id, first, last).await,
+                (_, Ok(outcomes)) => {
+                    // Who waited may have lost patience.
+                    let _ = delivery.answer.send(outcomes);
+                }
+                (_, Err(_)) => {}
             }
             if let Some(lane) = self.rooms().get_mut(&room_id) {
                 lane.bytes -= delivery.bytes.min(lane.bytes);
@@ -213,20 +333,44 @@ impl Lanes {
         }
     }
 
+    /// Has the room take what is kept for it. What can't be taken for now stays, until it was tried too often.
     async fn take_staged(&self, room_id: &RoomId) -> Result<(), store::Error> {
+        let tries = locked(&self.later).get(room_id).map_or(0, |later| later.tries);
+        let (mut after, mut left) = (Position(0), 0);
         loop {
-            let staged = self.store.inbox().staged(room_id, STAGED_AT_ONCE).await?;
-            let Some((first, origin)) = staged.first().map(|pdu| (pdu.position, pdu.origin.clone())) else {
-                return Ok(());
-            };
-            let of_origin = staged.iter().take_while(|pdu| pdu.origin == origin);
-            let last = of_origin.clone().last().map_or(first, |pdu| pdu.position);
-            let pdus = of_origin.filter_map(|pdu| serde_json::from_str(&pdu.json).ok()).collect();
-            self.door.receive(&origin, room_id, pdus).await;
+            let staged = self.store.inbox().staged(room_id, after, STAGED_AT_ONCE).await?;
+            let Some(origin) = staged.first().map(|pdu| pdu.origin.clone()) else { break };
+            let of_origin: Vec<_> = staged.into_iter().take_while(|pdu| pdu.origin == origin).collect();
+            after = of_origin.last().map_or(after, |pdu| pdu.position);
+            let (positions, pdus): (Vec<_>, Vec<CanonicalJsonObject>) =
+                of_origin.iter().filter_map(|pdu| Some((pdu.position, serde_json::from_str(&pdu.json).ok()?))).unzip();
+            let receiving = self.door.receive(&origin, room_id, pdus.clone());
+            // What makes it panic is let go of.
+            let outcomes = AssertUnwindSafe(receiving).catch_unwind().await.unwrap_or_default();
+            let mut stays: HashSet<Position> = HashSet::new();
+            let waits = self.may_pass(room_id, &pdus, &outcomes).await;
+            match waits.keys().next() {
+                Some(event_id) if tries >= MOST_TRIES => {
+                    let count = waits.len();
+                    warn!(%origin, room.id = %room_id, event.id = %event_id, "gave up {count} events, for what they lack is not to be had");
+                }
+                _ => stays.extend(waits.values().filter_map(|at| positions.get(*at))),
+            }
+            left += stays.len();
             let mut write = Write::new();
-            inbox::unstage(&mut write, room_id, first, last);
-            self.store.commit(write).await?;
+            for pdu in of_origin.iter().filter(|pdu| !stays.contains(&pdu.position)) {
+                inbox::unstage(&mut write, room_id, pdu.position, pdu.position);
+            }
+            if !write.is_empty() {
+                self.store.commit(write).await?;
+            }
         }
+        if left > 0 {
+            self.plan(room_id);
+        } else {
+            locked(&self.later).remove(room_id);
+        }
+        Ok(())
     }
 
     async fn keep(
@@ -236,12 +380,7 @@ impl Lanes {
         pdus: &[CanonicalJsonObject],
         keeping: &Mutex<Keeping>,
     ) -> Result<(), store::Error> {
-        let mut write = Write::new();
-        for pdu in pdus {
-            let json = serde_json::to_string(pdu).map_err(|error| store::Error::Corrupt(error.to_string()))?;
-            inbox::stage(&mut write, origin, room_id, &json);
-        }
-        let first = self.store.commit(write).await?;
+        let first = self.stage(origin, room_id, pdus).await?;
         let last = Position(first.0 + pdus.len() as i64 - 1);
         let is_taken = {
             let mut keeping = locked(keeping);
@@ -258,6 +397,21 @@ impl Lanes {
         Ok(())
     }
 
+    /// Answers the position of the first.
+    async fn stage<'a>(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        pdus: impl IntoIterator<Item = &'a CanonicalJsonObject>,
+    ) -> Result<Position, store::Error> {
+        let mut write = Write::new();
+        for pdu in pdus {
+            let json = serde_json::to_string(pdu).map_err(|error| store::Error::Corrupt(error.to_string()))?;
+            inbox::stage(&mut write, origin, room_id, &json);
+        }
+        self.store.commit(write).await
+    }
+
     async fn unstage(&self, room_id: &RoomId, first: Position, last: Position) {
         let mut write = Write::new();
         inbox::unstage(&mut write, room_id, first, last);
@@ -269,6 +423,10 @@ impl Lanes {
     }
 }
 
-fn locked(keeping: &Mutex<Keeping>) -> MutexGuard<'_, Keeping> {
-    keeping.lock().unwrap_or_else(PoisonError::into_inner)
+fn is_for_now((_, outcome): &(OwnedEventId, Result<(), Refused>)) -> bool {
+    outcome.as_ref().is_err_and(|refused| refused.may_pass)
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

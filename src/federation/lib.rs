@@ -4,7 +4,8 @@
 //! order. A transaction that comes in twice takes effect once.
 //!
 //! Out: an event's rows in `outbox` are written with the event; [`Sender`] hears of them, and one worker for each destination
-//! sends them. In: [`Inbound`] hands events to their rooms, side by side, and the rest to whom it concerns.
+//! sends them. In: [`Inbound`] hands events to their rooms, side by side, and the rest to whom it concerns; what a room can't
+//! take for now is kept until it can.
 //!
 //! Only one process may send for a database at a time. With many nodes on one PostgreSQL, each would send everything:
 //! receivers take each event once, but the order between nodes is lost. A lease for each destination, with a fencing token
@@ -33,7 +34,7 @@ use model::Millis;
 
 pub use backoff::Curves;
 pub use inbound::{Answers, Inbound, InboundError, Incoming};
-pub use lanes::{Door, Outcomes};
+pub use lanes::{Door, Outcomes, Refused};
 pub use sender::Sender;
 pub use way::Way;
 

@@ -107,6 +107,15 @@ impl Failure {
 }
 
 impl PeerError {
+    /// Whether the same question may have an answer later: the peer is away, or has too much to do.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Unresolved { .. } | Self::Unreachable { .. } => true,
+            Self::Refused { status, .. } => *status == 429 || *status >= 500,
+            _ => false,
+        }
+    }
+
     /// What failed.
     pub fn failure(&self) -> Failure {
         match self {

@@ -169,7 +169,7 @@ impl Rooms {
             return Ok(pdu);
         }
         let checked = Checked { pdu: pdu.clone(), known: known.map(|event| event.nid) };
-        let (mut events, _) = self.with_missing(room, origin, vec![checked]).await;
+        let (mut events, _) = self.with_missing(room, origin, vec![checked]).await?;
         events.retain(|checked| checked.pdu.event_id == pdu.event_id || checked.known.is_none());
         let outcomes = self.settle(room, events, true).await?;
         match outcomes.into_iter().find(|(event_id, _)| *event_id == pdu.event_id) {

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use futures_util::{StreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use model::{EventNid, Pdu, SnapshotNid, StateMap, TimelineEvent};
 use peers::PeerError;
 use ruma::{
@@ -22,7 +22,7 @@ use crate::{
     RoomError, Rooms,
     live::SharedRoom,
     outliers::{objects, outlier},
-    receive::{Checked, ReceiveError},
+    receive::Checked,
 };
 
 /// How many events are asked for at once, and how often for one delivery.
@@ -37,28 +37,39 @@ const SINGLY: usize = 50;
 /// How many events are asked for side by side.
 const SIDE_BY_SIDE: usize = 8;
 
-/// Events that could not be completed, and why.
-type Failed = Vec<(OwnedEventId, ReceiveError)>;
-
 impl Rooms {
-    /// Completes a delivery: what its events follow and are allowed by is fetched, from `origin`, and stored or added. Answers
-    /// the events in the order in which they follow each other, and those that lack something still.
+    /// Completes a delivery: what its events follow and are allowed by is fetched, from `origin`, and stored or added.
+    ///
+    /// Answers the events in the order in which they follow each other, and whether `origin` could be asked for everything:
+    /// what lacks something still may have it when it is asked again.
     pub(crate) async fn with_missing(
         &self,
         room: &SharedRoom,
         origin: &ServerName,
         checked: Vec<Checked>,
-    ) -> (Vec<Checked>, Failed) {
+    ) -> Result<(Vec<Checked>, bool), RoomError> {
         let mut events: HashMap<OwnedEventId, Checked> =
             checked.into_iter().map(|checked| (checked.pdu.event_id.clone(), checked)).collect();
-        let mut failed = Failed::new();
-        if let Err(error) = self.make_whole(room, origin, &mut events).await {
-            let reason = error.to_string();
-            failed.extend(events.drain().map(|(id, _)| (id, RoomError::Invalid(reason.clone()).into())));
+        let could_ask = match self.make_whole(room, origin, &mut events).await {
+            Ok(()) => true,
+            Err(RoomError::Peer(error)) => {
+                let error = &error as &dyn std::error::Error;
+                debug!(error, %origin, room.id = %room.room_id, "could not ask for what is missing");
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        // Some of them may have been stored on the way.
+        let ids: Vec<OwnedEventId> = events.keys().cloned().collect();
+        for event in self.events_by_id(&ids).await? {
+            if let Some(checked) = events.get_mut(&event.pdu.event_id) {
+                checked.known = Some(event.nid);
+            }
         }
-        (in_order(events), failed)
+        Ok((in_order(events), could_ask))
     }
 
+    /// Fails as soon as `origin` can't be asked: what is there by then is there.
     async fn make_whole(
         &self,
         room: &SharedRoom,
@@ -75,17 +86,9 @@ impl Rooms {
         }
         // Too much happened in between: from here on, what the peer says held then.
         for (event_id, missing) in edge.into_iter().take(MOST_STATES) {
-            self.bridge(room, origin, event_id, missing).await;
+            self.bridge(room, origin, event_id, missing).await?;
         }
-        self.complete_auth(room, origin, events).await?;
-        // Some of them may have been stored on the way.
-        let ids: Vec<OwnedEventId> = events.keys().cloned().collect();
-        for event in self.events_by_id(&ids).await? {
-            if let Some(checked) = events.get_mut(&event.pdu.event_id) {
-                checked.known = Some(event.nid);
-            }
-        }
-        Ok(())
+        self.complete_auth(room, origin, events).await
     }
 
     /// Asks for what happened between what is known here and these events, and adds it to them.
@@ -106,7 +109,7 @@ impl Rooms {
                 .map(|checked| checked.pdu.event_id.clone())
                 .take(20)
                 .collect();
-            let found = self.fetch_gap(room, origin, latest).await;
+            let found = self.fetch_gap(room, origin, latest).await?;
             let ids: Vec<OwnedEventId> = found.iter().map(|checked| checked.pdu.event_id.clone()).collect();
             let mut found: HashMap<OwnedEventId, Checked> =
                 found.into_iter().map(|checked| (checked.pdu.event_id.clone(), checked)).collect();
@@ -155,25 +158,37 @@ impl Rooms {
     }
 
     /// Learns what held after `missing`, or, where the peer can't tell, before the event that follows them.
-    async fn bridge(&self, room: &SharedRoom, origin: &ServerName, event_id: OwnedEventId, missing: Vec<OwnedEventId>) {
+    async fn bridge(
+        &self,
+        room: &SharedRoom,
+        origin: &ServerName,
+        event_id: OwnedEventId,
+        missing: Vec<OwnedEventId>,
+    ) -> Result<(), RoomError> {
         if missing.len() <= MOST_PREVS {
             let mut is_complete = true;
             for prev in &missing {
-                is_complete &= self.try_fetch_state(room, origin, prev).await;
+                is_complete &= self.try_fetch_state(room, origin, prev).await?;
             }
             if is_complete {
-                return;
+                return Ok(());
             }
         }
-        self.try_fetch_state(room, origin, &event_id).await;
+        self.try_fetch_state(room, origin, &event_id).await.map(drop)
     }
 
-    async fn try_fetch_state(&self, room: &SharedRoom, origin: &ServerName, event_id: &OwnedEventId) -> bool {
+    async fn try_fetch_state(
+        &self,
+        room: &SharedRoom,
+        origin: &ServerName,
+        event_id: &OwnedEventId,
+    ) -> Result<bool, RoomError> {
         match self.fetch_state(room, origin, event_id).await {
-            Ok(()) => true,
+            Ok(()) => Ok(true),
+            Err(RoomError::Peer(error)) if error.may_pass() => Err(error.into()),
             Err(error) => {
                 debug!(%origin, room.id = %room.room_id, event.id = %event_id, error = &error as &dyn std::error::Error, "could not fetch a state");
-                false
+                Ok(false)
             }
         }
     }
@@ -195,22 +210,20 @@ impl Rooms {
         Ok(missing)
     }
 
-    async fn fetch_gap(&self, room: &SharedRoom, origin: &ServerName, latest: Vec<OwnedEventId>) -> Vec<Checked> {
-        let Ok(view) = self.view(room).await else { return Vec::new() };
+    async fn fetch_gap(
+        &self,
+        room: &SharedRoom,
+        origin: &ServerName,
+        latest: Vec<OwnedEventId>,
+    ) -> Result<Vec<Checked>, RoomError> {
+        let view = self.view(room).await?;
         let earliest: Vec<OwnedEventId> = view.extremities.iter().take(20).cloned().collect();
         let mut request = get_missing_events::v1::Request::new(room.room_id.clone(), earliest, latest);
         request.limit = UInt::from(GAP_PAGE);
-        match self.shared.peers.ask(origin, request).await {
-            Ok(answer) => {
-                let mut found = objects(&answer.events);
-                found.truncate(GAP_PAGE as usize);
-                self.check_fetched(room, found).await
-            }
-            Err(error) => {
-                debug!(%origin, room.id = %room.room_id, error = &error as &dyn std::error::Error, "could not fetch missing events");
-                Vec::new()
-            }
-        }
+        let Some(answer) = if_told(self.shared.peers.ask(origin, request).await)? else { return Ok(Vec::new()) };
+        let mut found = objects(&answer.events);
+        found.truncate(GAP_PAGE as usize);
+        Ok(self.check_fetched(room, found).await)
     }
 
     /// Learns from `origin` what held before `event_id`, and stores it with the event, outside the timeline.
@@ -220,7 +233,7 @@ impl Rooms {
         origin: &ServerName,
         event_id: &OwnedEventId,
     ) -> Result<(), RoomError> {
-        let event = self.fetch_events(room, origin, vec![event_id.clone()]).await;
+        let event = self.fetch_events(room, origin, vec![event_id.clone()]).await?;
         let known = self.events_by_id(std::slice::from_ref(event_id)).await?.pop();
         if event.is_empty() && known.is_none() {
             return Err(RoomError::UnknownEvent);
@@ -239,7 +252,7 @@ impl Rooms {
             let all = objects(&answer.pdus).into_iter().chain(objects(&answer.auth_chain)).collect();
             self.check_fetched(room, all).await
         } else {
-            self.fetch_events(room, origin, wanted).await
+            self.fetch_events(room, origin, wanted).await?
         };
         fetched.extend(event);
         let pdus: Vec<Pdu> =
@@ -295,36 +308,45 @@ impl Rooms {
         let mut fetched = Vec::new();
         for checked in lacking.take(MOST_STATES) {
             let request = get_event_authorization::v1::Request::new(room.room_id.clone(), checked.pdu.event_id.clone());
-            match self.shared.peers.ask_large(origin, request).await {
-                Ok(answer) => fetched.extend(self.check_fetched(room, objects(&answer.auth_chain)).await),
-                Err(error) => {
-                    debug!(%origin, room.id = %room.room_id, error = &error as &dyn std::error::Error, "could not fetch an auth chain")
-                }
+            if let Some(answer) = if_told(self.shared.peers.ask_large(origin, request).await)? {
+                fetched.extend(self.check_fetched(room, objects(&answer.auth_chain)).await);
             }
         }
         if fetched.is_empty() {
-            fetched = self.fetch_events(room, origin, missing.into_iter().collect()).await;
+            fetched = self.fetch_events(room, origin, missing.into_iter().collect()).await?;
         }
         let fresh = fetched.into_iter().filter(|checked| checked.known.is_none());
         let pdus = fresh.map(|checked| checked.pdu).filter(|pdu| !events.contains_key(&pdu.event_id)).collect();
         self.store_outliers(room, pdus).await.map(drop)
     }
 
-    /// Fetches single events, some side by side. Those that can't be had are left out.
+    /// Fetches single events, some side by side. Those that the peer doesn't tell, or that prove nothing, are left out.
     pub(crate) async fn fetch_events(
         &self,
         room: &SharedRoom,
         origin: &ServerName,
         ids: Vec<OwnedEventId>,
-    ) -> Vec<Checked> {
+    ) -> Result<Vec<Checked>, PeerError> {
         let peers = &self.shared.peers;
-        let answers: Vec<Result<get_event::v1::Response, PeerError>> = stream::iter(ids)
-            .map(|event_id| peers.ask(origin, get_event::v1::Request::new(event_id)))
+        let answers: Vec<Option<get_event::v1::Response>> = stream::iter(ids)
+            .map(async |event_id| if_told(peers.ask(origin, get_event::v1::Request::new(event_id)).await))
             .buffer_unordered(SIDE_BY_SIDE)
-            .collect()
-            .await;
-        let found: Vec<_> = answers.into_iter().filter_map(|answer| Some(answer.ok()?.pdu)).collect();
-        self.check_fetched(room, objects(&found)).await
+            .try_collect()
+            .await?;
+        let found: Vec<_> = answers.into_iter().filter_map(|answer| Some(answer?.pdu)).collect();
+        Ok(self.check_fetched(room, objects(&found)).await)
+    }
+}
+
+/// What a peer answered; nothing, if it has no answer. Fails if it may have one later.
+fn if_told<T>(answer: Result<T, PeerError>) -> Result<Option<T>, PeerError> {
+    match answer {
+        Ok(answer) => Ok(Some(answer)),
+        Err(error) if error.may_pass() => Err(error),
+        Err(error) => {
+            debug!(error = &error as &dyn std::error::Error, "was not told what is missing");
+            Ok(None)
+        }
     }
 }
 

@@ -41,19 +41,41 @@ pub enum ReceiveError {
     /// The authorisation rules forbid it.
     #[error("{0}")]
     Rejected(String),
-    /// It follows, or is allowed by, an event that nobody could be asked for.
+    /// It follows, or is allowed by, an event that is not to be had.
     #[error("{0} is missing and could not be fetched")]
     Missing(OwnedEventId),
-    /// It could not be judged or stored.
+    /// As `Missing`, because who sent it couldn't be asked.
+    #[error("{0} is missing, and who sends what follows it could not be asked for it")]
+    Awaited(OwnedEventId),
+    /// It could not be judged.
     #[error("{0}")]
     Room(#[from] RoomError),
+    /// Nothing could be judged or stored.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl ReceiveError {
+    /// Whether the same event may be taken later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Awaited(_) | Self::Failed(_) => true,
+            Self::Signature(KeyError::Unavailable { may_pass, .. }) => *may_pass,
+            Self::Room(RoomError::Busy | RoomError::Store(_)) => true,
+            Self::Room(RoomError::Peer(error)) => error.may_pass(),
+            _ => false,
+        }
+    }
 }
 
 impl Refusal for ReceiveError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotInRoom => Kind::NotFound,
-            Self::Acl(_) | Self::Signature(_) | Self::Rejected(_) | Self::Missing(_) => Kind::Forbidden,
+            Self::Acl(_) | Self::Signature(_) | Self::Rejected(_) | Self::Missing(_) | Self::Awaited(_) => {
+                Kind::Forbidden
+            }
+            Self::Failed(_) => Kind::Unavailable,
             Self::Malformed(_) => Kind::Invalid,
             Self::Room(error) => error.kind(),
         }
@@ -134,9 +156,7 @@ impl Rooms {
         let known: HashMap<_, _> = match self.events_by_id(&ids).await {
             Ok(events) => events.into_iter().map(|event| (event.pdu.event_id.clone(), event)).collect(),
             Err(error) => {
-                let reason = error.to_string();
-                let failed = ids.into_iter().map(|id| (id, Err(RoomError::Invalid(reason.clone()).into())));
-                received.extend(failed);
+                received.extend(all_failed(ids, &error));
                 return (Vec::new(), received);
             }
         };
@@ -168,13 +188,10 @@ impl Rooms {
     async fn take(&self, room: &SharedRoom, origin: &ServerName, checked: Vec<Checked>) -> Received {
         let mut received = Received::new();
         let wanted: HashSet<OwnedEventId> = checked.iter().map(|checked| checked.pdu.event_id.clone()).collect();
-        let (events, failed) = self.with_missing(room, origin, checked).await;
-        for (event_id, error) in failed {
-            if wanted.contains(&event_id) {
-                received.push((event_id, Err(error)));
-            }
-        }
-        let ids: Vec<OwnedEventId> = events.iter().map(|checked| checked.pdu.event_id.clone()).collect();
+        let (events, could_ask) = match self.with_missing(room, origin, checked).await {
+            Ok(whole) => whole,
+            Err(error) => return all_failed(wanted, &error),
+        };
         match self.settle(room, events, false).await {
             Ok(verdicts) => {
                 for (event_id, outcome) in verdicts {
@@ -185,6 +202,7 @@ impl Rooms {
                             Ok(())
                         }
                         Ok(Verdict::Rejected(reason)) => Err(ReceiveError::Rejected(reason)),
+                        Err(ReceiveError::Missing(event_id)) if !could_ask => Err(ReceiveError::Awaited(event_id)),
                         Err(error) => Err(error),
                     };
                     if wanted.contains(&event_id) {
@@ -192,11 +210,7 @@ impl Rooms {
                     }
                 }
             }
-            Err(error) => {
-                let reason = error.to_string();
-                let failed = ids.into_iter().filter(|id| wanted.contains(id));
-                received.extend(failed.map(|id| (id, Err(RoomError::Invalid(reason.clone()).into()))));
-            }
+            Err(error) => received.extend(all_failed(wanted, &error)),
         }
         received
     }
@@ -252,6 +266,13 @@ impl Rooms {
         }
     }
 
+    /// The event's id by the rules of its room. `None`: it is too malformed to have one, or the room isn't known.
+    pub async fn event_id_in(&self, room_id: &RoomId, object: &CanonicalJsonObject) -> Option<OwnedEventId> {
+        let room = self.get(room_id).await.ok()?;
+        let hash = signatures::reference_hash(object, &room.rules).ok()?;
+        EventId::parse(format!("${hash}")).ok()
+    }
+
     /// The id that an event of any supported room version would have. Rooms differ in what their ids cover, but an event of
     /// an unknown room has to be called something.
     fn id_of(&self, object: &CanonicalJsonObject) -> Option<OwnedEventId> {
@@ -259,6 +280,11 @@ impl Rooms {
         let hash = signatures::reference_hash(object, &rules).ok()?;
         EventId::parse(format!("${hash}")).ok()
     }
+}
+
+fn all_failed(ids: impl IntoIterator<Item = OwnedEventId>, error: &RoomError) -> Received {
+    let reason = error.to_string();
+    ids.into_iter().map(|event_id| (event_id, Err(ReceiveError::Failed(reason.clone())))).collect()
 }
 
 /// Whether what is to be thought of an event is settled: it is in the timeline, or was refused.

@@ -7,11 +7,14 @@ use ruma::{
     OwnedRoomId, OwnedUserId, RoomVersionId,
     api::{Direction, client::room::create_room::v3::RoomPreset},
     device_id,
-    events::room::member::MembershipState,
+    events::{StateEventType, room::member::MembershipState},
     owned_server_name, user_id,
 };
 use serde_json::{Map, json, value::to_raw_value};
-use store::{Store, testing::on_each_engine};
+use store::{
+    Store,
+    testing::{on_each_engine, on_each_engine_of_old},
+};
 
 use crate::{MembershipChange, NewRoom, RoomError, Rooms, RoomsConfig, Target, Transaction, Wish};
 
@@ -270,6 +273,41 @@ async fn of_a_room_that_somebody_acts_on_there_is_one_copy_whatever_else_is_read
         elsewhere.change_membership(&there, MembershipChange::Join, own(bob())).await?;
         rooms.forget_all();
         rooms.send(&held, text(bob(), "two")).await?;
+        Ok::<(), RoomError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn rooms_of_the_first_schema_go_on_where_they_were() {
+    on_each_engine_of_old(async |store| {
+        let rooms = rooms(&store);
+        let (room_id, _) = rooms.look_up(ruma::room_alias_id!("#tea:a.test")).await?;
+        let room = rooms.get(&room_id).await?;
+        let name: Option<serde_json::Value> = rooms.state_content(&room, StateEventType::RoomName).await?;
+        assert_eq!(name, Some(json!({ "name": "Tea" })));
+
+        for sender in [alice(), bob()] {
+            rooms.send(&room, text(sender, "we go on")).await?;
+        }
+        let whole = store.events().timeline(room.nid, Position(i64::MIN + 1), None, 100, Direction::Forward).await?;
+        let bodies: Vec<_> = whole
+            .iter()
+            .filter_map(|event| event.pdu.content_as::<serde_json::Value>()?["body"].as_str().map(str::to_owned))
+            .collect();
+        assert_eq!(
+            bodies,
+            ["it is ready", "* it's ready", "we go on", "we go on"],
+            "one that was redacted says nothing"
+        );
+        let depths: Vec<i64> = whole.iter().map(|event| event.pdu.depth).collect();
+        assert_eq!(depths, (1..=whole.len() as i64).collect::<Vec<_>>(), "each follows the one before");
+
+        let older = rooms.get(ruma::room_id!("!uFf6vsM8lV9fRycDzk:a.test")).await?;
+        assert_eq!(older.version, RoomVersionId::V10);
+        rooms.send(&older, text(alice(), "by the old rules")).await?;
+        let refused = rooms.send(&older, text(bob(), "I was never here")).await;
+        assert!(matches!(refused, Err(RoomError::NotJoined | RoomError::Forbidden(_))), "{refused:?}");
         Ok::<(), RoomError>(())
     })
     .await;

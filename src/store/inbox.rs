@@ -87,15 +87,21 @@ impl Inbox<'_> {
         self.0.query(ROOMS, Vec::new()).await?.iter().map(|row| row.parse(0)).collect()
     }
 
-    /// The first `limit` events that wait for a room.
-    pub async fn staged(&self, room_id: &RoomId, limit: i64) -> Result<Vec<StagedPdu>, Error> {
+    /// How many events wait for a room.
+    pub async fn count_staged(&self, room_id: &RoomId) -> Result<i64, Error> {
+        const COUNT: &str = "SELECT COUNT(*) FROM inbound_pdus WHERE room_id = $1";
+        self.0.query(COUNT, args![room_id.as_str()]).await?.first().map_or(Ok(0), |row| row.int(0))
+    }
+
+    /// The first `limit` events that wait for a room and came after `after`.
+    pub async fn staged(&self, room_id: &RoomId, after: Position, limit: i64) -> Result<Vec<StagedPdu>, Error> {
         const STAGED: &str = "
             SELECT position, origin, json
             FROM inbound_pdus
-            WHERE room_id = $1
+            WHERE room_id = $1 AND position > $2
             ORDER BY position
-            LIMIT $2";
-        let rows = self.0.query(STAGED, args![room_id.as_str(), limit]).await?;
+            LIMIT $3";
+        let rows = self.0.query(STAGED, args![room_id.as_str(), after, limit]).await?;
         rows.iter()
             .map(|row| Ok(StagedPdu { position: Position(row.int(0)?), origin: row.parse(1)?, json: row.text(2)? }))
             .collect()
@@ -154,12 +160,13 @@ mod tests {
             }
             let first = store.commit(write).await?;
             assert_eq!(store.inbox().staged_rooms().await?, [room]);
-            let staged = store.inbox().staged(room, 2).await?;
+            let staged = store.inbox().staged(room, Position(0), 2).await?;
             assert_eq!(staged.iter().map(|pdu| &*pdu.json).collect::<Vec<_>>(), ["{\"n\":1}", "{\"n\":2}"]);
             let mut write = Write::new();
             unstage(&mut write, room, first, Position(first.0 + 1));
             store.commit(write).await?;
-            assert_eq!(store.inbox().staged(room, 9).await?.len(), 1);
+            assert_eq!(store.inbox().staged(room, Position(0), 9).await?.len(), 1);
+            assert_eq!(store.inbox().count_staged(room).await?, 1);
             Ok::<_, Error>(())
         })
         .await;

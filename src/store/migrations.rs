@@ -35,10 +35,16 @@ const SQLITE: &[Step] = &[];
 const POSTGRES: &[Step] = &[];
 
 pub(crate) fn for_engine(is_postgres: bool) -> Migrator {
+    up_to(i64::MAX, is_postgres)
+}
+
+/// The schema as it was once.
+pub(crate) fn up_to(last: i64, is_postgres: bool) -> Migrator {
     let own = if is_postgres { POSTGRES } else { SQLITE };
     let mut steps: Vec<Migration> = SHARED
         .iter()
         .chain(own)
+        .filter(|(version, ..)| *version <= last)
         .map(|(version, name, sql)| {
             Migration::new(*version, Cow::Borrowed(name), MigrationType::Simple, sql.into_sql_str(), false)
         })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{Change, EventNid, Pdu, Position, RoomNid, TimelineEvent};
 use ruma::{CanonicalJsonObject, RoomVersionId, ServerName};
 
-use crate::{Arg, Error, Location, OnCommit, Store, Write, events, outbox};
+use crate::{Arg, Error, Location, OnCommit, Store, Write, engine::Pool, events, migrations, outbox};
 
 /// Names the PostgreSQL server on which tests make databases of their own.
 pub const POSTGRES_URL: &str = "COMITY_TEST_POSTGRES_URL";
@@ -39,6 +39,36 @@ pub async fn on_each_engine_heard<L, E: std::fmt::Debug>(
     let (on_commit, heard) = listener();
     let store = Store::open(&Location::Postgres(database), 2, on_commit).await.expect("a fresh database opens");
     story(store, heard).await.expect("the story ends well on PostgreSQL");
+}
+
+/// As [`on_each_engine`], with a store that was made by the first schema that was ever released, and has been in use since:
+/// `testdata/first_schema.sql` says what is in it.
+pub async fn on_each_engine_of_old<E: std::fmt::Debug>(story: impl AsyncFn(Store) -> Result<(), E>) {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    let mut locations = vec![Location::Sqlite(folder.path().join("test.db"))];
+    if let Ok(server) = std::env::var(POSTGRES_URL) {
+        locations.push(Location::Postgres(fresh_postgres(&server).await));
+    }
+    for location in locations {
+        make_old(&location).await.expect("the old schema takes what was in it");
+        let store = Store::open(&location, 2, Arc::new(|_| ())).await.expect("a database of old opens");
+        story(store).await.unwrap_or_else(|error| panic!("the story ends well on {location:?}: {error:?}"));
+    }
+}
+
+async fn make_old(location: &Location) -> Result<(), Error> {
+    const LAST_STEP: i64 = 4;
+    let pool = Pool::open(location, 1).await?;
+    pool.migrate(&migrations::up_to(LAST_STEP, pool.is_postgres())).await?;
+    let mut connection = pool.connect().await?;
+    connection.begin().await?;
+    for statement in include_str!("testdata/first_schema.sql").lines().filter(|line| !line.starts_with("--")) {
+        connection.execute(statement, Vec::new()).await?;
+    }
+    connection.commit().await?;
+    drop(connection);
+    pool.close().await;
+    Ok(())
 }
 
 /// Makes an empty database on `server` and answers its URL.

@@ -1,6 +1,11 @@
 //! A member's server that lies: what it sends is refused, event by event, and nothing changes.
 
-use federation_tests::{Client, Engine, FakePeer, FakeRoom, Network, Server, on_each_engine, pdu};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use federation_tests::{Client, Engine, FakePeer, FakeRoom, Network, Reply, Server, on_each_engine, pdu};
 use serde_json::{Value, json};
 
 use super::{arrives, is_known};
@@ -386,7 +391,7 @@ async fn a_gap_is_filled_by_asking_and_a_gap_that_nobody_fills_stops_nothing() {
     let path = format!("/_matrix/federation/v1/get_missing_events/{}", scene.room.id);
     scene.peer.answer(move |heard| {
         let path_heard = heard.path.replace("%21", "!").replace("%3A", ":");
-        (path_heard == path).then(|| federation_tests::Reply::Json(200, json!({ "events": events })))
+        (path_heard == path).then(|| Reply::Json(200, json!({ "events": events })))
     });
     scene.peer.deliver(&scene.a, &last).await;
     for event in missed.iter().chain([&last]) {
@@ -399,7 +404,7 @@ async fn a_gap_is_filled_by_asking_and_a_gap_that_nobody_fills_stops_nothing() {
     let path = format!("/_matrix/federation/v1/get_missing_events/{}", scene.room.id);
     scene.peer.answer(move |heard| {
         let path_heard = heard.path.replace("%21", "!").replace("%3A", ":");
-        (path_heard == path).then(|| federation_tests::Reply::Json(200, json!({ "events": [] })))
+        (path_heard == path).then(|| Reply::Json(200, json!({ "events": [] })))
     });
     let mut orphan = scene.draft();
     orphan["prev_events"] = json!([format!("${}", "B".repeat(43))]);
@@ -410,6 +415,38 @@ async fn a_gap_is_filled_by_asking_and_a_gap_that_nobody_fills_stops_nothing() {
     scene.peer.deliver(&scene.a, &good).await;
     arrives(&scene.alice, &scene.room.id, &scene.room.id_of(&good)).await;
     assert!(!is_known(&scene.alice, &scene.room.id, &orphan_id).await);
+}
+
+#[tokio::test]
+async fn what_lacks_something_waits_until_its_server_can_be_asked_even_for_a_restart() {
+    on_each_engine(async |engine| {
+        let mut scene = Scene::set(&engine, "12").await;
+        let missed = scene.good("one");
+        let last = scene.good("two");
+        let is_there = Arc::new(AtomicBool::new(false));
+        let (events, answers) = (json!([missed]), is_there.clone());
+        scene.peer.answer(move |heard| {
+            if !answers.load(Ordering::Relaxed) {
+                return Some(Reply::Json(503, json!({ "errcode": "M_UNKNOWN", "error": "one moment" })));
+            }
+            heard.path.contains("/get_missing_events/").then(|| Reply::Json(200, json!({ "events": events })))
+        });
+        // It is acknowledged, so it is this server's business from now on.
+        scene.peer.deliver(&scene.a, &last).await;
+        let last_id = scene.room.id_of(&last);
+        assert!(!is_known(&scene.alice, &scene.room.id, &last_id).await);
+        scene.a.restart().await;
+        let alice = scene.a.login("alice").await;
+        assert!(!is_known(&alice, &scene.room.id, &last_id).await);
+
+        is_there.store(true, Ordering::Relaxed);
+        for event in [&missed, &last] {
+            arrives(&alice, &scene.room.id, &scene.room.id_of(event)).await;
+        }
+        let texts = super::texts_of(&alice.history(&scene.room.id).await);
+        assert_eq!(texts, ["one", "two"]);
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -17,6 +17,8 @@ pub enum KeyError {
         key_id: String,
         /// What was tried, and what came of it.
         reason: String,
+        /// Its server did not say what its keys are, and may do so later.
+        may_pass: bool,
     },
     /// The key is known, but what it signed then does not count.
     #[error("the key {key_id} of {server} does not count: {reason}")]

@@ -331,11 +331,11 @@ impl KeyRing {
             return KeyError::Expired { server, key_id: key_id.clone(), reason };
         }
         let key_id = need.key_ids.first().cloned().unwrap_or_else(|| "ed25519:?".to_owned());
-        let reason = match attempt.and_then(|attempt| attempt.error) {
-            Some(error) => format!("asked for its keys, {error}"),
-            None => "its server does not list it".to_owned(),
+        let (reason, may_pass) = match attempt.and_then(|attempt| attempt.error) {
+            Some(error) => (format!("asked for its keys, {error}"), true),
+            None => ("its server does not list it".to_owned(), false),
         };
-        KeyError::Unavailable { server, key_id, reason }
+        KeyError::Unavailable { server, key_id, reason, may_pass }
     }
 }
 
