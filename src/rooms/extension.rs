@@ -1,6 +1,7 @@
 //! Events on their way into a room's timeline, one after the other, as one write.
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
@@ -63,6 +64,16 @@ pub(crate) struct Extended {
     pub(crate) changed: Vec<EventNid>,
 }
 
+/// Where on a room's graph a new event goes.
+struct Spot {
+    /// The branches that it joins, and how far they go.
+    joins: Vec<(OwnedEventId, i64)>,
+    /// Those that it leaves open.
+    open: Vec<(OwnedEventId, i64)>,
+    /// What holds on those that it joins.
+    state: StateMap,
+}
+
 impl<'a> Extension<'a> {
     pub(crate) fn new(rooms: &'a Rooms, room: &'a SharedRoom, head: Head) -> Self {
         let from = head.version;
@@ -109,62 +120,93 @@ impl<'a> Extension<'a> {
     pub(crate) async fn add_draft(&mut self, draft: Draft, transaction: Option<&Transaction>) -> Result<(), RoomError> {
         let shared = &self.rooms.shared;
         let is_first = self.head.extremities.is_empty();
-        let (pdu, auth) = self.seal(draft).await?;
+        let spot = self.spot(&draft.sender).await?;
+        let (pdu, auth) = self.seal_at(&spot, draft).await?;
         auth_checked(&pdu, &auth, self.room)?;
-        let event = Arc::new(TimelineEvent {
+        if !spot.open.is_empty() {
+            let auth = self.auth_state(&Subject::from(&pdu), &self.head.now.state).await?;
+            auth::check_by_state(&pdu, &self.room.rules, &auth)?;
+        }
+        let before = match spot.open.is_empty() {
+            true => self.head.now.clone(),
+            false => self.store_state(self.head.now.clone(), spot.state),
+        };
+        let event = TimelineEvent {
             nid: EventNid(shared.store.next_nid()),
             room_nid: self.room.nid,
             position: Position(0),
-            state_before: (!is_first).then_some(self.head.now.snapshot),
+            state_before: (!is_first).then_some(before.snapshot),
             room_state: None,
             pdu: Arc::new(pdu),
             transaction_id: transaction
                 .map(|transaction| (transaction.device_id.to_string(), transaction.transaction_id.clone())),
             redacted_by: None,
             soft_failed: false,
-        });
+        };
         let servers_before = self.head.servers.clone();
         let offset = self.write.position();
+        let is_alone = spot.open.is_empty();
+        self.join_branches(&event, before, spot.open, offset).await?;
+
+        let room_state = (!is_alone).then_some(self.head.now.snapshot);
+        let event = Arc::new(TimelineEvent { room_state, ..event });
         events::insert(&mut self.write, &event, Arg::Position(offset));
-        if let Some(key) = event.pdu.state() {
-            let before = self.head.now.clone();
-            let state = before.state.update(key.clone(), event.nid);
-            self.fresh.insert(event.nid, event.clone());
-            self.set_state(before, state, offset).await?;
-        }
-        let place = (event.pdu.event_id.clone(), event.pdu.depth);
-        self.head.extend(Vec::new(), place, self.head.now.state.clone());
         self.tell(&event, offset).await?;
         self.owe(&event, offset, servers_before.keys().cloned().collect());
-        self.after.insert(event.pdu.event_id.clone(), self.head.now.clone());
+        if is_alone {
+            self.after.insert(event.pdu.event_id.clone(), self.head.now.clone());
+        }
         self.events.push(event);
         Ok(())
     }
 
     /// Makes an event of a draft on the head, without adding it.
     pub(crate) async fn seal(&self, draft: Draft) -> Result<(Pdu, AuthState), RoomError> {
-        let (object, auth) = self.place(draft).await?;
-        Ok((Pdu::seal(object, &self.room.rules, &self.rooms.shared.key)?, auth))
+        self.seal_at(&self.spot(&draft.sender).await?, draft).await
     }
 
     /// Places a draft on the head: an event that lacks only its hash and its signature.
     pub(crate) async fn place(&self, draft: Draft) -> Result<(CanonicalJsonObject, AuthState), RoomError> {
+        self.place_at(&self.spot(&draft.sender).await?, draft).await
+    }
+
+    async fn seal_at(&self, spot: &Spot, draft: Draft) -> Result<(Pdu, AuthState), RoomError> {
+        let (object, auth) = self.place_at(spot, draft).await?;
+        Ok((Pdu::seal(object, &self.room.rules, &self.rooms.shared.key)?, auth))
+    }
+
+    async fn place_at(&self, spot: &Spot, draft: Draft) -> Result<(CanonicalJsonObject, AuthState), RoomError> {
         let rules = &self.room.rules;
-        let auth = self.auth_state(&(&draft).into()).await?;
+        let auth = self.auth_state(&(&draft).into(), &spot.state).await?;
         let auth_types = auth::auth_types(&(&draft).into(), rules)?;
         let auth_events = auth_types.iter().filter_map(|key| auth.get(key)).map(|pdu| pdu.event_id.clone()).collect();
         let is_create = draft.kind == TimelineEventType::RoomCreate;
         let room_id = (!is_create || rules.event_format.require_room_create_room_id).then_some(&*self.room.room_id);
-        // Of many branches those that go furthest are joined; the others stay for the next event.
-        let mut branches: Vec<_> = self.head.extremities.iter().collect();
-        branches.sort_by_key(|(_, depth)| std::cmp::Reverse(*depth));
         let place = Place {
             room_id,
-            prev_events: branches.iter().take(MOST_PREV_EVENTS).map(|(event_id, _)| event_id.clone()).collect(),
+            prev_events: spot.joins.iter().map(|(event_id, _)| event_id.clone()).collect(),
             auth_events,
-            depth: branches.first().map_or(0, |(_, depth)| *depth).min(DEEPEST - 1) + 1,
+            depth: spot.joins.iter().map(|(_, depth)| *depth).max().unwrap_or(0).min(DEEPEST - 1) + 1,
         };
         Ok((draft.place(place, rules)?, auth))
+    }
+
+    /// Where the next event of `sender` goes: it joins all branches, or, of very many, those on which the sender is what they
+    /// are now, and which go furthest.
+    async fn spot(&self, sender: &UserId) -> Result<Spot, RoomError> {
+        let all = &self.head.extremities;
+        if all.len() <= MOST_PREV_EVENTS {
+            return Ok(Spot { joins: all.clone(), open: Vec::new(), state: self.head.now.state.clone() });
+        }
+        let key = (StateEventType::RoomMember, sender.to_string());
+        let membership = self.head.now.state.get(&key);
+        let states = self.states_after(all).await?;
+        let mut branches: Vec<_> = all.iter().cloned().zip(states).collect();
+        branches.sort_by_key(|((_, depth), state)| (state.get(&key) != membership, Reverse(*depth)));
+        let open = branches.split_off(MOST_PREV_EVENTS).into_iter().map(|(branch, _)| branch).collect();
+        let (joins, states) = branches.into_iter().unzip();
+        let state = self.rooms.resolve_state(self.room, states, &self.fresh).await?;
+        Ok(Spot { joins, open, state })
     }
 
     // === what was made elsewhere ===
@@ -186,7 +228,7 @@ impl<'a> Extension<'a> {
         let is_on_head = before.snapshot == self.head.now.snapshot;
         if !is_on_head {
             // Spec: "Passes authorization rules based on the current state of the room, otherwise it is soft failed."
-            let auth = self.auth_state(&Subject::from(&*judged.pdu)).await?;
+            let auth = self.auth_state(&Subject::from(&*judged.pdu), &self.head.now.state).await?;
             if let Err(RoomError::Forbidden(reason)) = auth::check_by_state(&judged.pdu, &self.room.rules, &auth) {
                 self.keep_aside(judged, false);
                 return Ok(Verdict::SoftFailed(reason));
@@ -195,28 +237,10 @@ impl<'a> Extension<'a> {
         let servers_before = self.head.servers.clone();
         let offset = self.write.position();
         let event = judged.event(Some(before.snapshot), false);
-        self.fresh.insert(event.nid, Arc::new(event.clone()));
-
-        // The branches that the event leaves open, and what holds on them together.
         let follows: HashSet<&OwnedEventId> = judged.pdu.prev_events.iter().chain(&judged.behind).collect();
-        let mut extremities = self.head.extremities.clone();
-        extremities.retain(|(event_id, _)| !follows.contains(event_id));
-        let own = match judged.pdu.state() {
-            Some(key) => before.state.update(key, event.nid),
-            None => before.state.clone(),
-        };
-        if extremities.is_empty() {
-            self.set_state(before, own.clone(), offset).await?;
-        } else {
-            let mut branches = vec![own.clone()];
-            branches.extend(self.states_after(&extremities).await?);
-            // What came of the same states before comes of them again.
-            if !are_same(&branches, &self.states_after(&self.head.extremities).await?) {
-                let resolved = self.rooms.resolve_state(self.room, branches, &self.fresh).await?;
-                self.set_state(self.head.now.clone(), resolved, offset).await?;
-            }
-        }
-        self.head.extend(extremities, (event.pdu.event_id.clone(), event.pdu.depth), own);
+        let mut open = self.head.extremities.clone();
+        open.retain(|(event_id, _)| !follows.contains(event_id));
+        self.join_branches(&event, before, open, offset).await?;
 
         // What holds afterwards follows from the event itself, unless it came from a branch.
         let room_state = (!is_on_head).then_some(self.head.now.snapshot);
@@ -300,6 +324,35 @@ impl<'a> Extension<'a> {
     }
 
     // === what both come to ===
+
+    /// The event, made in the state `before`, leaves the branches `open` besides its own. What holds in the room is what
+    /// holds on all of them together.
+    async fn join_branches(
+        &mut self,
+        event: &TimelineEvent,
+        before: StoredState,
+        open: Vec<(OwnedEventId, i64)>,
+        offset: u32,
+    ) -> Result<(), RoomError> {
+        self.fresh.insert(event.nid, Arc::new(event.clone()));
+        let own = match event.pdu.state() {
+            Some(key) => before.state.update(key, event.nid),
+            None => before.state.clone(),
+        };
+        if open.is_empty() {
+            self.set_state(before, own.clone(), offset).await?;
+        } else {
+            let mut branches = vec![own.clone()];
+            branches.extend(self.states_after(&open).await?);
+            // What came of the same states before comes of them again.
+            if !are_same(&branches, &self.states_after(&self.head.extremities).await?) {
+                let resolved = self.rooms.resolve_state(self.room, branches, &self.fresh).await?;
+                self.set_state(self.head.now.clone(), resolved, offset).await?;
+            }
+        }
+        self.head.extend(open, (event.pdu.event_id.clone(), event.pdu.depth), own);
+        Ok(())
+    }
 
     async fn tell(&mut self, event: &Arc<TimelineEvent>, offset: u32) -> Result<(), RoomError> {
         self.write.tell(offset, Change::Event(event.clone()));
@@ -467,12 +520,12 @@ impl<'a> Extension<'a> {
         Ok(power_levels.user_can_redact_event_of_other(&redaction.pdu.sender))
     }
 
-    /// The state events of the head that decide over `subject`, by what they are about.
-    async fn auth_state(&self, subject: &Subject<'_>) -> Result<AuthState, RoomError> {
+    /// The events of a state that decide over `subject`, by what they are about.
+    async fn auth_state(&self, subject: &Subject<'_>, state: &StateMap) -> Result<AuthState, RoomError> {
         let wanted = auth::deciding(subject, &self.room.rules)?;
         let mut found = HashMap::with_capacity(wanted.len());
         for key in wanted {
-            let Some(nid) = self.head.now.state.get(&key) else { continue };
+            let Some(nid) = state.get(&key) else { continue };
             let event = self.event(*nid).await?;
             found.insert(key, event.pdu.clone());
         }

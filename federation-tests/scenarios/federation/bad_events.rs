@@ -1,8 +1,11 @@
 //! A member's server that lies: what it sends is refused, event by event, and nothing changes.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use federation_tests::{Client, Engine, FakePeer, FakeRoom, Network, Reply, Server, on_each_engine, pdu};
@@ -445,6 +448,49 @@ async fn what_lacks_something_waits_until_its_server_can_be_asked_even_for_a_res
         }
         let texts = super::texts_of(&alice.history(&scene.room.id).await);
         assert_eq!(texts, ["one", "two"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_room_that_is_torn_into_many_branches_is_brought_together_again() {
+    const BRANCHES: usize = 45;
+    const MOST_PREV_EVENTS: usize = 20;
+    on_each_engine(async |engine| {
+        let scene = Scene::set(&engine, "12").await;
+        let mallory = scene.peer.user("mallory");
+        let branches: Vec<Value> = (0..BRANCHES)
+            .map(|number| {
+                let content = json!({ "msgtype": "m.text", "body": format!("branch {number}") });
+                let mut event = scene.room.draft(&mallory, "m.room.message", None, content);
+                scene.peer.sign(&mut event, "12");
+                event
+            })
+            .collect();
+        scene.peer.send(&scene.a, &branches.iter().collect::<Vec<_>>()).await;
+        let mut open: HashSet<String> = branches.iter().map(|event| scene.room.id_of(event)).collect();
+        for text in ["one", "two", "three"] {
+            let said = scene.alice.say(&scene.room.id, text).await;
+            let event = scene
+                .peer
+                .hears(text, |heard| {
+                    let pdus = heard.body["pdus"].as_array()?;
+                    pdus.iter().find(|pdu| pdu["content"]["body"] == text).cloned()
+                })
+                .await;
+            let joined: Vec<String> = event["prev_events"]
+                .as_array()
+                .expect("it follows events")
+                .iter()
+                .map(|id| id.as_str().expect("an event id is a text").to_owned())
+                .collect();
+            assert!(joined.len() <= MOST_PREV_EVENTS, "{text} follows {} events", joined.len());
+            for event_id in joined {
+                assert!(open.remove(&event_id), "{text} follows {event_id}, which is no open branch");
+            }
+            open.insert(said);
+        }
+        assert_eq!(open.len(), 1, "branches stay open: {open:?}");
     })
     .await;
 }
