@@ -233,9 +233,12 @@ impl Shared {
         if let Err(error) = self.edus.take(origin, fresh).await {
             debug!(%origin, %error, "could not take what passes");
         }
-        let mut write = Write::new();
-        inbox::put_answer(&mut write, origin, transaction_id, &write_answer(&answers), now());
-        self.store.commit(write).await?;
+        // Events that were taken are taken once and answered the same whenever they come again; nothing else is.
+        if !edus.is_empty() || answers.values().any(Result::is_err) {
+            let mut write = Write::new();
+            inbox::put_answer(&mut write, origin, transaction_id, &write_answer(&answers), now());
+            self.store.commit(write).await?;
+        }
         counter!("comity_federation_transactions_received_total", "outcome" => "taken").increment(1);
         Ok(answers)
     }

@@ -142,12 +142,16 @@ impl<'a> Judge<'a> {
     ///
     /// What it follows may be unknown if the state before it was told by another server and is in the store.
     pub(crate) async fn add(&mut self, pdu: Pdu, known: Option<EventNid>) -> Result<(), Unknown> {
+        if self.is_on_head(&pdu) {
+            let now = whole(self.view.stored());
+            return self.conclude(pdu, known, Vec::new(), now).await;
+        }
         let follows = self.follows(&pdu).await?;
         let unknown = follows.iter().find(|(_, after)| after.is_none()).map(|(event_id, _)| event_id.clone());
         let Some(unknown) = unknown else {
             let follows: Vec<_> =
                 follows.into_iter().filter_map(|(event_id, after)| Some((event_id, after?))).collect();
-            let merged = self.merge(&pdu, &follows).await?;
+            let merged = self.merge(&follows).await?;
             return self.conclude(pdu, known, follows, merged).await;
         };
         let (nid, before) = self.told(&pdu).await?.ok_or(Unknown::Prev(unknown))?;
@@ -235,6 +239,13 @@ impl<'a> Judge<'a> {
         self.by_id.insert(judged.pdu.event_id.clone(), judged.pdu.clone());
     }
 
+    /// Whether the event follows just what the room ends with, all of which is in the timeline.
+    fn is_on_head(&self, pdu: &Pdu) -> bool {
+        let prevs: HashSet<&OwnedEventId> = pdu.prev_events.iter().collect();
+        prevs.len() == self.view.extremities.len()
+            && self.view.extremities.iter().all(|event_id| prevs.contains(event_id))
+    }
+
     /// The states after what the event follows, as far as they are known.
     async fn follows(&self, pdu: &Pdu) -> Result<Vec<(OwnedEventId, Option<After>)>, Unknown> {
         let mut follows = Vec::with_capacity(pdu.prev_events.len());
@@ -249,13 +260,7 @@ impl<'a> Judge<'a> {
     }
 
     /// The state in which the event was made: that of its branches together.
-    async fn merge(&self, pdu: &Pdu, follows: &[(OwnedEventId, After)]) -> Result<After, Unknown> {
-        let prevs: HashSet<&OwnedEventId> = pdu.prev_events.iter().collect();
-        let is_on_head = prevs.len() == self.view.extremities.len()
-            && self.view.extremities.iter().all(|event_id| prevs.contains(event_id));
-        if is_on_head {
-            return Ok(whole(self.view.stored()));
-        }
+    async fn merge(&self, follows: &[(OwnedEventId, After)]) -> Result<After, Unknown> {
         let mut different: Vec<&After> = Vec::new();
         for (_, after) in follows {
             if !different.iter().any(|known| same(&known.state, &after.state)) {

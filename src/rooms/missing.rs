@@ -50,6 +50,9 @@ impl Rooms {
     ) -> Result<(Vec<Checked>, bool), RoomError> {
         let mut events: HashMap<OwnedEventId, Checked> =
             checked.into_iter().map(|checked| (checked.pdu.event_id.clone(), checked)).collect();
+        if self.missing_prevs(room, &events).await?.is_empty() && self.missing_auth(&events).await?.is_empty() {
+            return Ok((in_order(events), true));
+        }
         let could_ask = match self.make_whole(room, origin, &mut events).await {
             Ok(()) => true,
             Err(RoomError::Peer(error)) => {
@@ -78,11 +81,11 @@ impl Rooms {
     ) -> Result<(), RoomError> {
         let wanted: HashSet<OwnedEventId> = events.keys().cloned().collect();
         self.fill_in(room, origin, events).await?;
-        let mut edge = self.edge(events).await?;
+        let mut edge = self.edge(room, events).await?;
         if edge.len() > MOST_STATES {
             // There is no end to it: history is for those who ask for it.
             events.retain(|event_id, _| wanted.contains(event_id));
-            edge = self.edge(events).await?;
+            edge = self.edge(room, events).await?;
         }
         // Too much happened in between: from here on, what the peer says held then.
         for (event_id, missing) in edge.into_iter().take(MOST_STATES) {
@@ -99,7 +102,7 @@ impl Rooms {
         events: &mut HashMap<OwnedEventId, Checked>,
     ) -> Result<(), RoomError> {
         for _ in 0..GAP_ROUNDS {
-            let missing = self.missing_prevs(events).await?;
+            let missing = self.missing_prevs(room, events).await?;
             if missing.is_empty() {
                 break;
             }
@@ -134,9 +137,10 @@ impl Rooms {
     /// The events that can't be judged for want of what they follow, and what that is; the earliest first.
     async fn edge(
         &self,
+        room: &SharedRoom,
         events: &HashMap<OwnedEventId, Checked>,
     ) -> Result<Vec<(OwnedEventId, Vec<OwnedEventId>)>, RoomError> {
-        let missing = self.missing_prevs(events).await?;
+        let missing = self.missing_prevs(room, events).await?;
         let mut edge: Vec<(&Pdu, Vec<OwnedEventId>)> = Vec::new();
         for checked in events.values() {
             let lacks: Vec<_> = checked.pdu.prev_events.iter().filter(|id| missing.contains(*id)).cloned().collect();
@@ -194,11 +198,17 @@ impl Rooms {
     }
 
     /// Of what the events follow, what is neither among them nor has a known state.
-    async fn missing_prevs(&self, events: &HashMap<OwnedEventId, Checked>) -> Result<HashSet<OwnedEventId>, RoomError> {
+    async fn missing_prevs(
+        &self,
+        room: &SharedRoom,
+        events: &HashMap<OwnedEventId, Checked>,
+    ) -> Result<HashSet<OwnedEventId>, RoomError> {
+        // Most events follow what the room ends with, and the store needn't be asked.
+        let view = self.view(room).await?;
         let mut missing: HashSet<OwnedEventId> = events
             .values()
             .flat_map(|checked| &checked.pdu.prev_events)
-            .filter(|id| !events.contains_key(*id))
+            .filter(|id| !events.contains_key(*id) && !view.extremities.contains(id))
             .cloned()
             .collect();
         let ids: Vec<OwnedEventId> = missing.iter().cloned().collect();
@@ -206,6 +216,21 @@ impl Rooms {
             if has_state(&event) {
                 missing.remove(&event.pdu.event_id);
             }
+        }
+        Ok(missing)
+    }
+
+    /// Of what the events name as what allows them, what is neither among them nor in the store.
+    async fn missing_auth(&self, events: &HashMap<OwnedEventId, Checked>) -> Result<HashSet<OwnedEventId>, RoomError> {
+        let mut missing: HashSet<OwnedEventId> = events
+            .values()
+            .flat_map(|checked| &checked.pdu.auth_events)
+            .filter(|id| !events.contains_key(*id))
+            .cloned()
+            .collect();
+        let ids: Vec<OwnedEventId> = missing.iter().cloned().collect();
+        for event in self.events_by_id(&ids).await? {
+            missing.remove(&event.pdu.event_id);
         }
         Ok(missing)
     }
@@ -291,16 +316,7 @@ impl Rooms {
         origin: &ServerName,
         events: &HashMap<OwnedEventId, Checked>,
     ) -> Result<(), RoomError> {
-        let mut missing: HashSet<OwnedEventId> = events
-            .values()
-            .flat_map(|checked| &checked.pdu.auth_events)
-            .filter(|id| !events.contains_key(*id))
-            .cloned()
-            .collect();
-        let ids: Vec<OwnedEventId> = missing.iter().cloned().collect();
-        for event in self.events_by_id(&ids).await? {
-            missing.remove(&event.pdu.event_id);
-        }
+        let missing = self.missing_auth(events).await?;
         if missing.is_empty() {
             return Ok(());
         }
