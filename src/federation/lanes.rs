@@ -167,7 +167,15 @@ impl Lanes {
             Err(_) => {}
         }
         match self.keep(origin, room_id, &pdus, &keeping).await {
-            Ok(()) => Delivered::Kept,
+            Ok(None) => Delivered::Kept,
+            // The room has had its say meanwhile.
+            Ok(Some((first, last))) => {
+                match outcomes.await {
+                    Ok(outcomes) if outcomes.iter().any(is_for_now) => self.plan(room_id),
+                    _ => self.unstage(room_id, first, last).await,
+                }
+                Delivered::Kept
+            }
             Err(error) => {
                 let error = &error as &dyn std::error::Error;
                 warn!(error, room.id = %room_id, %origin, "could not keep events for a room that is slow");
@@ -211,7 +219,9 @@ impl Lanes {
             if self.store.inbox().count_staged(room_id).await? + waits.len() as i64 > MOST_KEPT {
                 return Ok(false);
             }
-            self.stage(origin, room_id, waits.values().filter_map(|at| pdus.get(*at))).await.map(|_| true)
+            let mut places: Vec<usize> = waits.values().copied().collect();
+            places.sort_unstable();
+            self.stage(origin, room_id, places.into_iter().filter_map(|at| pdus.get(at))).await.map(|_| true)
         };
         match kept.await {
             Ok(true) => {
@@ -307,6 +317,8 @@ impl Lanes {
                 let Some(lane) = rooms.get_mut(&room_id) else { return };
                 match lane.queue.pop_front() {
                     Some(delivery) => delivery,
+                    // It was said while the room took something else.
+                    None if lane.is_staged => continue,
                     None => {
                         rooms.remove(&room_id);
                         return;
@@ -373,28 +385,23 @@ impl Lanes {
         Ok(())
     }
 
+    /// Keeps a delivery for its room. Answers where, if the room has taken it meanwhile and it needn't be kept.
     async fn keep(
         &self,
         origin: &ServerName,
         room_id: &RoomId,
         pdus: &[CanonicalJsonObject],
         keeping: &Mutex<Keeping>,
-    ) -> Result<(), store::Error> {
+    ) -> Result<Option<(Position, Position)>, store::Error> {
         let first = self.stage(origin, room_id, pdus).await?;
         let last = Position(first.0 + pdus.len() as i64 - 1);
-        let is_taken = {
-            let mut keeping = locked(keeping);
-            let is_taken = *keeping == Keeping::Taken;
-            if !is_taken {
-                *keeping = Keeping::Kept(first, last);
-            }
-            is_taken
-        };
-        if is_taken {
-            self.unstage(room_id, first, last).await;
-        }
         counter!("comity_federation_deliveries_kept_total").increment(1);
-        Ok(())
+        let mut keeping = locked(keeping);
+        if *keeping == Keeping::Taken {
+            return Ok(Some((first, last)));
+        }
+        *keeping = Keeping::Kept(first, last);
+        Ok(None)
     }
 
     /// Answers the position of the first.
@@ -429,4 +436,142 @@ fn is_for_now((_, outcome): &(OwnedEventId, Result<(), Refused>)) -> bool {
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use ruma::{room_id, server_name};
+    use serde_json::json;
+    use store::testing::on_each_engine;
+
+    use super::*;
+
+    /// What a room does with what it is given: after how long it says what, one delivery after the other; at last it takes
+    /// everything at once.
+    type Acts = VecDeque<(Duration, Result<(), Refused>)>;
+
+    struct Script {
+        acts: Mutex<Acts>,
+        taken: AtomicUsize,
+    }
+
+    impl Script {
+        fn new(acts: impl Into<Acts>) -> Arc<Self> {
+            Arc::new(Self { acts: Mutex::new(acts.into()), taken: AtomicUsize::new(0) })
+        }
+
+        async fn takes(&self, count: usize) {
+            let done = async {
+                while self.taken.load(Ordering::Relaxed) < count {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), done).await.expect("the room takes it at last");
+        }
+    }
+
+    impl Door for Script {
+        fn receive<'a>(
+            &'a self,
+            _origin: &'a ServerName,
+            room_id: &'a RoomId,
+            pdus: Vec<CanonicalJsonObject>,
+        ) -> BoxFuture<'a, Outcomes> {
+            Box::pin(async move {
+                let (pause, outcome) = locked(&self.acts).pop_front().unwrap_or((Duration::ZERO, Ok(())));
+                tokio::time::sleep(pause).await;
+                let mut outcomes = Outcomes::new();
+                for pdu in &pdus {
+                    outcomes.extend(self.id_of(room_id, pdu).await.map(|event_id| (event_id, outcome.clone())));
+                }
+                if outcome.is_ok() {
+                    self.taken.fetch_add(pdus.len(), Ordering::Relaxed);
+                }
+                outcomes
+            })
+        }
+
+        fn id_of<'a>(
+            &'a self,
+            _room_id: &'a RoomId,
+            pdu: &'a CanonicalJsonObject,
+        ) -> BoxFuture<'a, Option<OwnedEventId>> {
+            Box::pin(async move { OwnedEventId::try_from(pdu["id"].as_str()?).ok() })
+        }
+    }
+
+    fn pdu(id: &str) -> CanonicalJsonObject {
+        serde_json::from_value(json!({ "id": id })).expect("it is canonical")
+    }
+
+    fn refused(may_pass: bool) -> Result<(), Refused> {
+        Err(Refused { reason: "no".into(), may_pass })
+    }
+
+    const PATIENCE: Duration = Duration::from_millis(50);
+
+    async fn deliver(lanes: &Lanes, pdus: &[&str]) -> Delivered {
+        let pdus = pdus.iter().map(|id| pdu(id)).collect();
+        lanes.deliver(server_name!("b.test"), room_id!("!room:b.test"), pdus, 10, PATIENCE).await
+    }
+
+    /// Waits until nothing is kept for the room.
+    async fn is_empty(store: &Store) -> Result<(), store::Error> {
+        for _ in 0..500 {
+            if store.inbox().count_staged(room_id!("!room:b.test")).await? == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("something is kept for ever");
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_taken_for_now_is_acknowledged_and_taken_later() {
+        on_each_engine(async |store| {
+            let script = Script::new([(Duration::ZERO, refused(true)), (Duration::ZERO, refused(true))]);
+            let lanes = Lanes::new(store.clone(), script.clone());
+            let Delivered::Taken(outcomes) = deliver(&lanes, &["$one", "$two"]).await else { panic!("it took long") };
+            assert!(outcomes.iter().all(|(_, outcome)| outcome.is_ok()), "{outcomes:?}");
+            assert_eq!(store.inbox().count_staged(room_id!("!room:b.test")).await?, 2);
+            script.takes(2).await;
+            is_empty(&store).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_for_good_is_answered_so_and_not_kept() {
+        on_each_engine(async |store| {
+            let script = Script::new([(Duration::ZERO, refused(false))]);
+            let lanes = Lanes::new(store.clone(), script.clone());
+            let Delivered::Taken(outcomes) = deliver(&lanes, &["$one"]).await else { panic!("it took long") };
+            assert!(outcomes.iter().all(|(_, outcome)| outcome.is_err()), "{outcomes:?}");
+            is_empty(&store).await
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_a_room_is_slow_with_and_cannot_take_for_now_is_taken_later_even_after_a_restart() {
+        on_each_engine(async |store| {
+            let script = Script::new([(5 * PATIENCE, refused(true))]);
+            let lanes = Lanes::new(store.clone(), script.clone());
+            assert!(matches!(deliver(&lanes, &["$one"]).await, Delivered::Kept));
+            script.takes(1).await;
+            is_empty(&store).await?;
+
+            let script = Script::new([(Duration::from_secs(3_600), refused(true))]);
+            let lanes = Lanes::new(store.clone(), script.clone());
+            assert!(matches!(deliver(&lanes, &["$two"]).await, Delivered::Kept));
+            let script = Script::new([(Duration::ZERO, refused(true))]);
+            let next = Lanes::new(store.clone(), script.clone());
+            next.resume().await?;
+            script.takes(1).await;
+            is_empty(&store).await
+        })
+        .await;
+    }
 }

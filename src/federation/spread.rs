@@ -10,10 +10,14 @@ use std::{
     time::Duration,
 };
 
-use model::{Change, Committed, Millis, Receipt, RoomNid, UserStream};
+use model::{Change, Committed, Millis, Receipt, RoomNid, TimelineEvent, UserStream};
 use ruma::{
     OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
-    events::receipt::{ReceiptThread, ReceiptType},
+    events::{
+        TimelineEventType,
+        receipt::{ReceiptThread, ReceiptType},
+        room::member::{MembershipState, RoomMemberEventContent},
+    },
     presence::PresenceState,
 };
 use tokio_util::sync::CancellationToken;
@@ -32,6 +36,8 @@ const TYPING_AGAIN: Millis = 40_000;
 /// Who stays online is said to be so again after so long: other servers forget it after half an hour.
 const PRESENCE_AGAIN: Duration = Duration::from_secs(25 * 60);
 const TICK: Duration = Duration::from_secs(5);
+/// A server of which somebody comes in is told who is there after so long: first it has to know that it is in.
+const WELCOME_AFTER: Millis = 2_000;
 
 /// What was heard and not looked at yet.
 #[derive(Default)]
@@ -39,6 +45,13 @@ pub(crate) struct Heard {
     typing: HashMap<RoomNid, (OwnedRoomId, Arc<[OwnedUserId]>)>,
     receipts: HashMap<(RoomNid, OwnedUserId, ReceiptThread), (OwnedRoomId, Arc<Receipt>)>,
     presence: HashSet<OwnedUserId>,
+    newcomers: HashMap<(RoomNid, OwnedServerName), Newcomer>,
+}
+
+/// A server of which somebody came into a room.
+struct Newcomer {
+    room_id: OwnedRoomId,
+    at: Millis,
 }
 
 impl Heard {
@@ -61,6 +74,7 @@ impl Shared {
             Change::Typing { .. } => true,
             Change::Receipt { receipt, .. } => receipt.kind == ReceiptType::Read && self.is_ours(&receipt.user_id),
             Change::User { user_id, stream: UserStream::Presence } => self.config.presence && self.is_ours(user_id),
+            Change::Event(event) => self.config.presence && comer(event).is_some(),
             _ => false,
         };
         if !committed.changes.iter().any(|(_, change)| is_of_interest(change)) {
@@ -76,6 +90,16 @@ impl Shared {
                     let key = (*room_nid, receipt.user_id.clone(), receipt.thread.clone());
                     put(&mut heard.receipts, key, (room_id.clone(), receipt.clone()), "receipt");
                 }
+                Change::Event(event) => {
+                    let Some(user_id) = comer(event) else { continue };
+                    if !self.is_ours(&user_id) {
+                        let key = (event.room_nid, user_id.server_name().to_owned());
+                        let newcomer = Newcomer { room_id: event.pdu.room_id.clone(), at: now() };
+                        put(&mut heard.newcomers, key, newcomer, "presence");
+                    } else if heard.presence.len() < MOST {
+                        heard.presence.insert(user_id);
+                    }
+                }
                 Change::User { user_id, .. } if heard.presence.len() < MOST => {
                     heard.presence.insert(user_id.clone());
                 }
@@ -89,6 +113,7 @@ impl Shared {
     /// Spreads what is heard until `stop` is cancelled.
     pub(crate) async fn spread(self: Arc<Self>, stop: CancellationToken) {
         let mut typists = Typists::new();
+        let mut newcomers = HashMap::new();
         let mut tick = tokio::time::interval(TICK);
         let mut presence_again = tokio::time::interval(PRESENCE_AGAIN);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -99,9 +124,15 @@ impl Shared {
                 () = stop.cancelled() => return,
                 () = self.news.notified() => {}
                 _ = presence_again.tick(), if self.config.presence => self.hear_everybody().await,
-                _ = tick.tick() => self.type_on(&mut typists).await,
+                _ = tick.tick() => {
+                    self.type_on(&mut typists).await;
+                    self.welcome(&mut newcomers).await;
+                }
             }
-            let heard = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut heard = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+            for (key, newcomer) in heard.newcomers.drain() {
+                put(&mut newcomers, key, newcomer, "presence");
+            }
             if heard.is_empty() {
                 continue;
             }
@@ -204,6 +235,35 @@ impl Shared {
         }
     }
 
+    /// Tells servers that came into a room who of this server is there.
+    async fn welcome(&self, newcomers: &mut HashMap<(RoomNid, OwnedServerName), Newcomer>) {
+        let now = now();
+        let due: Vec<_> = newcomers.extract_if(|_, newcomer| now - newcomer.at >= WELCOME_AFTER).collect();
+        if due.is_empty() {
+            return;
+        }
+        let Ok(present) = self.store.presence().not_offline().await else { return };
+        for ((room, server), newcomer) in due {
+            let members = match self.store.sync().joined_users(room).await {
+                Ok(members) => members.into_iter().collect::<HashSet<_>>(),
+                Err(error) => {
+                    debug!(%error, room.id = %newcomer.room_id, "could not find out who is in a room");
+                    continue;
+                }
+            };
+            let mut book = self.book();
+            for row in present.iter().filter(|row| self.is_ours(&row.user_id) && members.contains(&row.user_id)) {
+                let present = Present {
+                    state: row.state.clone(),
+                    status_msg: row.status_msg.clone(),
+                    last_active_at: row.last_active_at,
+                };
+                book.mark(&server).fresh.presence(row.user_id.clone(), present);
+            }
+        }
+        self.wake();
+    }
+
     /// As if everybody who is online had just come.
     async fn hear_everybody(&self) {
         let Ok(rows) = self.store.presence().not_offline().await else { return };
@@ -211,6 +271,16 @@ impl Shared {
         let ours = rows.into_iter().filter(|row| self.is_ours(&row.user_id) && row.state != PresenceState::Offline);
         heard.presence.extend(ours.map(|row| row.user_id).take(MOST));
     }
+}
+
+/// Who joined, if that is what the event says.
+fn comer(event: &TimelineEvent) -> Option<OwnedUserId> {
+    if event.pdu.kind != TimelineEventType::RoomMember {
+        return None;
+    }
+    let member: RoomMemberEventContent = event.pdu.content_as()?;
+    let user_id = event.pdu.state_key.as_deref()?.try_into().ok()?;
+    (member.membership == MembershipState::Join).then_some(user_id)
 }
 
 fn put<K: Eq + std::hash::Hash, V>(map: &mut HashMap<K, V>, key: K, value: V, kind: &'static str) {

@@ -94,7 +94,9 @@ async fn who_comes_into_a_room_learns_who_is_there() {
         .sync_until(&mut since, |answer| {
             let events = answer["presence"]["events"].as_array()?;
             let hers = |event: &&Value| event["sender"] == two.alice.user_id.as_str();
-            events.iter().filter(hers).find(|event| event["content"]["status_msg"] == "at the piano").map(|_| ())
+            let event = events.iter().filter(hers).find(|event| event["content"]["status_msg"] == "at the piano")?;
+            assert_eq!(event["content"]["presence"], "online", "not as the news that she is gone: {event}");
+            Some(())
         })
         .await;
 }
