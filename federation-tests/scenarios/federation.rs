@@ -93,6 +93,17 @@ async fn is_known(client: &Client, room: &str, event_id: &str) -> bool {
     client.get(&format!("rooms/{room}/event/{event_id}")).await.status == 200
 }
 
+/// Three servers, of which `b.test` vouches for the keys of the others: where two can't see each other, somebody must.
+async fn three_with_a_notary() -> (Network, [Server; 3]) {
+    let network = Network::new();
+    let start = async |name| {
+        let server = network.server(&Engine::Sqlite, name).await;
+        server.set("federation", "trusted_key_servers", vec!["b.test"]).start().await
+    };
+    let servers = [start("a.test").await, start("b.test").await, start("c.test").await];
+    (network, servers)
+}
+
 /// Waits until the room as `client` sees it has `user_id` in it as `membership`.
 async fn becomes(client: &Client, room: &str, user_id: &str, membership: &str) {
     eventually(&format!("{} sees {user_id} {membership} in {room}", client.user_id), async || {

@@ -12,6 +12,7 @@ use ruma::{
     events::receipt::{Receipt, ReceiptThread},
     presence::PresenceState,
 };
+use store::presence::PresenceRow;
 
 /// The most things of each kind that wait for one destination.
 const MOST: usize = 2_000;
@@ -43,6 +44,12 @@ pub(crate) struct Present {
     pub(crate) state: PresenceState,
     pub(crate) status_msg: Option<String>,
     pub(crate) last_active_at: Millis,
+}
+
+impl From<PresenceRow> for Present {
+    fn from(row: PresenceRow) -> Self {
+        Self { state: row.state, status_msg: row.status_msg, last_active_at: row.last_active_at }
+    }
 }
 
 impl Fresh {

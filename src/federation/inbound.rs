@@ -14,7 +14,7 @@ use model::{Kind, Refusal};
 use rooms::Rooms;
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedEventId, OwnedRoomId, OwnedServerName, RoomId, ServerName,
-    api::federation::transactions::edu::Edu, room_version_rules::RoomVersionRules, serde::Raw, signatures,
+    api::federation::transactions::edu::Edu, room_version_rules::RoomVersionRules, serde::Raw,
 };
 use serde_json::value::RawValue;
 use store::{Store, Write, inbox};
@@ -287,8 +287,7 @@ impl Shared {
 
     /// The event's id, if its room is of one of the later versions.
     fn id_of(&self, object: &CanonicalJsonObject) -> Option<OwnedEventId> {
-        let hash = signatures::reference_hash(object, &self.rules).ok()?;
-        OwnedEventId::try_from(format!("${hash}")).ok()
+        model::event_id_of(object, &self.rules).ok()
     }
 }
 

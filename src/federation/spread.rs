@@ -74,7 +74,8 @@ impl Shared {
             Change::Typing { .. } => true,
             Change::Receipt { receipt, .. } => receipt.kind == ReceiptType::Read && self.is_ours(&receipt.user_id),
             Change::User { user_id, stream: UserStream::Presence } => self.config.presence && self.is_ours(user_id),
-            Change::Event(event) => self.config.presence && comer(event).is_some(),
+            // On the writer's way: what the event says is read below, once.
+            Change::Event(event) => self.config.presence && event.pdu.kind == TimelineEventType::RoomMember,
             _ => false,
         };
         if !committed.changes.iter().any(|(_, change)| is_of_interest(change)) {
@@ -223,7 +224,7 @@ impl Shared {
         let looked_up = async {
             let Some(row) = self.store.presence().find(user_id).await? else { return Ok(()) };
             let servers = self.store.rooms().servers_sharing_rooms_with(user_id).await?;
-            let present = Present { state: row.state, status_msg: row.status_msg, last_active_at: row.last_active_at };
+            let present = Present::from(row);
             let mut book = self.book();
             for server in &servers {
                 book.mark(server).fresh.presence(user_id.to_owned(), present.clone());
@@ -253,12 +254,7 @@ impl Shared {
             };
             let mut book = self.book();
             for row in present.iter().filter(|row| self.is_ours(&row.user_id) && members.contains(&row.user_id)) {
-                let present = Present {
-                    state: row.state.clone(),
-                    status_msg: row.status_msg.clone(),
-                    last_active_at: row.last_active_at,
-                };
-                book.mark(&server).fresh.presence(row.user_id.clone(), present);
+                book.mark(&server).fresh.presence(row.user_id.clone(), row.clone().into());
             }
         }
         self.wake();
@@ -273,11 +269,8 @@ impl Shared {
     }
 }
 
-/// Who joined, if that is what the event says.
+/// Who joined, if that is what the membership event says.
 fn comer(event: &TimelineEvent) -> Option<OwnedUserId> {
-    if event.pdu.kind != TimelineEventType::RoomMember {
-        return None;
-    }
     let member: RoomMemberEventContent = event.pdu.content_as()?;
     let user_id = event.pdu.state_key.as_deref()?.try_into().ok()?;
     (member.membership == MembershipState::Join).then_some(user_id)

@@ -205,9 +205,7 @@ impl Pdu {
 
     /// Reads a whole event, computing its id.
     pub fn from_canonical(object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, PduError> {
-        let hash = signatures::reference_hash(&object, rules)?;
-        let event_id =
-            OwnedEventId::try_from(format!("${hash}")).map_err(|error| PduError::Malformed(error.to_string()))?;
+        let event_id = event_id_of(&object, rules)?;
         let json = serde_json::to_string(&object).map_err(|error| PduError::Malformed(error.to_string()))?;
         if json.len() > MAX_PDU_BYTES {
             return Err(PduError::TooLarge);
@@ -335,4 +333,12 @@ impl AsRef<EventId> for Pdu {
     fn as_ref(&self) -> &EventId {
         &self.event_id
     }
+}
+
+/// The id of an event: its reference hash, whether or not it is an event otherwise.
+///
+/// Spec: <https://spec.matrix.org/v1.19/rooms/v4/#event-ids>
+pub fn event_id_of(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
+    let hash = signatures::reference_hash(object, rules)?;
+    OwnedEventId::try_from(format!("${hash}")).map_err(|error| PduError::Malformed(error.to_string()))
 }

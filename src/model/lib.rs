@@ -13,7 +13,7 @@ mod signing;
 mod state;
 
 pub use change::{Change, Committed, Receipt, TimelineEvent, UserStream};
-pub use event::{Draft, MAX_PDU_BYTES, Pdu, PduError, Place};
+pub use event::{Draft, MAX_PDU_BYTES, Pdu, PduError, Place, event_id_of};
 pub use kind::{Kind, Refusal};
 pub use position::{EventNid, Position, RoomNid, SnapshotNid};
 pub use room_version::{is_supported, rules_of, supported_room_versions};

@@ -11,7 +11,7 @@ use tracing::debug;
 
 use crate::{
     RoomError, Rooms, Verdict,
-    extension::{relation, same},
+    extension::{LONGEST_CHAIN, relation, same},
     judge::{Judge, Judged},
     live::{SharedRoom, StoredState},
     missing::in_order,
@@ -101,14 +101,9 @@ impl Rooms {
                 debug!(room.id = %room.room_id, event.id = %event_id, error = &error as &dyn std::error::Error, "could not fetch the state of history");
             }
         }
-        // Some of the page may have been stored with those states.
         let ids: Vec<OwnedEventId> = events.keys().cloned().collect();
         let mut events = events;
-        for event in self.events_by_id(&ids).await? {
-            if let Some(checked) = events.get_mut(&event.pdu.event_id) {
-                checked.known = Some(event.nid);
-            }
-        }
+        self.note_stored(&mut events).await?;
         let ordered = in_order(events);
         let mut judge = Judge::new(self, room, &ids).await?;
         for checked in ordered {
@@ -190,7 +185,7 @@ impl Rooms {
             return Some(known.snapshot);
         }
         let snapshot = SnapshotNid(self.shared.store.next_nid());
-        let parent = judged.parent.as_ref().or(stored.last()).filter(|parent| parent.chain < 50);
+        let parent = judged.parent.as_ref().or(stored.last()).filter(|parent| parent.chain < LONGEST_CHAIN);
         let changed = parent.and_then(|parent| additions(&parent.state, &judged.before));
         let chain = match (parent, changed) {
             (Some(parent), Some(changed)) => {

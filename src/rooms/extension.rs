@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// After so many changes to a state, the next snapshot holds the whole of it.
-const LONGEST_CHAIN: i64 = 50;
+pub(crate) const LONGEST_CHAIN: i64 = 50;
 /// An event follows no more than so many others.
 /// Spec: <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
 const MOST_PREV_EVENTS: usize = 20;
@@ -260,7 +260,7 @@ impl<'a> Extension<'a> {
             if relay {
                 servers.remove(event.pdu.sender.server_name());
             }
-            self.owe_to(&event, offset, servers);
+            self.owe(&event, offset, servers);
         }
         let after = StoredState { ..self.head.now.clone() };
         if extremities_are(&self.head, &event.pdu.event_id) {
@@ -365,12 +365,8 @@ impl<'a> Extension<'a> {
         Ok(())
     }
 
-    fn owe(&mut self, event: &TimelineEvent, offset: u32, servers: BTreeSet<OwnedServerName>) {
-        self.owe_to(event, offset, servers);
-    }
-
     /// Owes the event to the servers that are in the room, before it and after it.
-    fn owe_to(&mut self, event: &TimelineEvent, offset: u32, mut servers: BTreeSet<OwnedServerName>) {
+    fn owe(&mut self, event: &TimelineEvent, offset: u32, mut servers: BTreeSet<OwnedServerName>) {
         servers.extend(self.head.servers.keys().filter(|server| **server != *event.pdu.sender.server_name()).cloned());
         servers.remove(self.rooms.server_name());
         if servers.is_empty() {
@@ -384,6 +380,10 @@ impl<'a> Extension<'a> {
 
     /// The room is in `state` from now on, which is near to `parent`.
     async fn set_state(&mut self, parent: StoredState, state: StateMap, offset: u32) -> Result<(), RoomError> {
+        // Most events change nothing, and what holds is then the very same map.
+        if state.ptr_eq(&self.head.now.state) {
+            return Ok(());
+        }
         let before = std::mem::take(&mut self.head.now);
         let (changed, gone) = differences(&before.state, &state);
         if changed.is_empty() && gone.is_empty() {

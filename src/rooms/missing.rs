@@ -62,14 +62,19 @@ impl Rooms {
             }
             Err(error) => return Err(error),
         };
-        // Some of them may have been stored on the way.
+        self.note_stored(&mut events).await?;
+        Ok((in_order(events), could_ask))
+    }
+
+    /// Some of the events may have been stored on the way, with the states that were fetched.
+    pub(crate) async fn note_stored(&self, events: &mut HashMap<OwnedEventId, Checked>) -> Result<(), RoomError> {
         let ids: Vec<OwnedEventId> = events.keys().cloned().collect();
         for event in self.events_by_id(&ids).await? {
             if let Some(checked) = events.get_mut(&event.pdu.event_id) {
                 checked.known = Some(event.nid);
             }
         }
-        Ok((in_order(events), could_ask))
+        Ok(())
     }
 
     /// Fails as soon as `origin` can't be asked: what is there by then is there.

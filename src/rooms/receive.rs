@@ -10,7 +10,7 @@ use std::{
 use metrics::counter;
 use model::{EventNid, Kind, Pdu, PduError, Refusal};
 use peers::keys::KeyError;
-use ruma::{CanonicalJsonObject, EventId, OwnedEventId, RoomId, ServerName, signatures};
+use ruma::{CanonicalJsonObject, OwnedEventId, RoomId, ServerName};
 
 use crate::{
     RoomError, Rooms,
@@ -135,11 +135,7 @@ impl Rooms {
         let mut received = Received::new();
         let mut fresh: Vec<(Pdu, CanonicalJsonObject)> = Vec::with_capacity(pdus.len());
         for object in pdus {
-            let event_id = match signatures::reference_hash(&object, &room.rules) {
-                Ok(hash) => EventId::parse(format!("${hash}")),
-                Err(_) => continue,
-            };
-            let Ok(event_id) = event_id else { continue };
+            let Ok(event_id) = model::event_id_of(&object, &room.rules) else { continue };
             match Pdu::from_peer(object.clone(), &room.rules) {
                 Ok(pdu) if pdu.room_id == room.room_id => {
                     if !fresh.iter().any(|(known, _)| known.event_id == pdu.event_id) {
@@ -269,16 +265,13 @@ impl Rooms {
     /// The event's id by the rules of its room. `None`: it is too malformed to have one, or the room isn't known.
     pub async fn event_id_in(&self, room_id: &RoomId, object: &CanonicalJsonObject) -> Option<OwnedEventId> {
         let room = self.get(room_id).await.ok()?;
-        let hash = signatures::reference_hash(object, &room.rules).ok()?;
-        EventId::parse(format!("${hash}")).ok()
+        model::event_id_of(object, &room.rules).ok()
     }
 
     /// The id that an event of any supported room version would have. Rooms differ in what their ids cover, but an event of
     /// an unknown room has to be called something.
     fn id_of(&self, object: &CanonicalJsonObject) -> Option<OwnedEventId> {
-        let rules = model::rules_of(self.default_version())?;
-        let hash = signatures::reference_hash(object, &rules).ok()?;
-        EventId::parse(format!("${hash}")).ok()
+        model::event_id_of(object, &model::rules_of(self.default_version())?).ok()
     }
 }
 

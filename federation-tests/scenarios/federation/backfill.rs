@@ -1,9 +1,9 @@
 //! What was said before one's server came into the room.
 
-use federation_tests::{Client, Engine, Network, on_each_engine};
+use federation_tests::{Client, on_each_engine};
 use serde_json::json;
 
-use super::{Two, agree, arrives, becomes, ids_of, share_history, texts_of};
+use super::{Two, agree, arrives, becomes, ids_of, share_history, texts_of, three_with_a_notary};
 
 /// More than fits one answer of a server or one page of a client.
 const SAID: usize = 230;
@@ -57,14 +57,7 @@ async fn a_room_is_read_while_the_server_that_knows_its_past_is_away() {
 
 #[tokio::test]
 async fn the_past_is_fetched_from_a_second_server_when_the_first_is_away() {
-    let network = Network::new();
-    let mut servers = Vec::new();
-    for name in ["a.test", "b.test", "c.test"] {
-        // Where two can't see each other, somebody else must vouch for their keys.
-        let server = network.server(&Engine::Sqlite, name).await;
-        servers.push(server.set("federation", "trusted_key_servers", vec!["b.test"]).start().await);
-    }
-    let [a, b, c] = servers.as_slice() else { unreachable!("three were started") };
+    let (network, [a, b, c]) = three_with_a_notary().await;
     let alice = a.register_with_secret("alice").await;
     let bob = b.register_with_secret("bob").await;
     let carol = c.register_with_secret("carol").await;

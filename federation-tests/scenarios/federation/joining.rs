@@ -1,9 +1,9 @@
 //! Ways into a room of another domain: aliases, other members' servers, knocks, and rooms that vouch for each other.
 
-use federation_tests::{Client, Engine, Network, enc, eventually, on_each_engine, via_query};
+use federation_tests::{Client, Network, enc, eventually, on_each_engine, via_query};
 use serde_json::json;
 
-use super::{Two, agree, arrives, becomes, invitation, share_history};
+use super::{Two, agree, arrives, becomes, invitation, share_history, three_with_a_notary};
 
 #[tokio::test]
 async fn a_public_room_of_another_domain_is_joined_by_its_alias() {
@@ -56,14 +56,7 @@ async fn a_private_room_is_closed_to_those_who_know_its_id() {
 
 #[tokio::test]
 async fn a_join_goes_through_the_next_server_when_one_does_not_answer() {
-    let network = Network::new();
-    let mut servers = Vec::new();
-    for name in ["a.test", "b.test", "c.test"] {
-        // Where two can't see each other, somebody else must vouch for their keys.
-        let server = network.server(&Engine::Sqlite, name).await;
-        servers.push(server.set("federation", "trusted_key_servers", vec!["b.test"]).start().await);
-    }
-    let [a, b, c] = servers.as_slice() else { unreachable!("three were started") };
+    let (network, [a, b, c]) = three_with_a_notary().await;
     let alice = a.register_with_secret("alice").await;
     let bob = b.register_with_secret("bob").await;
     let carol = c.register_with_secret("carol").await;
