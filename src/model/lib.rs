@@ -7,6 +7,7 @@
 mod change;
 mod event;
 mod kind;
+pub mod peer;
 mod position;
 mod room_version;
 mod signing;

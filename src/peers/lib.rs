@@ -17,6 +17,7 @@ mod streamed;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tls;
+pub mod trust;
 mod well_known;
 mod x_matrix;
 
@@ -34,6 +35,7 @@ pub use error::{Failure, PeerError};
 pub use keys::{KeyError, KeyRing, NotaryWish, RetiredKey, ServerKey};
 pub use resolver::{Place, Step};
 pub use streamed::Streamed;
+pub use trust::{Trust, TrustConfig, TrustError};
 pub use x_matrix::{AuthError, Claim};
 
 /// The way to other servers. Cheap to clone.
@@ -48,6 +50,7 @@ struct Shared {
     keys: KeyRing,
     wire: client::Wire,
     refusals: refusals::Refusals,
+    trust: Trust,
     /// The bytes of large bodies that are being read from servers which have proved nothing yet.
     large_bodies: Semaphore,
     on_heard: OnceLock<OnHeard>,
@@ -76,6 +79,7 @@ impl Peers {
         fetch: Arc<dyn keys::Fetch>,
         clock: keys::Clock,
     ) -> Result<Self, PeerError> {
+        let trust = Trust::new(store.clone(), key.server_name().to_owned(), config.trust.clone());
         let keys = KeyRing::new(keys::Parts {
             store,
             key: key.clone(),
@@ -88,7 +92,7 @@ impl Peers {
         let large_bodies = Semaphore::new(LARGE_BODIES);
         let on_heard = OnceLock::new();
         let wire = client::Wire::new(&config)?;
-        Ok(Self { shared: Arc::new(Shared { config, key, keys, wire, refusals, large_bodies, on_heard }) })
+        Ok(Self { shared: Arc::new(Shared { config, key, keys, wire, refusals, trust, large_bodies, on_heard }) })
     }
 
     /// The name of this server.
@@ -109,6 +113,11 @@ impl Peers {
     /// The keys of all servers.
     pub fn keys(&self) -> &KeyRing {
         &self.shared.keys
+    }
+
+    /// How far other servers are trusted.
+    pub fn trust(&self) -> &Trust {
+        &self.shared.trust
     }
 
     /// Who says to have signed a request with these headers, unless no key could make that right.
