@@ -44,6 +44,10 @@ impl Authenticate for ServerSignatures {
         };
         let signed = peers.verify_request(&claim, &parts.method, &parts.uri, read).await;
         *body = Incoming::Read(signed.map_err(|error| refuse(peers, Some(&claim.origin), error))?);
+        if let Err(error) = peers.trust().admit_request(&claim.origin, parts.uri.path()) {
+            peers.note_refusal(Some(&claim.origin), "untrusted", &error);
+            return Err(error.into());
+        }
         peers.note_heard(&claim.origin);
         Ok(Origin { server: claim.origin })
     }
