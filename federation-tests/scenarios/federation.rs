@@ -5,6 +5,7 @@ mod bad_events;
 mod bad_peers;
 mod chaos;
 mod discovery;
+mod doctor;
 mod ephemeral;
 mod joining;
 mod memberships;
