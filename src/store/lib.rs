@@ -30,6 +30,7 @@ pub mod profiles;
 pub mod receipts;
 pub mod relations;
 pub mod remote_devices;
+pub mod remote_users;
 pub mod rooms;
 pub mod server_keys;
 pub mod state;

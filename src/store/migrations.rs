@@ -27,6 +27,7 @@ const SHARED: &[Step] = migrations![
     8 "0008_shared_rooms",
     9 "0009_media",
     14 "0014_native_federation",
+    12 "0012_remote_users",
 ];
 
 /// What only SQLite knows.
