@@ -26,11 +26,11 @@ CREATE TABLE unlisted_users (
 CREATE TABLE bridge_rooms (
     room_id TEXT NOT NULL PRIMARY KEY, -- the room
     server TEXT NOT NULL,             -- where the other one is at home
-    remote TEXT NOT NULL,             -- the other one, as user@domain
+    remote TEXT NOT NULL,             -- the other one, as @name:server
     user_id TEXT NOT NULL,            -- who of this server
     created_at BIGINT NOT NULL,       -- milliseconds since 1970
     sent_upto BIGINT NOT NULL,        -- up to this position what the user said was taken or refused by the other server
     closed_at BIGINT                  -- when the user left, so that a new message opens another room; NULL: it is in use
 );
-CREATE UNIQUE INDEX bridge_rooms_by_pair ON bridge_rooms (remote, user_id, room_id);
+CREATE INDEX bridge_rooms_by_pair ON bridge_rooms (remote, user_id);
 CREATE INDEX bridge_rooms_by_server ON bridge_rooms (server);

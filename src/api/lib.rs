@@ -48,6 +48,8 @@ pub struct Services {
     pub sync: sync::Sync,
     /// What other servers send.
     pub inbound: ::federation::Inbound,
+    /// Chat systems that don't speak Matrix.
+    pub bridge: ::federation::Bridge,
     /// Writes the metrics out, if they are on.
     pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }

@@ -2,7 +2,7 @@
 //! of all of it at `/api/v1/openapi.json`.
 //!
 //! **To add an endpoint:** an async function from [`Call`] to [`Answer`] in the file of its group, and one line in that
-//! file's `routes`: [`get`], [`post`], [`put`], [`patch`] or [`delete`] with its path and a sentence. What it takes and
+//! file's `endpoints`: [`get`], [`post`], [`put`], [`patch`] or [`delete`] with its path and a sentence. What it takes and
 //! answers derives `utoipa::ToSchema` (a query `utoipa::IntoParams`), whose doc comments become the description.
 //!
 //! ```ignore
@@ -12,7 +12,7 @@
 //! #[into_params(parameter_in = Query)]
 //! struct Page { /* … */ }
 //!
-//! pub(crate) fn routes() -> Vec<Endpoint> {
+//! pub(super) fn endpoints() -> Vec<Endpoint> {
 //!     vec![get("/api/v1/things/{name}", "One thing.", thing)]
 //! }
 //!
@@ -22,7 +22,9 @@
 //! }
 //! ```
 
+mod discoverability;
 mod endpoint;
+mod federation;
 mod openapi;
 
 pub use endpoint::{
@@ -46,5 +48,5 @@ pub(crate) fn routes() -> Vec<Route> {
 
 /// The endpoints, a list for each group.
 fn endpoints() -> Vec<Endpoint> {
-    Vec::new()
+    [federation::endpoints(), discoverability::endpoints()].concat()
 }

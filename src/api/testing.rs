@@ -67,6 +67,15 @@ impl Server {
             tokio_util::sync::CancellationToken::new(),
         );
         let inbound = ::federation::Inbound::new(store.clone(), rooms.clone(), sync.clone(), users.clone());
+        let curves = ::federation::Curves::default();
+        let bridge = ::federation::Bridge::new(
+            store.clone(),
+            rooms.clone(),
+            users.clone(),
+            peers.clone(),
+            inbound.clone(),
+            curves,
+        );
         let services = Services {
             config: ApiConfig::default(),
             limits: users.limits(),
@@ -77,6 +86,7 @@ impl Server {
             media,
             sync,
             inbound,
+            bridge,
             store,
             metrics: None,
         };

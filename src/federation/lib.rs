@@ -16,6 +16,7 @@
 
 mod backoff;
 mod book;
+mod bridge;
 mod destination;
 mod edus;
 mod fresh;
@@ -33,6 +34,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use model::Millis;
 
 pub use backoff::Curves;
+pub use bridge::{Bridge, BridgeError, Delivered, SimpleMessage};
+pub use edus::{PresenceNews, PresenceTaken};
 pub use inbound::{Answers, Inbound, InboundError, Incoming};
 pub use lanes::{Door, Outcomes, Refused};
 pub use sender::Sender;

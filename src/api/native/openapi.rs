@@ -6,7 +6,7 @@ use axum::response::{IntoResponse as _, Response};
 use http::header;
 use utoipa::openapi::{
     Components, Info, OpenApi, PathItem, Paths,
-    security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
+    security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
 };
 
 use super::{Answer, Anybody, Call, Endpoint, get};
@@ -57,11 +57,23 @@ fn document(endpoints: &[Endpoint]) -> OpenApi {
 }
 
 /// The ways to show who one is.
-fn schemes() -> [(&'static str, SecurityScheme); 1] {
+fn schemes() -> [(&'static str, SecurityScheme); 3] {
     let bearer =
         |text| SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(text)).build());
-    [("access_token", bearer("An access token of a user, as the Matrix client API gives it out."))]
+    [
+        ("access_token", bearer("An access token of a user, as the Matrix client API gives it out.")),
+        ("server_token", bearer(SERVER_TOKEN)),
+        ("x_matrix", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("Authorization", X_MATRIX)))),
+    ]
 }
+
+const SERVER_TOKEN: &str = "\
+    A JWT of another server, signed by its ed25519 key (`alg` EdDSA, `kid` the key's id as published at \
+    `/_matrix/key/v2/server`): `iss` its name, `aud` the name of this server, `sub` its name or a user of it, `scope` a list \
+    of `messaging`, `presence`, `users`, `search`, `status`, `iat` and `exp` at most 5 minutes apart, `jti` new for each \
+    request. A request with a body also needs `X-Comity-Signature: ed25519:KEY BASE64`, the same key's signature over the \
+    canonical JSON of the body, in unpadded base64.";
+const X_MATRIX: &str = "`X-Matrix origin=…,destination=…,key=…,sig=…`, as on the Matrix server-server API.";
 
 #[cfg(test)]
 mod tests {
