@@ -12,6 +12,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod audit;
 pub mod bridge;
 pub mod destinations;
 pub mod device_keys;
@@ -26,6 +27,7 @@ pub mod key_backups;
 pub mod media;
 mod migrations;
 pub mod outbox;
+pub mod peers;
 pub mod presence;
 pub mod presence_sequences;
 pub mod profiles;
