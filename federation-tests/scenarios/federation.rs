@@ -8,6 +8,7 @@ mod discovery;
 mod ephemeral;
 mod joining;
 mod memberships;
+mod native;
 mod outage;
 mod remote_keys;
 mod server_keys;

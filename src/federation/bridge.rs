@@ -14,7 +14,7 @@ use std::{
 };
 
 use model::{AddressError, Change, Committed, Kind, Refusal};
-use peers::Peers;
+use peers::{Peers, TrustError};
 use rooms::{RoomError, Rooms};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, ServerName, events::TimelineEventType};
 use serde::{Deserialize, Serialize};
@@ -81,6 +81,9 @@ pub enum BridgeError {
         /// When it may be tried again.
         retry_after_ms: u64,
     },
+    /// Its server is not trusted so far.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// Earlier messages are still being taken.
     #[error(transparent)]
     Busy(#[from] InboundError),
@@ -109,6 +112,7 @@ impl Refusal for BridgeError {
             Self::Foreign(_) => Kind::Forbidden,
             Self::UnknownUser => Kind::NotFound,
             Self::TooManyContacts { .. } => Kind::RateLimited,
+            Self::Trust(error) => error.kind(),
             Self::Busy(error) => error.kind(),
             Self::Guest(error) => error.kind(),
             Self::Room(error) => error.kind(),
@@ -120,6 +124,7 @@ impl Refusal for BridgeError {
         match self {
             Self::Foreign(_) => Some("foreign_user"),
             Self::UnknownUser => Some("unknown_user"),
+            Self::Trust(error) => error.code(),
             _ => None,
         }
     }
@@ -127,6 +132,7 @@ impl Refusal for BridgeError {
     fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::TooManyContacts { retry_after_ms } => Some(*retry_after_ms),
+            Self::Trust(error) => error.retry_after_ms(),
             Self::Busy(error) => error.retry_after_ms(),
             _ => None,
         }

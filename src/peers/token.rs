@@ -89,7 +89,7 @@ impl Peers {
     }
 
     /// Checks that the token and the body were signed by whom the token names, by a key that counts now, and that the token
-    /// was not used before, on any node. What isn't believed uses nothing up.
+    /// was not used before, on any node. What isn't believed, or comes too often, uses nothing up.
     ///
     /// Answers the body as it was signed.
     pub async fn verify_token(&self, token: &Token, headers: &HeaderMap, body: Bytes) -> Result<Bytes, TokenError> {
@@ -100,6 +100,7 @@ impl Peers {
             true => body,
             false => self.verify_body(issuer, headers, body).await?,
         };
+        self.trust().pace(issuer)?;
         self.shared.used.take(token, self.keys().now()).await?;
         Ok(body)
     }

@@ -3,6 +3,9 @@
 mod authenticate;
 mod deliver;
 mod presence;
+mod status;
+#[cfg(test)]
+mod tests;
 mod users;
 
 use super::Endpoint;
@@ -11,5 +14,5 @@ pub use authenticate::Peer;
 
 /// The endpoints of this folder.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    [deliver::endpoints(), presence::endpoints(), users::endpoints()].concat()
+    [deliver::endpoints(), presence::endpoints(), users::endpoints(), status::endpoints()].concat()
 }

@@ -6,7 +6,10 @@ use governor::{
     DefaultDirectRateLimiter, Quota, RateLimiter,
     clock::{Clock as _, DefaultClock},
 };
-use model::{Address, Position};
+use model::{
+    Address, Position,
+    peer::{Capability, Context, Fact, Grant},
+};
 use quick_cache::sync::Cache;
 use rooms::{LiveRoom, MembershipChange, NewRoom, Target, Transaction, Wish};
 use ruma::{
@@ -119,10 +122,14 @@ impl Shared {
         }
         let guest = self.users.guest_id(&from)?;
         let room = match self.room_of(&guest, &from, &to).await? {
-            Some(room) => room,
+            Some(room) => {
+                self.peers.trust().allow(from.server_name(), Capability::Events, &Context::inbound())?;
+                room
+            }
             None => {
+                let is_request = self.may_write_first(&from, &to).await?;
                 self.contacts.take(from.server_name())?;
-                self.make_room(&from, &to).await?
+                self.make_room(&from, &to, is_request).await?
             }
         };
         let content = json!({
@@ -140,6 +147,17 @@ impl Shared {
         };
         let sent = self.rooms.send(&room, wish).await?;
         Ok(Delivered { event_id: sent.event_id })
+    }
+
+    /// Refuses who may not write to somebody first. Answers whether it is to be shown as a request.
+    async fn may_write_first(&self, from: &UserId, to: &UserId) -> Result<bool, BridgeError> {
+        let look_up = async |fact| match fact {
+            Fact::Contact => Ok::<_, BridgeError>(self.store.bridge().has_talked(from, to).await?),
+            _ => Ok(false),
+        };
+        let (server, context) = (from.server_name(), Context::inbound());
+        let allowed = self.peers.trust().allow_knowing(server, Capability::FirstContact, &context, look_up).await?;
+        Ok(allowed.grant == Grant::Request)
     }
 
     /// What a message is remembered under: its server, and its id there.
@@ -210,7 +228,7 @@ impl Shared {
         Ok(())
     }
 
-    async fn make_room(&self, from: &UserId, to: &UserId) -> Result<Arc<LiveRoom>, BridgeError> {
+    async fn make_room(&self, from: &UserId, to: &UserId, is_request: bool) -> Result<Arc<LiveRoom>, BridgeError> {
         let guest = self.users.ensure_guest(from).await?;
         let (address, server) = (Address::from(from).to_string(), from.server_name());
         let bridge = json!({
@@ -223,7 +241,7 @@ impl Shared {
             creator: guest,
             version: None,
             preset: RoomPreset::PrivateChat,
-            creation_content: Map::from_iter([(MARK.to_owned(), json!({ "remote": address }))]),
+            creation_content: Map::from_iter([(MARK.to_owned(), json!({ "remote": address, "request": is_request }))]),
             initial_state: vec![(
                 BRIDGE_STATE.to_owned(),
                 format!("io.comity://{server}"),

@@ -3,7 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use metrics::counter;
-use model::{Address, TimelineEvent};
+use model::{
+    Address, TimelineEvent,
+    peer::{Capability, Context},
+};
 use peers::{NativeRequest, PeerError, Scope};
 use quick_cache::sync::Cache;
 use rooms::{Transaction, Wish};
@@ -165,6 +168,9 @@ impl Shared {
         #[derive(Deserialize)]
         struct Content {
             body: String,
+        }
+        if let Err(error) = self.peers.trust().allow(server, Capability::Events, &Context::outbound()) {
+            return Told::Refused(error.to_string());
         }
         // What was redacted meanwhile says nothing any more.
         let Some(Content { body }) = event.pdu.content_as::<Content>() else { return Told::Taken };

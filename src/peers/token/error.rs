@@ -2,7 +2,7 @@
 
 use model::{Kind, Refusal};
 
-use crate::KeyError;
+use crate::{KeyError, TrustError};
 
 /// Why a token does not count.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +54,9 @@ pub enum TokenError {
     /// The signature over the body is none.
     #[error("the signature over the body does not count: {0}")]
     Body(&'static str),
+    /// More requests than its server is trusted with.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The store failed.
     #[error("whether the token was used before could not be read or stored")]
     Store(#[from] store::Error),
@@ -77,6 +80,7 @@ impl TokenError {
             Self::Key(error) => error.reason(),
             Self::UnsignedBody => "unsigned_body",
             Self::Body(_) => "wrong_body_signature",
+            Self::Trust(_) => "rate_limited",
             Self::Store(_) => "store",
         }
     }
@@ -86,6 +90,7 @@ impl Refusal for TokenError {
     fn kind(&self) -> Kind {
         match self {
             Self::Disabled => Kind::Forbidden,
+            Self::Trust(error) => error.kind(),
             Self::Key(KeyError::Store(error)) => error.kind(),
             Self::Store(error) => error.kind(),
             _ => Kind::Unauthenticated,
@@ -94,5 +99,12 @@ impl Refusal for TokenError {
 
     fn code(&self) -> Option<&'static str> {
         matches!(self.kind(), Kind::Unauthenticated).then(|| self.reason())
+    }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Trust(error) => error.retry_after_ms(),
+            _ => None,
+        }
     }
 }

@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 
 use http::{StatusCode, header, request::Parts};
-use model::Refusal;
-use peers::{Peers, Scope, TokenError};
+use model::{
+    Refusal,
+    peer::{Capability, Context, Fact, Grant},
+};
+use peers::{Peers, Scope, TokenError, TrustError};
 use ruma::{OwnedServerName, ServerName};
 
 use crate::{
@@ -54,7 +57,41 @@ impl Peer {
     }
 }
 
+/// Why something is not to be done.
+enum Refused {
+    Trust(TrustError),
+    Problem(Problem),
+}
+
+impl From<TrustError> for Refused {
+    fn from(error: TrustError) -> Self {
+        Self::Trust(error)
+    }
+}
+
 impl Peer {
+    /// Refuses what the token was not made for, and what its server is not trusted with; `look_up`: what the decision may
+    /// hang on.
+    pub(super) async fn check(
+        &self,
+        peers: &Peers,
+        scope: Scope,
+        capability: Capability,
+        look_up: impl AsyncFnOnce(Fact) -> Result<bool, Problem>,
+    ) -> Result<Grant, Problem> {
+        self.check_scope(scope, peers)?;
+        let context = Context::inbound();
+        let look_up = async |fact| look_up(fact).await.map_err(Refused::Problem);
+        match peers.trust().allow_knowing(&self.server, capability, &context, look_up).await {
+            Ok(allowed) => Ok(allowed.grant),
+            Err(Refused::Trust(error)) => {
+                let rule = error.rule().to_string();
+                Err(self.refuse(peers, error).with("rule", rule))
+            }
+            Err(Refused::Problem(problem)) => Err(problem),
+        }
+    }
+
     /// Counts a refusal, and words it.
     pub(super) fn refuse<E: Refusal + 'static>(&self, peers: &Peers, refusal: E) -> Problem {
         if let Some(code) = refusal.code() {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use federation::{Delivered, Incoming, SimpleMessage};
 use http::StatusCode;
+use model::peer::Capability;
 use peers::Scope;
 use ruma::{OwnedServerName, api::federation::transactions::edu::Edu, serde::Raw};
 use serde::{Deserialize, Serialize};
@@ -100,6 +101,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 }
 
 async fn deliver(call: Call<Peer, Nothing, Delivery>) -> Answer<Outcome> {
+    // What each message hangs on, the bridge finds out.
     call.caller.check_scope(Scope::Messaging, &call.services.peers)?;
     let body = call.body;
     let is_transaction = body.txn_id.is_some() || body.pdus.is_some() || body.edus.is_some();
@@ -125,6 +127,7 @@ async fn deliver(call: Call<Peer, Nothing, Delivery>) -> Answer<Outcome> {
         }
     }
     let transaction_id = required(body.txn_id, "txn_id")?;
+    call.caller.check(&call.services.peers, Scope::Messaging, Capability::Events, async |_| Ok(false)).await?;
     let origin = call.caller.server;
     if body.origin.as_ref().is_some_and(|named| *named != origin) {
         call.services.peers.note_refusal(Some(&origin), "wrong_origin", &"its transaction names another origin");

@@ -2,7 +2,7 @@
 
 use federation::{PresenceNews, PresenceTaken};
 use http::StatusCode;
-use model::Address;
+use model::{Address, peer::Capability};
 use peers::Scope;
 use ruma::{ServerName, presence::PresenceState};
 use serde::{Deserialize, Serialize};
@@ -79,7 +79,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 }
 
 async fn sync(call: Call<Peer, Nothing, PresenceSync>) -> Answer<PresenceOutcome> {
-    call.caller.check_scope(Scope::Presence, &call.services.peers)?;
+    call.caller.check(&call.services.peers, Scope::Presence, Capability::Presence, async |_| Ok(false)).await?;
     if call.body.presence.len() > MAX_USERS {
         let detail = format!("a request tells of {MAX_USERS} users at most");
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many", detail).with("limit", MAX_USERS));

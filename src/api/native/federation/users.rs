@@ -1,6 +1,9 @@
 //! Users of this server, as other servers may see them.
 
-use model::Address;
+use model::{
+    Address,
+    peer::{Capability, Fact, Grant},
+};
 use peers::Scope;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -59,19 +62,27 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 }
 
 async fn look_up(call: Call<Peer>) -> Answer<FoundUser> {
-    call.caller.check_scope(Scope::Users, &call.services.peers)?;
     let user_id = call.argument::<Address>("user_id")?;
-    let users = &call.services.users;
+    let (peers, users) = (&call.services.peers, &call.services.users);
+    let is_acquainted = async |fact| match fact {
+        Fact::Acquainted => Ok(users.is_acquainted(&call.caller.server, user_id.user_id()).await?),
+        _ => Ok(false),
+    };
+    let grant = call.caller.check(peers, Scope::Users, Capability::Profiles, is_acquainted).await?;
     let profile = users.profile_for_peer(&call.caller.server, user_id.user_id()).await;
-    let profile = profile.map_err(|error| call.caller.refuse(&call.services.peers, error))?;
-    Ok(shown(user_id, profile))
+    let profile = profile.map_err(|error| call.caller.refuse(peers, error))?;
+    let mut found = shown(user_id, profile);
+    if grant == Grant::Names {
+        found.fields.clear();
+    }
+    Ok(found)
 }
 
 async fn search(call: Call<Peer, Search>) -> Answer<Found> {
-    call.caller.check_scope(Scope::Search, &call.services.peers)?;
-    let users = &call.services.users;
-    let found = users.search_for_peer(&call.caller.server, &call.query.q, false).await;
-    let found = found.map_err(|error| call.caller.refuse(&call.services.peers, error))?;
+    let (peers, users) = (&call.services.peers, &call.services.users);
+    let grant = call.caller.check(peers, Scope::Search, Capability::PeopleSearch, async |_| Ok(false)).await?;
+    let found = users.search_for_peer(&call.caller.server, &call.query.q, grant == Grant::Exact).await;
+    let found = found.map_err(|error| call.caller.refuse(peers, error))?;
     let people = found.people.into_iter().map(|person| FoundUser {
         matrix_id: person.user_id.to_string(),
         user_id: person.user_id.into(),
