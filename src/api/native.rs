@@ -26,10 +26,10 @@ mod discoverability;
 mod endpoint;
 mod federation;
 mod openapi;
+mod payload;
 
-pub use endpoint::{
-    Answer, Anybody, Call, Caller, Created, Endpoint, File, Nothing, Payload, Reply, delete, get, patch, post, put,
-};
+pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
+pub use payload::{Created, File, Nothing, Payload, Reply};
 
 use crate::Route;
 

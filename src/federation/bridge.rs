@@ -69,6 +69,9 @@ pub enum BridgeError {
         /// What is wrong with it.
         source: AddressError,
     },
+    /// Its sender's name would not look like what it is.
+    #[error("`from` has a name with blanks or letters that can't be seen")]
+    Name,
     /// A server speaks for its own users only.
     #[error("`from` is no user of {0}, which has signed the request")]
     Foreign(OwnedServerName),
@@ -108,7 +111,7 @@ impl BridgeError {
 impl Refusal for BridgeError {
     fn kind(&self) -> Kind {
         match self {
-            Self::MessageId | Self::Body | Self::Address { .. } => Kind::Invalid,
+            Self::MessageId | Self::Body | Self::Address { .. } | Self::Name => Kind::Invalid,
             Self::Foreign(_) => Kind::Forbidden,
             Self::UnknownUser => Kind::NotFound,
             Self::TooManyContacts { .. } => Kind::RateLimited,

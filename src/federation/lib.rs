@@ -7,6 +7,9 @@
 //! sends them. In: [`Inbound`] hands events to their rooms, side by side, and the rest to whom it concerns; what a room can't
 //! take for now is kept until it can.
 //!
+//! With chat systems that don't speak Matrix, [`Bridge`] exchanges messages in a simple form; they become events like any
+//! others, and what is owed to such a system is what its rooms hold.
+//!
 //! Only one process may send for a database at a time. With many nodes on one PostgreSQL, each would send everything:
 //! receivers take each event once, but the order between nodes is lost. A lease for each destination, with a fencing token
 //! in the rows' deletion, is what lifts this; [`Sender`] then claims it where it takes a destination's turn.

@@ -81,8 +81,12 @@ async fn what_is_not_signed_by_its_sender_for_this_server_now_and_once_changes_n
         };
         let cases = [
             ("wrong_audience", claim("aud", json!("c.test"))),
-            // Its keys are those of another.
-            ("unknown_key", claim("iss", json!("nowhere.test"))),
+            (
+                "unknown_key",
+                Box::new(|request: &mut NativeRequest| {
+                    (request.claims["iss"], request.claims["sub"]) = (json!("nowhere.test"), json!("nowhere.test"));
+                }),
+            ),
             ("wrong_issuer", claim("iss", json!("a.test"))),
             ("wrong_issuer", claim("iss", json!("bob@b.test"))),
             ("wrong_subject", claim("sub", json!("alice@a.test"))),
@@ -157,7 +161,7 @@ async fn too_much_at_once_is_refused_whole() {
     let answer =
         scene.peer.post_native(&scene.a, "/api/v1/federation/presence/sync", json!({ "presence": presence })).await;
     assert!(["too_many", "not_trusted"].contains(&answer.body["code"].as_str().unwrap_or_default()), "{}", answer.text);
-    let long = "x".repeat(26 << 20);
+    let long = "x".repeat(25 << 20);
     let answer = scene.peer.post_native(&scene.a, DELIVER, json!({ "message_id": "1", "body": long })).await;
     answer.problem(413, "too_large");
     scene.is_untouched().await;
@@ -227,10 +231,12 @@ async fn a_message_arrives_once_and_the_reply_goes_back_signed_also_after_an_out
         let before = scene.peer.heard().len();
         let published = scene.peer.get(&scene.a, "/_matrix/key/v2/server").await.ok();
         let (_, key) = published["verify_keys"].as_object().and_then(|keys| keys.iter().next()).expect("it has a key");
-        let key = key["key"].as_str().map(|key| federation_tests::pdu::unbase64(key)).expect("it is base64");
+        let key = key["key"].as_str().map(federation_tests::pdu::unbase64).expect("it is base64");
         let replies = eventually("both replies arrive, in order", async || {
             let heard = scene.peer.heard().split_off(before);
-            let replies: Vec<_> = heard.into_iter().filter(|heard| heard.path == DELIVER).collect();
+            let mut replies: Vec<_> = heard.into_iter().filter(|heard| heard.path == DELIVER).collect();
+            // One that was on its way when the peer came round is sent once more, under the same id.
+            replies.dedup_by_key(|heard| heard.body["message_id"].clone());
             (replies.len() >= 2).then_some(replies)
         })
         .await;

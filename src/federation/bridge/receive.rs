@@ -106,7 +106,17 @@ fn understand(origin: &ServerName, message: SimpleMessage) -> Result<Understood,
     if from.server_name() != origin {
         return Err(BridgeError::Foreign(origin.to_owned()));
     }
+    if !from.localpart().chars().all(is_seen) {
+        return Err(BridgeError::Name);
+    }
     Ok(Understood { from, to, message })
+}
+
+/// Whether a letter of a name shows, and doesn't turn those around it: the name stands before the eyes of people.
+fn is_seen(letter: char) -> bool {
+    let turns =
+        matches!(letter, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}');
+    !(letter.is_control() || letter.is_whitespace() || turns || letter == '\u{feff}')
 }
 
 impl Shared {
@@ -132,11 +142,11 @@ impl Shared {
                 self.make_room(&from, &to, is_request).await?
             }
         };
-        let content = json!({
-            "msgtype": "m.text",
-            "body": message.body,
-            MARK: { "message_id": message.message_id, "from": message.from, "sent_at": message.sent_at },
-        });
+        let mut mark = json!({ "message_id": message.message_id, "from": message.from });
+        if let Some(sent_at) = message.sent_at {
+            mark["sent_at"] = sent_at.into();
+        }
+        let content = json!({ "msgtype": "m.text", "body": message.body, MARK: mark });
         let wish = Wish {
             sender: guest,
             kind: TimelineEventType::RoomMessage,

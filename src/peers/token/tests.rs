@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
 use model::SigningKey;
+use proptest::prelude::*;
 use ruma::{ServerName, server_name};
 use serde_json::{Value, json};
 use store::{Store, testing::on_each_engine};
@@ -168,4 +169,29 @@ async fn a_body_counts_only_with_a_signature_of_its_own() {
         Ok::<_, store::Error>(())
     })
     .await;
+}
+
+#[test]
+fn a_token_changed_in_any_byte_is_refused() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("it starts");
+    let folder = tempfile::tempdir().expect("a folder can be made");
+    let location = store::Location::Sqlite(folder.path().join("test.db"));
+    let store = runtime.block_on(Store::open(&location, 1, std::sync::Arc::new(|_| ()))).expect("it opens");
+    let peers = peers(store);
+    let original = bearer(&them(), &token_head(&them()), &claims(&them(), us(), "1", wall_clock() / 1_000));
+
+    let changes = ("Bearer ".len()..original.len(), 1..=127u8, 0..3u8);
+    proptest!(ProptestConfig::with_cases(2_000), |((at, change, kind) in changes)| {
+        let mut changed = original.clone().into_bytes();
+        match kind {
+            0 => changed[at] ^= change,
+            1 => { changed.remove(at); }
+            _ => changed.insert(at, change),
+        }
+        let Ok(value) = HeaderValue::from_bytes(&changed) else { return Ok(()) };
+        let says_the_same = value.to_str().is_ok_and(|text| text.trim().replace("  ", " ") == original);
+        let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
+        prop_assert!(says_the_same || runtime.block_on(verify(&peers, &headers, b"")).is_err());
+    });
+    runtime.block_on(verify(&peers, &with_token(&original), b"")).expect("nothing has used it up");
 }

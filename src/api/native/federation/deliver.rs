@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 
 use super::Peer;
 use crate::{
-    Problem,
+    Problem, Services,
     native::{Answer, Call, Endpoint, Nothing, post},
 };
 
@@ -141,7 +141,7 @@ async fn deliver(call: Call<Peer, Nothing, Delivery>) -> Answer<Outcome> {
 }
 
 async fn deliver_messages(
-    services: &crate::Services,
+    services: &Services,
     caller: &Peer,
     messages: Vec<Result<SimpleMessage, MessageOutcome>>,
 ) -> Answer<Outcome> {
@@ -153,21 +153,29 @@ async fn deliver_messages(
     // One after the other: what somebody says has an order.
     for message in messages {
         outcomes.push(match message {
-            Ok(message) => told(message.message_id.clone(), services.bridge.receive(&caller.server, message).await),
+            Ok(message) => {
+                let message_id = message.message_id.clone();
+                told(message_id, services.bridge.receive(&caller.server, message).await, caller, services)
+            }
             Err(malformed) => malformed,
         });
     }
     Ok(Outcome { pdus: None, messages: Some(outcomes) })
 }
 
-fn told(message_id: String, delivered: Result<Delivered, federation::BridgeError>) -> MessageOutcome {
+fn told(
+    message_id: String,
+    delivered: Result<Delivered, federation::BridgeError>,
+    caller: &Peer,
+    services: &Services,
+) -> MessageOutcome {
     let known = MessageOutcome { message_id: Some(message_id), ..MessageOutcome::default() };
     match delivered {
         Ok(delivered) => MessageOutcome { status: "accepted", event_id: Some(delivered.event_id.to_string()), ..known },
         Err(error) => {
             let may_pass = error.may_pass();
             let retry_after_ms = model::Refusal::retry_after_ms(&error);
-            let problem = Problem::from(error);
+            let problem = caller.refuse(&services.peers, error);
             MessageOutcome {
                 status: if may_pass { "failed" } else { "refused" },
                 code: Some(problem.code().to_owned()),

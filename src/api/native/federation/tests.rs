@@ -175,6 +175,7 @@ async fn a_message_in_the_simple_form_becomes_one_event_in_a_room_of_two() {
 
         for (change, code) in [
             (json!({ "from": "carol@c.test" }), "foreign_user"),
+            (json!({ "from": "alice\u{202e}@b.test" }), "invalid"),
             (json!({ "to": "nobody@a.test" }), "unknown_user"),
             (json!({ "to": "alice@c.test" }), "unknown_user"),
             (json!({ "to": guest }), "unknown_user"),
