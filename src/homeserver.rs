@@ -11,7 +11,7 @@ use api::{ApiConfig, Services};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
-use peers::{PeerError, Peers, PeersConfig};
+use peers::{PeerError, Peers, PeersConfig, TrustConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
@@ -39,6 +39,8 @@ pub struct Homeserver {
     tending: JoinHandle<()>,
     /// Writes down when devices were seen, until it is aborted.
     watching: JoinHandle<()>,
+    /// Keeps up with how peers are trusted; ends with `ending`.
+    trusting: JoinHandle<()>,
     /// What goes to other servers and comes from them.
     federating: Option<Federating>,
 }
@@ -107,6 +109,9 @@ impl Homeserver {
         let stop = ending.clone();
         let tending = tokio::spawn(async move { tended.tend(stop).await });
         let watching = tokio::spawn(users.clone().tend());
+        let trust = peers.trust().clone();
+        let until = ending.clone();
+        let trusting = tokio::spawn(async move { trust.tend(until).await });
         let inbound = Inbound::new(store.clone(), rooms.clone(), sync.clone(), users.clone());
         let curves = federation_config(&config).curves;
         let (bridge_users, bridge_peers) = (users.clone(), peers.clone());
@@ -142,13 +147,13 @@ impl Homeserver {
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
-        Ok(Self { listeners, services, ending, tending, watching, federating })
+        Ok(Self { listeners, services, ending, tending, watching, trusting, federating })
     }
 
     /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
     /// requests end.
     pub async fn wait_for_shutdown(self, stop: CancellationToken) {
-        let Self { listeners, services, ending, tending, watching, federating } = self;
+        let Self { listeners, services, ending, tending, watching, trusting, federating } = self;
         let store = services.store.clone();
         let users = services.users.clone();
         let router = api::router(services);
@@ -163,6 +168,7 @@ impl Homeserver {
         }
         // What it still has to write down is written before the database is closed.
         let _ = tending.await;
+        let _ = trusting.await;
         watching.abort();
         if let Err(error) = users.flush_last_seen().await {
             warn!(error = &error as &dyn std::error::Error, "could not write when devices were last seen");
@@ -267,6 +273,7 @@ impl Core {
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
         let peers = Peers::new(store.clone(), key.clone(), peers_config(config)?)?;
+        peers.trust().load().await?;
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
@@ -333,7 +340,17 @@ pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
         trusted_key_servers: federation.trusted_key_servers.clone(),
         connect_timeout: federation.connect_timeout,
         request_timeout: federation.request_timeout,
+        trust: TrustConfig {
+            default_level: federation.default_trust,
+            shadow: federation.trust_shadow,
+            paced: peer_rate(federation.paced),
+            slow: peer_rate(federation.slow),
+        },
     })
+}
+
+fn peer_rate(rate: Rate) -> peers::trust::Rate {
+    peers::trust::Rate { per_second: rate.per_second, burst: rate.burst }
 }
 
 fn rooms_config(config: &Config) -> RoomsConfig {

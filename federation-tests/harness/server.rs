@@ -131,6 +131,7 @@ impl Federation {
         put(settings, "listen", "federation", self.place.address.to_string().into());
         put(settings, "federation", "nameservers", vec![self.place.resolver.to_string()].into());
         put(settings, "federation", "allow_private_addresses", true.into());
+        put(settings, "federation", "default_trust", "full".into());
     }
 }
 

@@ -15,6 +15,7 @@ mod send;
 mod spaces;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod version;
 
 use ruma::UserId;

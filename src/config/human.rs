@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, str::FromStr};
 
+use model::peer::TrustLevel;
 use ruma::{OwnedServerName, RoomVersionId, ServerName};
 use serde::{Deserialize as _, Deserializer, de};
 use tracing_subscriber::EnvFilter;
@@ -120,6 +121,11 @@ pub fn room_version<'de, D: Deserializer<'de>>(deserializer: D) -> Result<RoomVe
     let names: Vec<_> = supported.iter().map(RoomVersionId::as_str).collect();
     let expected = format!("one of the room versions {}, in quotes", names.join(", "));
     text(deserializer, &expected, |name| supported.iter().find(|version| version.as_str() == name).cloned())
+}
+
+/// A level of the trust table.
+pub fn trust_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<TrustLevel, D::Error> {
+    text(deserializer, "one of the levels full, limited, restricted, blocked, in quotes", |level| level.parse().ok())
 }
 
 /// `text` or `json`.

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
+use model::peer::TrustLevel;
 use ruma::{OwnedServerName, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +63,15 @@ pub struct Federation {
     pub nameservers: Vec<SocketAddr>,
     /// Servers that are asked for the keys of those that don't answer.
     pub trusted_key_servers: Vec<OwnedServerName>,
+    /// How far servers are trusted that no admin has set.
+    #[serde(deserialize_with = "human::trust_level")]
+    pub default_trust: TrustLevel,
+    /// What the trust policy refuses is counted and logged, but let pass.
+    pub trust_shadow: bool,
+    /// Requests of a peer whose level paces them, by peer.
+    pub paced: Rate,
+    /// Requests of a peer whose level slows them, by peer.
+    pub slow: Rate,
     /// Whether other servers are told of the public rooms.
     pub public_rooms: bool,
     /// Where other servers find this one, as the domain's well-known file says; none: there is no such file here.
@@ -83,6 +93,10 @@ impl Default for Federation {
             allow_private_addresses: false,
             nameservers: Vec::new(),
             trusted_key_servers: Vec::new(),
+            default_trust: TrustLevel::Limited,
+            trust_shadow: false,
+            paced: Rate { per_second: 50.0, burst: 250 },
+            slow: Rate { per_second: 5.0, burst: 50 },
             public_rooms: true,
             well_known_server: None,
             connect_timeout: Duration::from_secs(10),

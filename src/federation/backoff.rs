@@ -46,7 +46,7 @@ impl Curves {
         let (first, longest) = match failure {
             Failure::RateLimited => self.rate_limited,
             Failure::Unauthorized | Failure::Blocked | Failure::Rejected => self.unwanted,
-            Failure::Ours => self.ours,
+            Failure::Ours | Failure::Untrusted => self.ours,
             Failure::Dns | Failure::Connect | Failure::Tls | Failure::Timeout | Failure::Broken | Failure::Server => {
                 self.away
             }
@@ -56,23 +56,6 @@ impl Curves {
         // Never longer than the longest, never sooner than was told.
         let (from, over) = if told.is_some() { (1.0, 0.2) } else { (0.75, 0.25) };
         delay.mul_f64(from + over * dice).min(longest.max(delay))
-    }
-}
-
-/// The failure as metrics, logs and the store call it.
-pub(crate) fn word(failure: Failure) -> &'static str {
-    match failure {
-        Failure::Dns => "dns",
-        Failure::Blocked => "blocked",
-        Failure::Connect => "connect",
-        Failure::Tls => "tls",
-        Failure::Timeout => "timeout",
-        Failure::Broken => "broken",
-        Failure::Unauthorized => "unauthorized",
-        Failure::RateLimited => "rate_limited",
-        Failure::Server => "server",
-        Failure::Rejected => "rejected",
-        Failure::Ours => "ours",
     }
 }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::{
-    backoff::{may_have_arrived, word},
+    backoff::may_have_arrived,
     book::{Ended, Health},
     fresh::Fresh,
     millis, now,
@@ -153,7 +153,7 @@ impl Turn {
                 Ok(Step::Sent { is_last })
             }
             Err(error) => {
-                counter!("comity_federation_transactions_total", "outcome" => word(error.failure())).increment(1);
+                counter!("comity_federation_transactions_total", "outcome" => error.failure().word()).increment(1);
                 Ok(Step::Failed(self.did_not_arrive(transaction, taken, error).await?))
             }
         }
@@ -429,7 +429,7 @@ impl Turn {
         let wait = self.shared.config.curves.delay(failure, self.health.failures, told, rand::random());
         self.log_failure(error, wait);
         self.health.failing_since.get_or_insert_with(now);
-        self.health.last_failure = Some(word(failure).to_owned());
+        self.health.last_failure = Some(failure.word().to_owned());
         self.health.is_unsure |= keep.is_some();
         let mut write = Write::new();
         if let Some(transaction) = keep {
@@ -450,7 +450,7 @@ impl Turn {
 
     /// Once for each kind of failure; then it is known.
     fn log_failure(&self, error: &PeerError, wait: Duration) {
-        let failure = word(error.failure());
+        let failure = error.failure().word();
         let is_news = self.health.failing_since.is_none() || self.health.last_failure.as_deref() != Some(failure);
         let (destination, retry_ms) = (&self.destination, wait.as_millis() as u64);
         let error = error as &dyn std::error::Error;

@@ -9,7 +9,10 @@ mod presence;
 use std::{collections::BTreeMap, sync::Arc};
 
 use metrics::counter;
-use model::Refusal;
+use model::{
+    Refusal,
+    peer::{Capability, Context},
+};
 use rooms::{LiveRoom, Rooms};
 use ruma::{
     RoomId, ServerName, UserId,
@@ -51,6 +54,8 @@ enum Skipped {
     #[error("it holds too much")]
     TooLarge,
     #[error(transparent)]
+    Untrusted(#[from] peers::TrustError),
+    #[error(transparent)]
     Sync(#[from] sync::SyncError),
     #[error(transparent)]
     Keys(#[from] users::KeyError),
@@ -74,6 +79,7 @@ impl Skipped {
             Self::Foreign => "foreign",
             Self::Unconcerned => "unconcerned",
             Self::TooLarge => "too_large",
+            Self::Untrusted(_) => "untrusted",
             Self::Sync(error) if error.kind() != model::Kind::Internal => "refused",
             Self::Keys(error) if error.kind() != model::Kind::Internal => "refused",
             Self::Sync(_) | Self::Keys(_) | Self::Store(_) => "failed",
@@ -106,6 +112,12 @@ impl Edus {
     /// Takes what `origin` says, in order. Errors: one of them could not be stored, so that all have to come again.
     pub(crate) async fn take(&self, origin: &ServerName, edus: Vec<Edu>) -> Result<(), store::Error> {
         for edu in edus {
+            if let Err(skipped) = self.check_trust(origin, &edu).await {
+                let skipped = skipped.or_failed()?;
+                debug!(%origin, reason = %skipped, "skipped an EDU of {origin}");
+                count("any", skipped.word());
+                continue;
+            }
             let (kind, taken) = match edu {
                 Edu::Typing(typing) => ("m.typing", self.take_typing(origin, typing).await),
                 Edu::Receipt(receipts) => ("m.receipt", self.take_receipts(origin, receipts).await),
@@ -131,6 +143,25 @@ impl Edus {
             }
         }
         Ok(())
+    }
+
+    /// Whether the trust in `origin` is enough for what it says.
+    async fn check_trust(&self, origin: &ServerName, edu: &Edu) -> Result<(), Skipped> {
+        let (capability, user_id) = match edu {
+            Edu::Typing(_) => (Capability::Typing, None),
+            Edu::Receipt(_) => (Capability::Receipts, None),
+            Edu::Presence(_) => (Capability::Presence, None),
+            Edu::DirectToDevice(message) => (Capability::Devices, Some(&message.sender)),
+            Edu::DeviceListUpdate(update) => (Capability::Devices, Some(&update.user_id)),
+            Edu::SigningKeyUpdate(update) => (Capability::Devices, Some(&update.user_id)),
+            _ => (Capability::Events, None),
+        };
+        let shares_room = async |_| match user_id {
+            Some(user_id) => Ok(self.store.rooms().is_joined_anywhere(user_id).await?),
+            None => Ok::<_, Skipped>(false),
+        };
+        let trust = self.rooms.trust();
+        trust.allow_knowing(origin, capability, &Context::inbound(), shares_room).await.map(drop)
     }
 
     /// The room, if `user_id` is one of the origin's and in it.

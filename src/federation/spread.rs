@@ -10,9 +10,12 @@ use std::{
     time::Duration,
 };
 
-use model::{Change, Committed, Millis, Receipt, RoomNid, TimelineEvent, UserStream};
+use model::{
+    Change, Committed, Millis, Receipt, RoomNid, TimelineEvent, UserStream,
+    peer::{Capability, Context},
+};
 use ruma::{
-    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, UserId,
+    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
     events::{
         TimelineEventType,
         receipt::{ReceiptThread, ReceiptType},
@@ -150,11 +153,19 @@ impl Shared {
         }
     }
 
-    /// The other servers in a room.
-    async fn others_in(&self, room_id: &RoomId) -> Vec<OwnedServerName> {
+    /// Whether `server` is trusted enough to be told something of this kind.
+    fn may_hear(&self, server: &ServerName, capability: Capability) -> bool {
+        self.rooms.trust().allow(server, capability, &Context::outbound()).is_ok()
+    }
+
+    /// The other servers in a room that may be told something of this kind.
+    async fn others_in(&self, room_id: &RoomId, capability: Capability) -> Vec<OwnedServerName> {
         let servers = async { self.rooms.servers_in(&self.rooms.get(room_id).await?).await };
         match servers.await {
-            Ok(servers) => servers.iter().filter(|server| **server != self.server_name).cloned().collect(),
+            Ok(servers) => {
+                let others = servers.iter().filter(|server| **server != self.server_name);
+                others.filter(|server| self.may_hear(server, capability)).cloned().collect()
+            }
             Err(error) => {
                 debug!(%error, room.id = %room_id, "could not find out which servers are in a room");
                 Vec::new()
@@ -184,7 +195,7 @@ impl Shared {
     }
 
     async fn tell_typing(&self, room_id: &RoomId, changes: &[(OwnedUserId, bool)], now: Millis) {
-        let servers = self.others_in(room_id).await;
+        let servers = self.others_in(room_id, Capability::Typing).await;
         let mut book = self.book();
         for server in &servers {
             for (user_id, is_typing) in changes {
@@ -212,7 +223,7 @@ impl Shared {
     }
 
     async fn spread_receipt(&self, room_id: &RoomId, receipt: &Receipt) {
-        let servers = self.others_in(room_id).await;
+        let servers = self.others_in(room_id, Capability::Receipts).await;
         let mut book = self.book();
         for server in &servers {
             let read = Read { event_id: receipt.event_id.clone(), at: receipt.at };
@@ -226,7 +237,7 @@ impl Shared {
             let servers = self.store.rooms().servers_sharing_rooms_with(user_id).await?;
             let present = Present::from(row);
             let mut book = self.book();
-            for server in &servers {
+            for server in servers.iter().filter(|server| self.may_hear(server, Capability::Presence)) {
                 book.mark(server).fresh.presence(user_id.to_owned(), present.clone());
             }
             Ok::<_, store::Error>(())
@@ -245,6 +256,9 @@ impl Shared {
         }
         let Ok(present) = self.store.presence().not_offline().await else { return };
         for ((room, server), newcomer) in due {
+            if !self.may_hear(&server, Capability::Presence) {
+                continue;
+            }
             let members = match self.store.sync().joined_users(room).await {
                 Ok(members) => members.into_iter().collect::<HashSet<_>>(),
                 Err(error) => {

@@ -3,6 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use model::{Millis, Refusal as _};
+use ruma::OwnedUserId;
 use store::{
     Write,
     media::{self as rows, ContentRow, MediaRow},
@@ -37,6 +38,12 @@ impl Media {
     pub async fn find(&self, mxc: &Mxc, reach: Reach, wait: Duration) -> Result<Item, MediaError> {
         let (content, file, size) = self.open_content(mxc, reach, wait).await?;
         Ok(Item { content_type: content.content_type, file_name: content.file_name, size, tag: content.sha256, file })
+    }
+
+    /// Who of this server has uploaded a file.
+    pub async fn uploader(&self, mxc: &Mxc) -> Result<Option<OwnedUserId>, MediaError> {
+        let row = self.shared.store.media().find(&mxc.server, &mxc.id).await?;
+        Ok(row.and_then(|row| row.uploader))
     }
 
     pub(crate) async fn open_content(

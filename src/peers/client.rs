@@ -227,6 +227,7 @@ impl Peers {
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
         let mut asked = asked(destination, request)?;
+        self.trust().admit_asking(destination, &asked.uri)?;
         let ours = |error: String| PeerError::Configuration(error);
         let content: Option<CanonicalJsonValue> = match asked.body.is_empty() {
             true => None,

@@ -5,6 +5,8 @@ use std::time::Duration;
 use model::{Kind, Refusal};
 use ruma::OwnedServerName;
 
+use crate::TrustError;
+
 /// Why another server could not be asked, or what it answered instead.
 #[derive(Debug, thiserror::Error)]
 pub enum PeerError {
@@ -52,6 +54,9 @@ pub enum PeerError {
         /// What is wrong with it.
         reason: String,
     },
+    /// It is not trusted enough.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// This server's own configuration is at fault.
     #[error("the configuration of federation is of no use: {0}")]
     Configuration(String),
@@ -83,6 +88,8 @@ pub enum Failure {
     Server,
     /// Another error, or an answer that can't be read.
     Rejected,
+    /// This server's trust policy doesn't allow it.
+    Untrusted,
     /// A fault of ours.
     Ours,
 }
@@ -101,6 +108,7 @@ impl Failure {
             Self::RateLimited => "rate_limited",
             Self::Server => "server",
             Self::Rejected => "rejected",
+            Self::Untrusted => "untrusted",
             Self::Ours => "ours",
         }
     }
@@ -125,6 +133,7 @@ impl PeerError {
             Self::Refused { status: 429, .. } => Failure::RateLimited,
             Self::Refused { status: 500.., .. } => Failure::Server,
             Self::Refused { .. } | Self::Malformed { .. } => Failure::Rejected,
+            Self::Trust(_) => Failure::Untrusted,
             Self::Disabled | Self::Configuration(_) | Self::Store(_) => Failure::Ours,
         }
     }
@@ -138,6 +147,7 @@ impl Refusal for PeerError {
             Self::Refused { status: 404, .. } => Kind::NotFound,
             Self::Refused { status: 400, .. } => Kind::Invalid,
             Self::Refused { status: 429, .. } => Kind::RateLimited,
+            Self::Trust(error) => error.kind(),
             Self::Store(error) => error.kind(),
             Self::Configuration(_) => Kind::Internal,
             _ => Kind::Unreachable,

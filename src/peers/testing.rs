@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method};
-use model::{Millis, SigningKey};
+use model::{Millis, SigningKey, peer::TrustLevel};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName, ServerName,
     api::federation::discovery::{ServerSigningKeys, get_remote_server_keys_batch::v2 as query},
@@ -16,13 +16,13 @@ use serde_json::{Value, json, value::RawValue};
 use store::Store;
 
 use crate::{
-    Failure, PeerError, Peers, PeersConfig, Scope,
+    Failure, PeerError, Peers, PeersConfig, Scope, TrustConfig,
     keys::{Fetch, wall_clock},
 };
 
 /// The peers of a server called `name` that federates with nobody.
 pub fn alone(name: &ServerName, store: Store) -> Peers {
-    let config = PeersConfig { enabled: false, ..PeersConfig::default() };
+    let config = PeersConfig { enabled: false, trust: trusting(), ..PeersConfig::default() };
     Peers::new(store, Arc::new(key_of(name)), config).expect("nothing has to be reached")
 }
 
@@ -30,8 +30,13 @@ pub fn alone(name: &ServerName, store: Store) -> Peers {
 pub fn knowing(name: &ServerName, store: Store, known: &[&ServerName]) -> Peers {
     let known = known.iter().map(|server| ((*server).to_owned(), key_of(server))).collect();
     let fetch = Arc::new(Known(known));
-    Peers::with(store, Arc::new(key_of(name)), PeersConfig::default(), fetch, Arc::new(wall_clock))
-        .expect("nothing has to be reached")
+    let config = PeersConfig { trust: trusting(), ..PeersConfig::default() };
+    Peers::with(store, Arc::new(key_of(name)), config, fetch, Arc::new(wall_clock)).expect("nothing has to be reached")
+}
+
+/// Everybody is trusted.
+fn trusting() -> TrustConfig {
+    TrustConfig { default_level: TrustLevel::Full, ..TrustConfig::default() }
 }
 
 /// The key that the server called `name` has in tests.

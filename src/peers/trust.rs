@@ -7,6 +7,7 @@
 mod acts;
 mod audit;
 mod change;
+mod paths;
 mod rates;
 mod register;
 mod settings;
@@ -23,7 +24,7 @@ use model::{
         Allowed, Capability, Context, Decision, Denied, Direction, Fact, Regard, Rule, Standing, TrustLevel, decide,
     },
 };
-use ruma::{OwnedServerName, ServerName};
+use ruma::{OwnedServerName, RoomId, ServerName};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -199,6 +200,33 @@ impl Trust {
             Decision::Ask(_) => Ok(()),
             decided => self.settle(server, capability, &context, decided).map(drop),
         }
+    }
+
+    /// Whether a peer may make this request of the server-server API: its share of requests, and what it asks for. What hangs on
+    /// whom it asks about is let pass; whoever answers decides that.
+    pub fn admit_request(&self, server: &ServerName, path: &str) -> Result<(), TrustError> {
+        self.admit(server, paths::capability_of(path, Direction::In), Direction::In)?;
+        self.pace(server)
+    }
+
+    /// As [`Self::admit_request`], the other way.
+    pub(crate) fn admit_asking(&self, server: &ServerName, path: &str) -> Result<(), TrustError> {
+        self.admit(server, paths::capability_of(path, Direction::Out), Direction::Out)
+    }
+
+    /// Whether an admin has approved of people of this server joining `room_id` through `server`.
+    pub fn has_approved(&self, server: &ServerName, room_id: &RoomId) -> bool {
+        self.register().find(server).settings.approved_rooms.iter().any(|approved| approved == room_id)
+    }
+
+    /// How large a file a peer is given at most, where an admin has set that.
+    pub fn media_limit(&self, server: &ServerName) -> Option<u64> {
+        self.register().find(server).settings.limits.media_bytes
+    }
+
+    /// Why `server` is regarded as it is, and how: for its own admins and ours.
+    pub fn source(&self, server: &ServerName) -> Source {
+        self.register().find(server).source
     }
 
     /// Takes one request of a peer's from what it may ask in a time.

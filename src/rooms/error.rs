@@ -57,6 +57,9 @@ pub enum RoomError {
     /// The room changed faster than this server could follow.
     #[error("the room is too busy")]
     Busy,
+    /// The trust policy forbids it.
+    #[error(transparent)]
+    Trust(#[from] peers::TrustError),
     /// Another server could not be asked, or refused.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -79,6 +82,7 @@ impl Refusal for RoomError {
             Self::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => Kind::TooLarge,
             Self::Pdu(PduError::Malformed(_)) => Kind::Invalid,
             Self::Busy => Kind::Unavailable,
+            Self::Trust(error) => error.kind(),
             Self::Peer(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }

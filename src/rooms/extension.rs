@@ -7,7 +7,10 @@ use std::{
 };
 
 use imbl::ordmap::DiffItem;
-use model::{Change, Draft, EventNid, Pdu, Place, Position, SnapshotNid, StateKey, StateMap, TimelineEvent};
+use model::{
+    Change, Draft, EventNid, Pdu, Place, Position, SnapshotNid, StateKey, StateMap, TimelineEvent,
+    peer::{Capability, Context},
+};
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, OwnedServerName, UserId,
     canonical_json::redact,
@@ -237,7 +240,10 @@ impl<'a> Extension<'a> {
         }
         let servers_before = self.head.servers.clone();
         let offset = self.write.position();
-        let event = judged.event(Some(before.snapshot), false);
+        let server = judged.pdu.sender.server_name();
+        let ceiling = self.rooms.ceiling_in(&self.head.now.state).await?;
+        let withheld_below = self.rooms.shared.peers.trust().withholds(server, ceiling);
+        let event = TimelineEvent { withheld_below, ..judged.event(Some(before.snapshot), false) };
         let follows: HashSet<&OwnedEventId> = judged.pdu.prev_events.iter().chain(&judged.behind).collect();
         let mut open = self.head.extremities.clone();
         open.retain(|(event_id, _)| !follows.contains(event_id));
@@ -370,6 +376,8 @@ impl<'a> Extension<'a> {
     fn owe(&mut self, event: &TimelineEvent, offset: u32, mut servers: BTreeSet<OwnedServerName>) {
         servers.extend(self.head.servers.keys().filter(|server| **server != *event.pdu.sender.server_name()).cloned());
         servers.remove(self.rooms.server_name());
+        let trust = self.rooms.trust();
+        servers.retain(|server| trust.allow(server, Capability::Events, &Context::outbound()).is_ok());
         if servers.is_empty() {
             return;
         }

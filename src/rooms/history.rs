@@ -179,8 +179,10 @@ impl Rooms {
                 }
             }
         }
-        self.events(state.iter().filter(|((kind, _), _)| *kind == StateEventType::RoomMember).map(|(_, nid)| *nid))
-            .await
+        let nids = state.iter().filter(|((kind, _), _)| *kind == StateEventType::RoomMember).map(|(_, nid)| *nid);
+        let mut members = self.events(nids).await?;
+        members.retain(|member| sight.shows_state(member));
+        Ok(members)
     }
 
     /// Everybody who is joined to the room: name and avatar by user id. Only members may ask.

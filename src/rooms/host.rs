@@ -4,7 +4,10 @@
 
 use std::sync::Arc;
 
-use model::{Draft, Pdu, TimelineEvent};
+use model::{
+    Draft, Pdu, TimelineEvent,
+    peer::{Capability, Context},
+};
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -51,6 +54,9 @@ impl Rooms {
             return Err(RoomError::Forbidden("the user is of another server than you are".into()));
         }
         let room = self.get_shared_with(room_id, origin).await?;
+        if membership != MembershipState::Leave {
+            self.check_may_come(&room, user_id).await?;
+        }
         if versions.is_some_and(|versions| !versions.contains(&room.version)) {
             return Err(RoomError::IncompatibleVersion(room.version.to_string()));
         }
@@ -131,6 +137,18 @@ impl Rooms {
         Ok(room)
     }
 
+    /// Whether the trust in a user's server is enough for joining, or knocking on, the room.
+    async fn check_may_come(&self, room: &SharedRoom, user_id: &UserId) -> Result<(), RoomError> {
+        let context = Context::inbound().in_room(self.ceiling(room).await?);
+        let is_invited = async |_| {
+            let membership = self.membership(room, user_id).await?;
+            Ok::<_, RoomError>(matches!(membership, Some(MembershipState::Invite | MembershipState::Join)))
+        };
+        let trust = self.shared.peers.trust();
+        trust.allow_knowing(user_id.server_name(), Capability::Join, &context, is_invited).await?;
+        Ok(())
+    }
+
     async fn take_membership(
         &self,
         room: &SharedRoom,
@@ -150,6 +168,9 @@ impl Rooms {
         }
         if pdu.sender.server_name() != origin {
             return Err(RoomError::Forbidden("the user is of another server than you are".into()));
+        }
+        if membership_of(&pdu) != Some(MembershipState::Leave) {
+            self.check_may_come(room, &pdu.sender).await?;
         }
         // Where one of ours lets the user in, this server says so before the signatures are looked at; whether that one may
         // is what the authorisation rules decide.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use model::peer::{Capability, Context};
 use model::{Draft, Pdu};
 use ruma::{
     CanonicalJsonObject, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId,
@@ -42,6 +43,10 @@ impl Rooms {
         draft: Draft,
         user_id: &UserId,
     ) -> Result<OwnedEventId, RoomError> {
+        let (sender, server) = (draft.sender.clone(), user_id.server_name());
+        let context = Context::outbound().in_room(self.ceiling(room).await?);
+        let is_contact = async |_| self.is_contact(&sender, server, Some(user_id)).await;
+        self.shared.peers.trust().allow_knowing(server, Capability::FirstContact, &context, is_contact).await?;
         let invite = self.seal(room, draft).await?;
         let shown = self.stripped_state(room, Some(&invite)).await?;
         let request = create_invite::v2::Request::new(
@@ -118,6 +123,15 @@ impl Rooms {
         if let Some(Err(error)) = signatures.into_iter().next() {
             return Err(RoomError::Forbidden(error.to_string()));
         }
+        let context = Context::inbound();
+        let is_contact = async |_| {
+            let invited = pdu.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok());
+            match invited {
+                Some(invited) => self.is_contact(invited, origin, Some(&pdu.sender)).await,
+                None => Ok(false),
+            }
+        };
+        self.shared.peers.trust().allow_knowing(origin, Capability::FirstContact, &context, is_contact).await?;
         let signed = Pdu::countersign(pdu.object(), &rules, &self.shared.key)?;
         let answer = signed.object();
         let room = self.get_or_note(invitation.room_id, invitation.version).await?;

@@ -4,7 +4,10 @@
 
 use std::{sync::Arc, time::Instant};
 
-use model::{Change, EventNid, Pdu, RoomNid, SnapshotNid, StateMap};
+use model::{
+    Change, EventNid, Pdu, RoomNid, SnapshotNid, StateMap,
+    peer::{Capability, Context},
+};
 use ruma::{
     CanonicalJsonObject, OwnedServerName, RoomId, RoomVersionId, UserId,
     api::federation::membership::{create_join_event, prepare_join_event},
@@ -79,6 +82,8 @@ impl Rooms {
         reason: Option<&str>,
     ) -> Result<Welcome, RoomError> {
         let peers = &self.shared.peers;
+        let is_approved = async |_| Ok::<_, RoomError>(peers.trust().has_approved(server, room_id));
+        peers.trust().allow_knowing(server, Capability::JoinThere, &Context::outbound(), is_approved).await?;
         let mut request = prepare_join_event::v1::Request::new(room_id.to_owned(), user_id.to_owned());
         request.ver = model::supported_room_versions().to_vec();
         let template = peers.ask(server, request).await?;

@@ -10,6 +10,7 @@ mod aliases;
 mod auth;
 mod backfill;
 mod bundles;
+mod ceiling;
 mod client_event;
 mod create;
 mod directory;
@@ -58,6 +59,7 @@ use store::Store;
 use live::LiveRooms;
 use memory::Memory;
 
+pub use ceiling::CEILING;
 pub use client_event::Reader;
 pub use create::NewRoom;
 pub use directory::Listing;
@@ -129,6 +131,11 @@ impl Rooms {
         let sent = Cache::new(RECENT_TRANSACTIONS);
         let told = Cache::new(TOLD_ROOMS);
         Self { shared: Arc::new(Shared { store, peers, key, config, live, memory, states, sent, told }) }
+    }
+
+    /// How far other servers are trusted.
+    pub fn trust(&self) -> &peers::Trust {
+        self.shared.peers.trust()
     }
 
     /// The name of this server.

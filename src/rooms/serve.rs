@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use model::{SnapshotNid, StateMap, TimelineEvent};
+use model::{
+    SnapshotNid, StateMap, TimelineEvent,
+    peer::{Capability, Context, Grant},
+};
 use ruma::{
     EventId, OwnedEventId, RoomId, ServerName, UserId,
     api::Direction,
@@ -209,12 +212,33 @@ struct ServerSight<'a> {
     rooms: &'a Rooms,
     room: &'a SharedRoom,
     server: &'a ServerName,
-    seen: HashMap<SnapshotNid, bool>,
+    /// How far back the trust in the server lets it look.
+    depth: Depth,
+    seen: HashMap<SnapshotNid, (bool, bool)>,
 }
+
+/// How far a server may look into what was said before its people came.
+enum Depth {
+    /// As the room allows.
+    All,
+    /// Not before this moment.
+    Since(model::Millis),
+    /// Not at all.
+    None,
+}
+
+/// What is recent, in milliseconds.
+const RECENT: model::Millis = 30 * 24 * 60 * 60 * 1_000;
 
 impl<'a> ServerSight<'a> {
     fn new(rooms: &'a Rooms, room: &'a SharedRoom, server: &'a ServerName) -> Self {
-        Self { rooms, room, server, seen: HashMap::new() }
+        let allowed = rooms.shared.peers.trust().allow(server, Capability::History, &Context::inbound());
+        let depth = match allowed.map(|allowed| allowed.grant) {
+            Ok(Grant::Yes) => Depth::All,
+            Ok(Grant::Recent) => Depth::Since(crate::now() - RECENT),
+            Ok(_) | Err(_) => Depth::None,
+        };
+        Self { rooms, room, server, depth, seen: HashMap::new() }
     }
 
     async fn reaches(&mut self, event: &TimelineEvent) -> Result<bool, RoomError> {
@@ -230,21 +254,27 @@ impl<'a> ServerSight<'a> {
             return Ok(true);
         }
         let Some(snapshot) = event.state_before else { return Ok(true) };
-        if let Some(seen) = self.seen.get(&snapshot) {
-            return Ok(*seen);
+        let is_recent = match self.depth {
+            Depth::All => true,
+            Depth::Since(moment) => i64::from(event.pdu.origin_server_ts.get()) >= moment,
+            Depth::None => false,
+        };
+        if let Some((may_see, was_in)) = self.seen.get(&snapshot) {
+            return Ok(*may_see && (is_recent || *was_in));
         }
         let state = self.rooms.state_at(snapshot).await?;
         let visibility = match state.get(&(StateEventType::RoomHistoryVisibility, String::new())) {
             Some(nid) => visibility_of(&*self.rooms.event(*nid).await?).unwrap_or(HistoryVisibility::Shared),
             None => HistoryVisibility::Shared,
         };
+        let was_in = matches!(self.depth, Depth::All) || self.had(&state, &[MembershipState::Join]).await?;
         let reaches = match visibility {
             HistoryVisibility::WorldReadable | HistoryVisibility::Shared => true,
             HistoryVisibility::Invited => self.had(&state, &[MembershipState::Join, MembershipState::Invite]).await?,
             _ => self.had(&state, &[MembershipState::Join]).await?,
         };
-        self.seen.insert(snapshot, reaches);
-        Ok(reaches)
+        self.seen.insert(snapshot, (reaches, was_in));
+        Ok(reaches && (is_recent || was_in))
     }
 
     /// Whether somebody of the server was one of these to the room.

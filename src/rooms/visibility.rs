@@ -142,6 +142,10 @@ impl Sight<'_> {
         if event.pdu.state_key.is_none() && self.ignores(&event.pdu.sender) {
             return Ok(false);
         }
+        // Whoever is put out of a room hears of it from whomever.
+        if self.becomes(event).is_none() && self.rooms.withholds(event) {
+            return Ok(false);
+        }
         let (mut visibility, membership) = self.before(event).await?;
         // What an event changes counts for itself, if it is for the better.
         let becomes = self.becomes(event);
@@ -154,6 +158,11 @@ impl Sight<'_> {
             now: self.membership.clone(),
             is_before_leaving: self.end().is_some_and(|end| event.position <= end),
         }))
+    }
+
+    /// Whether the user is shown what holds in the room by this event, which the user's state has.
+    pub fn shows_state(&self, event: &TimelineEvent) -> bool {
+        event.withheld_below.is_none() || self.becomes(event).is_some() || !self.rooms.withholds(event)
     }
 
     /// What the user was to the room when the event was made, or became by it.

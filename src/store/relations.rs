@@ -36,7 +36,7 @@ impl Events<'_> {
                 "SELECT r.parent_id, r.rel_type, r.sender, COUNT(*)
                  FROM relations r
                  JOIN events e ON e.nid = r.event_nid AND e.redacted_by IS NULL AND e.rejected_at IS NULL
-                     AND e.soft_failed_at IS NULL
+                     AND e.soft_failed_at IS NULL AND e.withheld_below IS NULL
                  WHERE r.room_nid = $1 AND r.position <= $2 AND r.parent_id IN ({})
                      AND r.rel_type IN ('m.replace', 'm.thread', 'm.reference')
                  GROUP BY r.parent_id, r.rel_type, r.sender",
@@ -68,7 +68,7 @@ impl Events<'_> {
             SELECT r.parent_id, MAX(r.position) AS latest
             FROM relations r
             JOIN events e ON e.nid = r.event_nid AND e.redacted_by IS NULL AND e.rejected_at IS NULL
-                AND e.soft_failed_at IS NULL
+                AND e.soft_failed_at IS NULL AND e.withheld_below IS NULL
             JOIN events root ON root.event_id = r.parent_id AND root.room_nid = r.room_nid
             WHERE r.room_nid = $1 AND r.rel_type = 'm.thread'
                 AND ($2 = '' OR root.sender = $2 OR r.parent_id IN (

@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use model::peer::{Capability, Context};
 use peers::PeerError;
 use ruma::{OwnedUserId, UserId, api::federation::device::get_devices::v1 as devices};
 use store::{Write, remote_devices::put};
@@ -53,6 +54,8 @@ impl Users {
         // After the list was read: whoever leaves from now on changes it.
         let is_shared = self.store.rooms().share_a_room(asker, user_id).await?;
         let server = user_id.server_name();
+        let shares = async |_| Ok::<_, PeerError>(is_shared);
+        self.peers.trust().allow_knowing(server, Capability::Devices, &Context::outbound(), shares).await?;
         let answer = self.peers.ask_within(PATIENCE, server, devices::Request::new(user_id.to_owned())).await?;
         let list = RemoteList::fetched(user_id, answer)
             .map_err(|reason| PeerError::Malformed { server: server.to_owned(), reason: reason.to_owned() })?;

@@ -133,7 +133,8 @@ async fn event(ask: Ask<get_room_event::v3::Request>) -> Answer<get_room_event::
 async fn state(ask: Ask<get_state_events::v3::Request>) -> Answer<get_state_events::v3::Response> {
     let (_, sight) = look(&ask.services, &ask.request.room_id, &ask.session).await?;
     let rooms = &ask.services.rooms;
-    let events = rooms.events(sight.state().await?.values().copied()).await?;
+    let mut events = rooms.events(sight.state().await?.values().copied()).await?;
+    events.retain(|event| sight.shows_state(event));
     Ok(get_state_events::v3::Response::new(rooms.render_state(&events)))
 }
 
@@ -144,6 +145,9 @@ async fn state_event(ask: Ask<get_state_event_for_key::v3::Request>) -> Answer<g
     let nid = sight.state().await?.get(&key).copied();
     let nid = nid.ok_or_else(|| Error::not_found("the room has no such state"))?;
     let event = found(rooms.events([nid]).await?)?;
+    if !sight.shows_state(&event) {
+        return Err(Error::not_found("the room has no such state"));
+    }
     let json = match ask.request.format {
         StateEventFormat::Event => {
             let raw: Raw<serde_json::Value> = rooms.render(&room, &event, reader(&ask.session), &mut sight).await?;

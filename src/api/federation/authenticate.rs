@@ -32,11 +32,19 @@ impl Authenticate for ServerSignatures {
     type Session = Origin;
 
     async fn authenticate(parts: &Parts, body: &mut Incoming, _: IpAddr, services: &Services) -> Result<Origin, Error> {
-        signed_by(parts, body, &services.peers).await
+        let peers = &services.peers;
+        let origin = signed_by::<Error>(parts, body, peers).await?;
+        if let Err(error) = peers.trust().admit_request(&origin.server, parts.uri.path()) {
+            peers.note_refusal(Some(&origin.server), "untrusted", &error);
+            return Err(error.into());
+        }
+        peers.note_heard(&origin.server);
+        Ok(origin)
     }
 }
 
-/// Which server has signed a request, on any of the faces; `E`: how that one refuses.
+/// Which server has signed a request, on any of the faces; what it is trusted with is another question. `E`: how the face
+/// refuses.
 pub(crate) async fn signed_by<E>(parts: &Parts, body: &mut Incoming, peers: &Peers) -> Result<Origin, E>
 where
     E: From<Error> + From<AuthError>,
@@ -46,7 +54,6 @@ where
     let read = read_once(body, &claim.origin, peers).await?;
     let signed = peers.verify_request(&claim, &parts.method, &parts.uri, read).await;
     *body = Incoming::Read(signed.map_err(|error| refuse(peers, Some(&claim.origin), error))?);
-    peers.note_heard(&claim.origin);
     Ok(Origin { server: claim.origin })
 }
 

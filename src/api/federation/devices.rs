@@ -2,6 +2,7 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#device-management>
 
+use model::peer::Capability;
 use ruma::{
     UInt,
     api::federation::{
@@ -10,7 +11,7 @@ use ruma::{
     },
 };
 
-use super::check_is_ours;
+use super::{check_is_ours, trust::allow_about};
 use crate::{Answer, Ask, Error, Route, endpoint};
 
 /// The endpoints of this file.
@@ -21,6 +22,7 @@ pub(crate) fn routes() -> Vec<Route> {
 async fn list_devices(ask: Ask<devices::Request>) -> Answer<devices::Response> {
     let user_id = ask.request.user_id;
     check_is_ours(&ask.services, &user_id)?;
+    allow_about(&ask.services, &ask.session.server, Capability::Devices, &user_id).await?;
     let (mut keys, position) = ask.services.users.device_list(&user_id).await?;
     let mut response = devices::Response::new(user_id.clone(), UInt::new_saturating(position.unsigned_abs()));
     let listed = keys.device_keys.remove(&user_id).unwrap_or_default();
@@ -33,6 +35,7 @@ async fn list_devices(ask: Ask<devices::Request>) -> Answer<devices::Response> {
 async fn query_keys(ask: Ask<query::Request>) -> Answer<query::Response> {
     for user_id in ask.request.device_keys.keys() {
         check_is_ours(&ask.services, user_id)?;
+        allow_about(&ask.services, &ask.session.server, Capability::Devices, user_id).await?;
     }
     let found = ask.services.users.query_keys(None, &ask.request.device_keys).await?;
     let mut response = query::Response::new(found.device_keys);
@@ -44,6 +47,7 @@ async fn query_keys(ask: Ask<query::Request>) -> Answer<query::Response> {
 async fn claim_keys(ask: Ask<claim::Request>) -> Answer<claim::Response> {
     for user_id in ask.request.one_time_keys.keys() {
         check_is_ours(&ask.services, user_id)?;
+        allow_about(&ask.services, &ask.session.server, Capability::Devices, user_id).await?;
     }
     let wanted = ask.request.one_time_keys.into_iter().map(|(user_id, devices)| {
         (user_id, devices.into_iter().map(|(id, algorithm)| (id, algorithm.to_string())).collect())

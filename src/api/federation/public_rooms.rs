@@ -2,8 +2,9 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#published-room-directory>
 
+use model::peer::{Capability, Context, Grant};
 use ruma::{
-    UInt,
+    ServerName, UInt,
     api::federation::directory::{get_public_rooms::v1 as get, get_public_rooms_filtered::v1 as filtered},
     directory::Filter,
 };
@@ -20,7 +21,8 @@ pub(crate) fn routes() -> Vec<Route> {
 }
 
 async fn public_rooms(ask: Ask<get::Request>) -> Answer<get::Response> {
-    let page = page(&ask.services, ask.request.since, ask.request.limit, &Filter::default()).await?;
+    let page =
+        page(&ask.services, &ask.session.server, ask.request.since, ask.request.limit, &Filter::default()).await?;
     let mut response = get::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next;
@@ -30,7 +32,8 @@ async fn public_rooms(ask: Ask<get::Request>) -> Answer<get::Response> {
 }
 
 async fn public_rooms_filtered(ask: Ask<filtered::Request>) -> Answer<filtered::Response> {
-    let page = page(&ask.services, ask.request.since, ask.request.limit, &ask.request.filter).await?;
+    let page =
+        page(&ask.services, &ask.session.server, ask.request.since, ask.request.limit, &ask.request.filter).await?;
     let mut response = filtered::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next;
@@ -39,9 +42,31 @@ async fn public_rooms_filtered(ask: Ask<filtered::Request>) -> Answer<filtered::
     Ok(response)
 }
 
-async fn page(services: &Services, since: Option<String>, limit: Option<UInt>, filter: &Filter) -> Result<Page, Error> {
+async fn page(
+    services: &Services,
+    origin: &ServerName,
+    since: Option<String>,
+    limit: Option<UInt>,
+    filter: &Filter,
+) -> Result<Page, Error> {
     if !services.config.public_rooms_for_servers {
         return Err(Error::forbidden("this server does not show its public rooms to other servers"));
     }
-    local_page(services, since, limit, filter).await
+    let trust = services.peers.trust();
+    let allowed = trust.allow(origin, Capability::PublicRooms, &Context::inbound())?;
+    let mut page = local_page(services, since, limit, filter).await?;
+    if allowed.grant == Grant::Listed {
+        // What is listed for peers is what says how far a peer must be trusted for it.
+        let level = trust.regard(origin).level;
+        let mut listed = Vec::with_capacity(page.chunk.len());
+        for chunk in page.chunk {
+            let room = services.rooms.get(&chunk.room_id).await?;
+            if services.rooms.ceiling(&room).await?.is_some_and(|least| least <= level) {
+                listed.push(chunk);
+            }
+        }
+        page.total = None;
+        page.chunk = listed;
+    }
+    Ok(page)
 }

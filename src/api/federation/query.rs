@@ -2,9 +2,10 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#querying-for-information>
 
+use model::peer::{Capability, Grant};
 use ruma::api::federation::query::{get_profile_information::v1 as profile, get_room_information::v1 as directory};
 
-use super::check_is_ours;
+use super::{check_is_ours, trust::allow_about};
 use crate::{Answer, Ask, Error, Route, endpoint};
 
 /// The endpoints of this file.
@@ -15,7 +16,11 @@ pub(crate) fn routes() -> Vec<Route> {
 async fn query_profile(ask: Ask<profile::Request>) -> Answer<profile::Response> {
     let profile::Request { user_id, field, .. } = ask.request;
     check_is_ours(&ask.services, &user_id)?;
+    let allowed = allow_about(&ask.services, &ask.session.server, Capability::Profiles, &user_id).await?;
     let mut fields = ask.services.users.profile(&user_id).await?;
+    if allowed.grant != Grant::Yes {
+        fields.retain(|name, _| matches!(name.as_str(), "displayname" | "avatar_url"));
+    }
     if let Some(field) = field {
         fields.retain(|name, _| name == field.as_str());
     }

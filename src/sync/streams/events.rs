@@ -158,7 +158,7 @@ impl Look<'_> {
         }
         entries.retain(|(kind, _), _| allows_type(wanted, &kind.to_string()));
         let mut events = shared.events.by_nids(entries.into_values()).await?;
-        events.retain(|shown| allows_event(wanted, shown));
+        events.retain(|shown| allows_event(wanted, shown) && !self.is_withheld(shown));
         events.sort_unstable_by_key(|shown| (shown.event.position, shown.event.nid));
         for shown in events {
             shared.events.complete(&shown, &shared.states).await?;
@@ -262,6 +262,14 @@ impl Look<'_> {
         }
     }
 
+    /// Whether the reader isn't shown the event for want of trust in its sender's server. What is done to the reader, the reader
+    /// hears of.
+    pub(crate) fn is_withheld(&self, shown: &Shown) -> bool {
+        shown.event.withheld_below.is_some()
+            && shown.event.pdu.state_key.as_deref() != Some(self.user_id().as_str())
+            && self.sync.shared.rooms.withholds(&shown.event)
+    }
+
     fn is_ignored(&self, shown: &Shown) -> bool {
         !shown.is_state() && self.ignored.contains(&shown.event.pdu.sender)
     }
@@ -274,6 +282,9 @@ impl Look<'_> {
         let is_sender = event.pdu.sender == *self.user_id()
             && event.transaction_id.as_ref().is_some_and(|(device_id, _)| device_id == self.device_id);
         let reader = |membership| Some(Reader { membership: Some(membership), is_sender });
+        if self.is_withheld(shown) {
+            return Ok(None);
+        }
         // Joined without interruption since before the event: the usual case, and nothing to look up.
         if membership.membership == MembershipState::Join && membership.joined_by <= event.position {
             return Ok(reader(MembershipState::Join));

@@ -2,8 +2,10 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use model::peer::{Capability, Context};
 use ruma::{CanonicalJsonObject, OwnedUserId, ServerName, TransactionId, UserId};
 use store::events::Transaction;
+use tracing::debug;
 
 use crate::{Answer, Sync, SyncError, answer::KeyCounts, now, request::Look, shown::quoted};
 
@@ -99,6 +101,13 @@ impl Sync {
         let mut write = store::Write::new();
         let here = self.leave_messages(&mut write, sender, kind, messages).await?;
         for (server, content) in for_other_servers(sender, kind, messages, shared.rooms.server_name())? {
+            let shares = async |_| shared.rooms.shares_room(sender, server).await;
+            let trust = shared.rooms.trust();
+            let allowed = trust.allow_knowing(server, Capability::Devices, &Context::outbound(), shares).await;
+            if let Err(error) = allowed {
+                debug!(server.name = %server, %error, "kept messages for devices back");
+                continue;
+            }
             store::outbox::push_to_device(&mut write, server, &content);
         }
         let elsewhere = messages.iter().filter(|(user_id, _)| !self.is_local(user_id)).map(|(_, to)| to.len());

@@ -31,8 +31,10 @@ impl Caller for Peer {
     async fn authenticate(parts: &Parts, body: &mut Incoming, _: IpAddr, services: &Services) -> Result<Self, Problem> {
         let peers = &services.peers;
         if is_x_matrix(parts) {
-            let origin = signed_by::<Problem>(parts, body, peers).await?;
-            return Ok(Self { server: origin.server, scopes: Scope::ALL.to_vec() });
+            let server = signed_by::<Problem>(parts, body, peers).await?.server;
+            peers.trust().pace(&server)?;
+            peers.note_heard(&server);
+            return Ok(Self { server, scopes: Scope::ALL.to_vec() });
         }
         // What no key can make right is refused before anything of the body is read, and before anybody is asked.
         let token = peers.token_of(&parts.headers).map_err(|error| refuse(peers, None, error))?;

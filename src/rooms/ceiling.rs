@@ -1,0 +1,70 @@
+//! How far a server must be trusted to take part in a room, where the room demands it.
+//!
+//! A room says so by a state event of the type [`CEILING`], `{"minimum": "full"}`. People of this server can't bring in members of
+//! servers that are trusted less, and such can't join through it. What their people say all the same, by way of servers that take
+//! them in, is part of the room's graph, as it must be for all servers to agree; but nobody here is shown it until the trust rises.
+
+use std::sync::LazyLock;
+
+use model::{StateKey, StateMap, TimelineEvent, peer::TrustLevel};
+use ruma::{OwnedUserId, ServerName, UserId, events::StateEventType};
+use serde::Deserialize;
+
+use crate::{RoomError, Rooms, live::SharedRoom};
+
+/// The type of the state event by which a room demands trust.
+pub const CEILING: &str = "org.comity.room.trust";
+
+static KEY: LazyLock<StateKey> = LazyLock::new(|| (StateEventType::from(CEILING), String::new()));
+
+#[derive(Deserialize)]
+struct Content {
+    minimum: TrustLevel,
+}
+
+impl Rooms {
+    /// What the room demands now.
+    pub async fn ceiling(&self, room: &SharedRoom) -> Result<Option<TrustLevel>, RoomError> {
+        let view = self.view(room).await?;
+        self.ceiling_in(&view.state).await
+    }
+
+    /// What a room in this state demands. A demand that can't be understood is none.
+    pub(crate) async fn ceiling_in(&self, state: &StateMap) -> Result<Option<TrustLevel>, RoomError> {
+        let Some(nid) = state.get(&*KEY) else { return Ok(None) };
+        Ok(self.event(*nid).await?.pdu.content_as::<Content>().map(|content| content.minimum))
+    }
+
+    /// Whether people are not shown the event, for want of trust in its sender's server.
+    pub fn withholds(&self, event: &TimelineEvent) -> bool {
+        let trust = self.shared.peers.trust();
+        event.withheld_below.is_some_and(|least| !trust.shows(event.pdu.sender.server_name(), least))
+    }
+
+    /// Whether `user_id` of this server is in a room together with somebody of `server`.
+    pub async fn shares_room(&self, user_id: &UserId, server: &ServerName) -> Result<bool, RoomError> {
+        let servers = self.shared.store.rooms().servers_sharing_rooms_with(user_id).await?;
+        Ok(servers.iter().any(|shared| shared == server))
+    }
+
+    /// Whether `user_id` of this server has talked with `other`, or with anybody of `server` if that isn't said, of their own
+    /// accord: there is a direct chat.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#direct-messaging>
+    pub async fn is_contact(
+        &self,
+        user_id: &UserId,
+        server: &ServerName,
+        other: Option<&UserId>,
+    ) -> Result<bool, RoomError> {
+        let direct = self.shared.store.account_data().find(user_id, None, "m.direct").await?;
+        let direct = direct.and_then(|json| {
+            serde_json::from_str::<std::collections::BTreeMap<OwnedUserId, serde::de::IgnoredAny>>(&json).ok()
+        });
+        let mut contacts = direct.iter().flat_map(|direct| direct.keys());
+        Ok(contacts.any(|contact| match other {
+            Some(other) => contact == other,
+            None => contact.server_name() == server,
+        }))
+    }
+}
