@@ -8,7 +8,7 @@ use std::{
 };
 
 use api::{ApiConfig, Services};
-use federation::{FederationConfig, Inbound, Sender};
+use federation::{Bridge, FederationConfig, Inbound, Sender};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig, TrustConfig};
@@ -101,7 +101,7 @@ impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
-        let Core { notifier, store, peers, users, rooms, to_send } = Core::open(&config).await?;
+        let Core { notifier, store, peers, users, rooms, to_send, to_bridge } = Core::open(&config).await?;
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
@@ -113,13 +113,20 @@ impl Homeserver {
         let until = ending.clone();
         let trusting = tokio::spawn(async move { trust.tend(until).await });
         let inbound = Inbound::new(store.clone(), rooms.clone(), sync.clone(), users.clone());
+        let curves = federation_config(&config).curves;
+        let (bridge_users, bridge_peers) = (users.clone(), peers.clone());
+        let bridge = Bridge::new(store.clone(), rooms.clone(), bridge_users, bridge_peers, inbound.clone(), curves);
         let federating = peers.is_enabled().then(|| {
             let way = Arc::new(peers.clone());
             let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
             to_send.get_or_init(|| sender.clone());
-            let heard = sender.clone();
-            peers.on_heard(Box::new(move |server| heard.alive(server)));
-            Federating::start(sender, inbound.clone())
+            to_bridge.get_or_init(|| bridge.clone());
+            let (heard, bridging) = (sender.clone(), bridge.clone());
+            peers.on_heard(Box::new(move |server| {
+                heard.alive(server);
+                bridging.alive(server);
+            }));
+            Federating::start(sender, inbound.clone(), bridge.clone())
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -136,6 +143,7 @@ impl Homeserver {
             media,
             sync,
             inbound,
+            bridge,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
@@ -174,15 +182,17 @@ struct Federating {
     stop: CancellationToken,
     sending: JoinHandle<()>,
     receiving: JoinHandle<()>,
+    bridging: JoinHandle<()>,
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound) -> Self {
+    fn start(sender: Sender, inbound: Inbound, bridge: Bridge) -> Self {
         let stop = CancellationToken::new();
-        let (until, till) = (stop.clone(), stop.clone());
+        let (until, till, end) = (stop.clone(), stop.clone(), stop.clone());
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
-        Self { stop, sending, receiving }
+        let bridging = tokio::spawn(async move { bridge.run(end).await });
+        Self { stop, sending, receiving, bridging }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -190,6 +200,7 @@ impl Federating {
         self.stop.cancel();
         let _ = self.sending.await;
         let _ = self.receiving.await;
+        let _ = self.bridging.await;
     }
 }
 
@@ -222,6 +233,8 @@ pub struct Core {
     pub rooms: Rooms,
     /// Who hears of what other servers are owed, as soon as there is somebody.
     to_send: Arc<OnceLock<Sender>>,
+    /// Who hears of what is said in the rooms of the bridge.
+    to_bridge: Arc<OnceLock<Bridge>>,
 }
 
 impl Core {
@@ -242,6 +255,8 @@ impl Core {
         let who_remembers = rooms_in_memory.clone();
         let to_send: Arc<OnceLock<Sender>> = Arc::default();
         let who_sends = to_send.clone();
+        let to_bridge: Arc<OnceLock<Bridge>> = Arc::default();
+        let who_bridges = to_bridge.clone();
         let on_commit = Arc::new(move |committed: Committed| {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
             if let Some(rooms) = who_remembers.get().filter(|_| committed.foreign) {
@@ -251,6 +266,9 @@ impl Core {
             if let Some(sender) = who_sends.get() {
                 sender.ingest(&committed);
             }
+            if let Some(bridge) = who_bridges.get() {
+                bridge.ingest(&committed);
+            }
         });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
@@ -259,7 +277,7 @@ impl Core {
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
-        Ok(Self { notifier, store, peers, users, rooms, to_send })
+        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge })
     }
 }
 

@@ -49,6 +49,16 @@ impl Answer {
         self.body
     }
 
+    /// The problem document of a refusal with exactly this status and code, and a message for people.
+    #[track_caller]
+    pub fn problem(self, status: u16, code: &str) -> Value {
+        let got = (self.status, self.body["code"].as_str().unwrap_or_default());
+        assert_eq!(got, (status, code), "{} was answered {}", self.asked, self.text);
+        let detail = self.body["detail"].as_str().unwrap_or_default();
+        assert!(!detail.is_empty(), "{} was refused without a word: {}", self.asked, self.text);
+        self.body
+    }
+
     /// The errcode of a refusal, or nothing.
     pub fn errcode(&self) -> &str {
         self.body["errcode"].as_str().unwrap_or_default()
@@ -120,6 +130,19 @@ impl Client {
         body: Vec<u8>,
         authorization: Option<&str>,
     ) -> Result<Answer, reqwest::Error> {
+        let headers: Vec<_> = authorization.map(|value| ("authorization", value)).into_iter().collect();
+        self.raw_saying(method, path, content_type, body, &headers).await
+    }
+
+    /// The same with headers of the test's choice.
+    pub async fn raw_saying(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        headers: &[(&str, &str)],
+    ) -> Result<Answer, reqwest::Error> {
         let url = match path.strip_prefix('/') {
             Some(absolute) => format!("{}/{absolute}", self.base),
             None => format!("{}/_matrix/client/v3/{path}", self.base),
@@ -129,8 +152,8 @@ impl Client {
         if !content_type.is_empty() {
             request = request.header(header::CONTENT_TYPE, content_type).body(body);
         }
-        if let Some(authorization) = authorization {
-            request = request.header(header::AUTHORIZATION, authorization);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
         let response = request.send().await?;
         let status = response.status().as_u16();

@@ -68,6 +68,8 @@ pub struct Heard {
     pub sni: Option<String>,
     /// The `Authorization`.
     pub authorization: String,
+    /// The `X-Comity-Signature`.
+    pub body_signature: String,
     /// The body; null when it is no JSON.
     pub body: Value,
 }
@@ -340,6 +342,7 @@ async fn hear(shared: Arc<Shared>, request: axum::extract::Request) -> Result<Re
         host,
         sni,
         authorization: text(header::AUTHORIZATION),
+        body_signature: text(header::HeaderName::from_static("x-comity-signature")),
         body: serde_json::from_slice(&body).unwrap_or_default(),
     };
     let rules = shared.rules.lock().expect("nobody panics while holding it").clone();

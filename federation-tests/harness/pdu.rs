@@ -38,6 +38,11 @@ pub fn base64(bytes: &[u8]) -> String {
     general_purpose::STANDARD_NO_PAD.encode(bytes)
 }
 
+/// What base64 without padding says, or nothing.
+pub fn unbase64(text: &str) -> Vec<u8> {
+    general_purpose::STANDARD_NO_PAD.decode(text).unwrap_or_default()
+}
+
 /// The signature of an object: of all but what may change and its signatures.
 pub fn signature(key: &SigningKey, object: &Value) -> String {
     let mut object = object.clone();

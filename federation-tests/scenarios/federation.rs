@@ -9,6 +9,7 @@ mod doctor;
 mod ephemeral;
 mod joining;
 mod memberships;
+mod native;
 mod outage;
 mod remote_keys;
 mod server_keys;

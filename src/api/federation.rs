@@ -23,6 +23,7 @@ use ruma::UserId;
 use crate::{Error, Route, Services};
 
 pub use authenticate::Origin;
+pub(crate) use authenticate::{read_once, signed_by};
 
 /// Every endpoint of this face.
 pub(crate) fn routes() -> Vec<Route> {

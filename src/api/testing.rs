@@ -5,7 +5,11 @@ use std::sync::Arc;
 use axum::body::Body;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
-use peers::Peers;
+use model::peer::{PeerPattern, TrustLevel};
+use peers::{
+    Peers,
+    trust::{Author, PeerChange},
+};
 use ruma::{ServerName, server_name};
 use serde_json::{Value, json};
 use store::{Store, testing::on_each_engine_heard};
@@ -17,6 +21,7 @@ use crate::{ApiConfig, Services, router};
 /// A server whose clients are the test.
 pub(crate) struct Server {
     router: axum::Router,
+    peers: Peers,
     /// Where its media are.
     pub(crate) folder: tempfile::TempDir,
 }
@@ -67,6 +72,16 @@ impl Server {
             tokio_util::sync::CancellationToken::new(),
         );
         let inbound = ::federation::Inbound::new(store.clone(), rooms.clone(), sync.clone(), users.clone());
+        let curves = ::federation::Curves::default();
+        let bridge = ::federation::Bridge::new(
+            store.clone(),
+            rooms.clone(),
+            users.clone(),
+            peers.clone(),
+            inbound.clone(),
+            curves,
+        );
+        let known = peers.clone();
         let services = Services {
             config: ApiConfig::default(),
             limits: users.limits(),
@@ -77,10 +92,19 @@ impl Server {
             media,
             sync,
             inbound,
+            bridge,
             store,
             metrics: None,
         };
-        Self { router: router(Arc::new(services)), folder }
+        Self { router: router(Arc::new(services)), peers: known, folder }
+    }
+
+    /// Trusts `server` so far from now on.
+    pub(crate) async fn trust(&self, server: &ServerName, level: TrustLevel) {
+        let change = PeerChange { level: Some(level), ..PeerChange::default() };
+        let author = Author { actor: "a test".into(), reason: "it needs it".into() };
+        let peer = PeerPattern::Exact(server.to_owned());
+        self.peers.trust().change(&peer, &change, &author, None).await.expect("nobody else changes it");
     }
 
     /// One request, with its answer.

@@ -4,6 +4,8 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#edus>
 
+mod presence;
+
 use std::{collections::BTreeMap, sync::Arc};
 
 use metrics::counter;
@@ -26,6 +28,8 @@ use tracing::debug;
 use users::Users;
 
 use crate::now;
+
+pub use presence::{PresenceNews, PresenceTaken};
 
 /// Who of another server types is taken to have stopped after so long, in milliseconds.
 const TYPING_LASTS: model::Millis = 60_000;

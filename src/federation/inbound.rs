@@ -17,7 +17,7 @@ use ruma::{
     api::federation::transactions::edu::Edu, room_version_rules::RoomVersionRules, serde::Raw,
 };
 use serde_json::value::RawValue;
-use store::{Store, Write, inbox};
+use store::{Store, Write, inbox, presence_sequences};
 use sync::Sync;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use users::Users;
 
 use crate::{
-    edus::Edus,
+    edus::{Edus, PresenceNews, PresenceTaken},
     lanes::{Delivered, Door, Lanes, Refused},
     millis, now,
     transaction::{MAX_EDUS, MAX_PDUS},
@@ -81,6 +81,10 @@ pub enum InboundError {
 }
 
 impl Refusal for InboundError {
+    fn code(&self) -> Option<&'static str> {
+        matches!(self, Self::TooMany).then_some("too_many")
+    }
+
     fn kind(&self) -> Kind {
         match self {
             Self::TooMany => Kind::Invalid,
@@ -138,6 +142,7 @@ impl Inbound {
             }
             let mut write = Write::new();
             inbox::forget(&mut write, now() - millis(REMEMBER));
+            presence_sequences::forget(&mut write, now() - millis(REMEMBER));
             if let Err(error) = self.shared.store.commit(write).await {
                 debug!(%error, "could not forget old transactions");
             }
@@ -164,8 +169,18 @@ impl Inbound {
         taking.await.map_err(|_| InboundError::Busy)?
     }
 
+    /// Takes what a server says, on the native API, of who of its own users is there; answers for each, in order.
+    pub async fn receive_presence(
+        &self,
+        origin: &ServerName,
+        news: Vec<PresenceNews>,
+    ) -> Result<Vec<PresenceTaken>, InboundError> {
+        let _turn = self.turn_of(origin).await?;
+        Ok(self.shared.edus.take_news(news).await?)
+    }
+
     /// One transaction of each server at a time.
-    async fn turn_of(&self, origin: &ServerName) -> Result<Turn, InboundError> {
+    pub(crate) async fn turn_of(&self, origin: &ServerName) -> Result<Turn, InboundError> {
         let semaphore = {
             let mut origins = self.shared.origins.lock().unwrap_or_else(PoisonError::into_inner);
             let semaphore = origins.entry(origin.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(1)));
@@ -194,7 +209,7 @@ impl Inbound {
 }
 
 /// A server's turn to have a transaction taken.
-struct Turn {
+pub(crate) struct Turn {
     shared: Arc<Shared>,
     origin: OwnedServerName,
     permit: Option<OwnedSemaphorePermit>,

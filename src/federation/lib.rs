@@ -7,6 +7,9 @@
 //! sends them. In: [`Inbound`] hands events to their rooms, side by side, and the rest to whom it concerns; what a room can't
 //! take for now is kept until it can.
 //!
+//! With chat systems that don't speak Matrix, [`Bridge`] exchanges messages in a simple form; they become events like any
+//! others, and what is owed to such a system is what its rooms hold.
+//!
 //! Only one process may send for a database at a time. With many nodes on one PostgreSQL, each would send everything:
 //! receivers take each event once, but the order between nodes is lost. A lease for each destination, with a fencing token
 //! in the rows' deletion, is what lifts this; [`Sender`] then claims it where it takes a destination's turn.
@@ -16,6 +19,7 @@
 
 mod backoff;
 mod book;
+mod bridge;
 mod destination;
 mod edus;
 mod fresh;
@@ -33,6 +37,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use model::Millis;
 
 pub use backoff::Curves;
+pub use bridge::{Bridge, BridgeError, Delivered, SimpleMessage};
+pub use edus::{PresenceNews, PresenceTaken};
 pub use inbound::{Answers, Inbound, InboundError, Incoming};
 pub use lanes::{Door, Outcomes, Refused};
 pub use sender::Sender;

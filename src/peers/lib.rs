@@ -19,6 +19,7 @@ mod streamed;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tls;
+pub mod token;
 pub mod trust;
 mod well_known;
 mod x_matrix;
@@ -39,6 +40,7 @@ pub use keys::{KeyError, KeyRing, NotaryWish, RetiredKey, ServerKey};
 pub use lookup::{Addresses, Family, Lookup, Missing};
 pub use resolver::Place;
 pub use streamed::Streamed;
+pub use token::{NativeRequest, Scope, Token, TokenError};
 pub use trust::{Trust, TrustConfig, TrustError};
 pub use well_known::Unnamed;
 pub use x_matrix::{AuthError, Claim};
@@ -61,6 +63,7 @@ struct Shared {
     on_heard: OnceLock<OnHeard>,
     /// Whose turn it is to be examined.
     examinations: Semaphore,
+    used: token::Used,
 }
 
 /// Is told of a server that has just shown to be there.
@@ -88,6 +91,7 @@ impl Peers {
         fetch: Arc<dyn keys::Fetch>,
         clock: keys::Clock,
     ) -> Result<Self, PeerError> {
+        let used = token::Used::new(store.clone());
         let trust = Trust::new(store.clone(), key.server_name().to_owned(), config.trust.clone());
         let keys = KeyRing::new(keys::Parts {
             store,
@@ -102,7 +106,7 @@ impl Peers {
         let on_heard = OnceLock::new();
         let wire = client::Wire::new(&config)?;
         let examinations = Semaphore::new(EXAMINATIONS);
-        let shared = Shared { config, key, keys, wire, refusals, trust, large_bodies, on_heard, examinations };
+        let shared = Shared { config, key, keys, wire, refusals, trust, large_bodies, on_heard, examinations, used };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -20,7 +20,9 @@ use std::{
 
 use model::{
     Kind, Millis, Refusal,
-    peer::{Allowed, Capability, Context, Decision, Denied, Direction, Fact, Regard, Rule, Standing, TrustLevel, decide},
+    peer::{
+        Allowed, Capability, Context, Decision, Denied, Direction, Fact, Regard, Rule, Standing, TrustLevel, decide,
+    },
 };
 use ruma::{OwnedServerName, RoomId, ServerName};
 use store::Store;
@@ -31,7 +33,7 @@ use acts::Acts;
 use rates::Rates;
 use register::Register;
 
-pub use audit::{Author, AuditEntry, Broken};
+pub use audit::{AuditEntry, Author, Broken};
 pub use change::{ChangeError, PeerChange};
 pub use rates::Rate;
 pub use register::Source;
@@ -131,6 +133,10 @@ impl Refusal for TrustError {
         }
     }
 
+    fn code(&self) -> Option<&'static str> {
+        (self.kind() == Kind::Forbidden).then_some("not_trusted")
+    }
+
     fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::TooOften { retry_after, .. } => u64::try_from(retry_after.as_millis()).ok(),
@@ -227,7 +233,8 @@ impl Trust {
     pub fn pace(&self, server: &ServerName) -> Result<(), TrustError> {
         let entry = self.register().find(server);
         let regard = entry.regard;
-        let Err(retry_after) = self.shared.rates.take(server, regard.grant(Capability::Events), entry.rate.as_deref()) else {
+        let Err(retry_after) = self.shared.rates.take(server, regard.grant(Capability::Events), entry.rate.as_deref())
+        else {
             return Ok(());
         };
         let rule = Rule::Rate(Capability::Events);

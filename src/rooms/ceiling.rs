@@ -58,7 +58,9 @@ impl Rooms {
         other: Option<&UserId>,
     ) -> Result<bool, RoomError> {
         let direct = self.shared.store.account_data().find(user_id, None, "m.direct").await?;
-        let direct = direct.and_then(|json| serde_json::from_str::<std::collections::BTreeMap<OwnedUserId, serde::de::IgnoredAny>>(&json).ok());
+        let direct = direct.and_then(|json| {
+            serde_json::from_str::<std::collections::BTreeMap<OwnedUserId, serde::de::IgnoredAny>>(&json).ok()
+        });
         let mut contacts = direct.iter().flat_map(|direct| direct.keys());
         Ok(contacts.any(|contact| match other {
             Some(other) => contact == other,

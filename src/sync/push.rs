@@ -276,7 +276,9 @@ impl<'a> Judge<'a> {
     /// The rule that decides over an event; none over the user's own, and those of people the user ignores.
     async fn rule_for(&self, shown: &Shown) -> Result<Option<AnyPushRuleRef<'_>>, SyncError> {
         let sender = &shown.event.pdu.sender;
-        if sender == self.look.user_id() || self.look.ignored.contains(sender) || shown.event.soft_failed
+        if sender == self.look.user_id()
+            || self.look.ignored.contains(sender)
+            || shown.event.soft_failed
             || self.look.is_withheld(shown)
         {
             return Ok(None);

@@ -299,7 +299,7 @@ impl Users {
         UserId::parse(format!("@{name}:{}", self.server_name)).expect("letters and digits make a user id")
     }
 
-    fn new_row(&self, user_id: &UserId, password_hash: Option<String>, is_admin: bool) -> AccountRow {
+    pub(crate) fn new_row(&self, user_id: &UserId, password_hash: Option<String>, is_admin: bool) -> AccountRow {
         let now = self.now();
         AccountRow {
             user_id: user_id.to_owned(),
@@ -324,7 +324,7 @@ impl Users {
     }
 }
 
-fn put_name(write: &mut Write, user_id: &UserId, name: &str) {
+pub(crate) fn put_name(write: &mut Write, user_id: &UserId, name: &str) {
     put_profile_field(write, user_id, "displayname", &serde_json::Value::from(name).to_string());
 }
 

@@ -12,7 +12,9 @@ mod config;
 mod cross_signing;
 mod device_keys;
 mod devices;
+mod discovery;
 mod failures;
+mod guests;
 mod key_backups;
 mod key_updates;
 mod last_seen;
@@ -47,6 +49,7 @@ pub use config::{AccountsConfig, HashCosts, Rate, RateLimitsConfig, Registration
 pub use cross_signing::{CrossSigningUpload, SignatureFailures};
 pub use device_keys::{ClaimedKeys, KeyError, KeyQuery, KeyUpload};
 pub use devices::{Device, DeviceError};
+pub use discovery::LookupError;
 pub use key_backups::{KeyBackup, KeyBackupError};
 pub use limits::{Limited, Limits};
 pub use login::{Credentials, LoginError, LoginRequest};
@@ -80,6 +83,7 @@ pub struct Users {
     peers: Peers,
     clock: Clock,
     limits: Arc<Limits>,
+    lookups: discovery::Lookups,
     failures: failures::Failures,
     passwords: passwords::Passwords,
     sessions: tokens::Sessions,
@@ -106,6 +110,7 @@ impl Users {
             server_name: peers.server_name().to_owned(),
             signer: secrets::Signer::open(&store).await?,
             limits: Arc::new(Limits::new(&config.rate_limits)),
+            lookups: discovery::Lookups::default(),
             failures: failures::Failures::new(config.accounts.failed_logins_allowed),
             passwords: passwords::Passwords::new(config.accounts.concurrent_hashes, config.accounts.hash_costs),
             sessions: tokens::Sessions::new(config.accounts.session_cache),

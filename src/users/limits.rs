@@ -97,19 +97,20 @@ fn network_of(address: IpAddr) -> IpAddr {
     }
 }
 
-struct Buckets<K> {
+/// A bucket for each of many.
+pub(crate) struct Buckets<K> {
     quota: Quota,
     clock: DefaultClock,
     buckets: Cache<K, Arc<DefaultDirectRateLimiter>>,
 }
 
 impl<K: Hash + Eq + Clone> Buckets<K> {
-    fn new(rate: Rate) -> Self {
+    pub(crate) fn new(rate: Rate) -> Self {
         let quota = Quota::with_period(rate.period()).expect("a period is longer than nothing").allow_burst(rate.burst);
         Self { quota, clock: DefaultClock::default(), buckets: Cache::new(BUCKETS) }
     }
 
-    fn take(&self, key: K) -> Result<(), Limited> {
+    pub(crate) fn take(&self, key: K) -> Result<(), Limited> {
         let bucket = self
             .buckets
             .get_or_insert_with(&key, || Ok::<_, std::convert::Infallible>(Arc::new(RateLimiter::direct(self.quota))));

@@ -3,6 +3,7 @@
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#user-directory>
 
 use ruma::{OwnedUserId, UserId};
+use store::user_directory::PersonRow;
 
 use crate::Users;
 
@@ -33,15 +34,20 @@ impl Users {
         if term.is_empty() {
             return Ok(People { people: Vec::new(), is_limited: false });
         }
-        let mut rows = self.store.search_users(&self.server_name, asker, term, limit + 1).await?;
-        let is_limited = rows.len() > limit;
-        rows.truncate(limit);
-        let text = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
-        let people = rows.into_iter().map(|row| Person {
-            user_id: row.user_id,
-            display_name: text(row.display_name),
-            avatar_url: text(row.avatar_url),
-        });
-        Ok(People { people: people.collect(), is_limited })
+        let rows = self.store.search_users(&self.server_name, asker, term, limit + 1).await?;
+        Ok(people_of(rows, limit))
     }
+}
+
+/// The first `limit` of those who were found.
+pub(crate) fn people_of(mut rows: Vec<PersonRow>, limit: usize) -> People {
+    let is_limited = rows.len() > limit;
+    rows.truncate(limit);
+    let text = |json: Option<String>| json.and_then(|json| serde_json::from_str(&json).ok());
+    let people = rows.into_iter().map(|row| Person {
+        user_id: row.user_id,
+        display_name: text(row.display_name),
+        avatar_url: text(row.avatar_url),
+    });
+    People { people: people.collect(), is_limited }
 }

@@ -33,32 +33,47 @@ impl Authenticate for ServerSignatures {
 
     async fn authenticate(parts: &Parts, body: &mut Incoming, _: IpAddr, services: &Services) -> Result<Origin, Error> {
         let peers = &services.peers;
-        // What no key can make right is refused before anything of the body is read, and before anybody is asked.
-        let claim = peers.claim_of(&parts.headers).map_err(|error| refuse(peers, None, error))?;
-        let read = match std::mem::replace(body, Incoming::Read(Bytes::new())) {
-            Incoming::Read(read) => read,
-            Incoming::Unread(body) => read_body(body, peers).await.map_err(|(reason, error)| {
-                peers.note_refusal(Some(&claim.origin), reason, &"its body could not be read");
-                error
-            })?,
-        };
-        let signed = peers.verify_request(&claim, &parts.method, &parts.uri, read).await;
-        *body = Incoming::Read(signed.map_err(|error| refuse(peers, Some(&claim.origin), error))?);
-        if let Err(error) = peers.trust().admit_request(&claim.origin, parts.uri.path()) {
-            peers.note_refusal(Some(&claim.origin), "untrusted", &error);
+        let origin = signed_by::<Error>(parts, body, peers).await?;
+        if let Err(error) = peers.trust().admit_request(&origin.server, parts.uri.path()) {
+            peers.note_refusal(Some(&origin.server), "untrusted", &error);
             return Err(error.into());
         }
-        peers.note_heard(&claim.origin);
-        Ok(Origin { server: claim.origin })
+        peers.note_heard(&origin.server);
+        Ok(origin)
     }
 }
 
-fn refuse(peers: &Peers, origin: Option<&ServerName>, error: AuthError) -> Error {
-    peers.note_refusal(origin, error.reason(), &error);
-    error.into()
+/// Which server has signed a request, on any of the faces; what it is trusted with is another question. `E`: how the face
+/// refuses.
+pub(crate) async fn signed_by<E>(parts: &Parts, body: &mut Incoming, peers: &Peers) -> Result<Origin, E>
+where
+    E: From<Error> + From<AuthError>,
+{
+    // What no key can make right is refused before anything of the body is read, and before anybody is asked.
+    let claim = peers.claim_of(&parts.headers).map_err(|error| refuse(peers, None, error))?;
+    let read = read_once(body, &claim.origin, peers).await?;
+    let signed = peers.verify_request(&claim, &parts.method, &parts.uri, read).await;
+    *body = Incoming::Read(signed.map_err(|error| refuse(peers, Some(&claim.origin), error))?);
+    Ok(Origin { server: claim.origin })
 }
 
-/// Reads a body whose sender has proved nothing yet, with one word for why it failed.
+fn refuse(peers: &Peers, origin: Option<&ServerName>, error: AuthError) -> AuthError {
+    peers.note_refusal(origin, error.reason(), &error);
+    error
+}
+
+/// Reads the body of a request that says to be of `claimed`, which has proved nothing yet.
+pub(crate) async fn read_once(body: &mut Incoming, claimed: &ServerName, peers: &Peers) -> Result<Bytes, Error> {
+    match std::mem::replace(body, Incoming::Read(Bytes::new())) {
+        Incoming::Read(read) => Ok(read),
+        Incoming::Unread(body) => read_body(body, peers).await.map_err(|(reason, error)| {
+            peers.note_refusal(Some(claimed), reason, &"its body could not be read");
+            error
+        }),
+    }
+}
+
+/// With one word for why it failed.
 async fn read_body(body: Body, peers: &Peers) -> Result<Bytes, (&'static str, Error)> {
     timeout(BODY_TIMEOUT, collect(body, peers)).await.unwrap_or_else(|_| {
         let message = "the body did not arrive in time";

@@ -21,7 +21,8 @@ pub(crate) fn routes() -> Vec<Route> {
 }
 
 async fn public_rooms(ask: Ask<get::Request>) -> Answer<get::Response> {
-    let page = page(&ask.services, &ask.session.server, ask.request.since, ask.request.limit, &Filter::default()).await?;
+    let page =
+        page(&ask.services, &ask.session.server, ask.request.since, ask.request.limit, &Filter::default()).await?;
     let mut response = get::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next;
@@ -31,7 +32,8 @@ async fn public_rooms(ask: Ask<get::Request>) -> Answer<get::Response> {
 }
 
 async fn public_rooms_filtered(ask: Ask<filtered::Request>) -> Answer<filtered::Response> {
-    let page = page(&ask.services, &ask.session.server, ask.request.since, ask.request.limit, &ask.request.filter).await?;
+    let page =
+        page(&ask.services, &ask.session.server, ask.request.since, ask.request.limit, &ask.request.filter).await?;
     let mut response = filtered::Response::new();
     response.chunk = page.chunk;
     response.next_batch = page.next;

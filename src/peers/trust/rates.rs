@@ -51,7 +51,8 @@ impl Rates {
     pub(crate) fn take(&self, server: &ServerName, grant: Grant, own: Option<&Bucket>) -> Result<(), Duration> {
         let buckets = match grant {
             Grant::Paced => &self.paced,
-            Grant::Slow => &self.slow,
+            // Whom nothing is granted may still ask how it is seen.
+            Grant::Slow | Grant::No => &self.slow,
             _ if own.is_none() => return Ok(()),
             _ => &self.paced,
         };
@@ -66,7 +67,8 @@ impl Rates {
 
 impl Buckets {
     fn of_server(&self, server: &ServerName) -> Arc<Bucket> {
-        let made = self.of.get_or_insert_with(server, || Ok::<_, std::convert::Infallible>(Arc::new(bucket(self.rate))));
+        let made =
+            self.of.get_or_insert_with(server, || Ok::<_, std::convert::Infallible>(Arc::new(bucket(self.rate))));
         match made {
             Ok(bucket) => bucket,
             Err(never) => match never {},

@@ -65,6 +65,10 @@ impl Refusal for AuthError {
         }
     }
 
+    fn code(&self) -> Option<&'static str> {
+        (self.kind() == Kind::Unauthenticated).then(|| self.reason())
+    }
+
     fn errcode(&self) -> Option<&'static str> {
         match self.kind() {
             Kind::Unauthenticated => Some("M_UNAUTHORIZED"),

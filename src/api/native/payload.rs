@@ -1,0 +1,199 @@
+//! What calls and answers carry: JSON, a file, or nothing; and how that is described.
+
+use std::fmt::Display;
+
+use axum::{
+    body::Body,
+    response::{IntoResponse as _, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use serde::{Serialize, de::DeserializeOwned};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{
+        Content, Ref, RefOr, Required, Schema,
+        path::{OperationBuilder, Parameter, ParameterIn},
+        request_body::RequestBodyBuilder,
+        response::ResponseBuilder,
+        schema::{ObjectBuilder, Type},
+    },
+};
+
+use crate::{Problem, endpoint::check_json};
+
+/// No query that matters, no body, or no answer but that it was done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing;
+
+impl<'de> serde::Deserialize<'de> for Nothing {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl IntoParams for Nothing {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        Vec::new()
+    }
+}
+
+/// The schemas that an endpoint refers to, by name.
+pub(super) type Schemas = Vec<(String, RefOr<Schema>)>;
+
+/// What a body holds: JSON, or nothing.
+pub trait Payload: Sized + Send + 'static {
+    /// Reads a body. `None`: there is none to be read.
+    const READ: Option<fn(&[u8]) -> Result<Self, Problem>>;
+
+    /// What is taken where nothing is read.
+    fn nothing() -> Option<Self>;
+
+    /// Says what a body looks like.
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder;
+}
+
+impl Payload for Nothing {
+    const READ: Option<fn(&[u8]) -> Result<Self, Problem>> = None;
+
+    fn nothing() -> Option<Self> {
+        Some(Self)
+    }
+
+    fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
+        operation
+    }
+}
+
+impl<T: DeserializeOwned + ToSchema + Send + 'static> Payload for T {
+    const READ: Option<fn(&[u8]) -> Result<Self, Problem>> = Some(read_json);
+
+    fn nothing() -> Option<Self> {
+        None
+    }
+
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder {
+        let content = Content::new(Some(reference::<T>(schemas)));
+        let body = RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True));
+        operation.request_body(Some(body.build()))
+    }
+}
+
+/// What a handler's answer becomes.
+pub trait Reply: Send + 'static {
+    /// As it goes out.
+    fn into_response(self) -> Response;
+
+    /// Says what it looks like.
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder;
+}
+
+/// 200, with JSON.
+impl<T: Serialize + ToSchema + Send + 'static> Reply for T {
+    fn into_response(self) -> Response {
+        json(StatusCode::OK, &self)
+    }
+
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder {
+        described::<T>(operation, schemas, "200", "Done.")
+    }
+}
+
+/// 204.
+impl Reply for Nothing {
+    fn into_response(self) -> Response {
+        StatusCode::NO_CONTENT.into_response()
+    }
+
+    fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
+        operation.response("204", ResponseBuilder::new().description("Done."))
+    }
+}
+
+/// 201, with JSON.
+#[derive(Debug)]
+pub struct Created<T>(pub T);
+
+impl<T: Serialize + ToSchema + Send + 'static> Reply for Created<T> {
+    fn into_response(self) -> Response {
+        json(StatusCode::CREATED, &self.0)
+    }
+
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder {
+        described::<T>(operation, schemas, "201", "Made.")
+    }
+}
+
+/// 200, with something else than JSON that one may want to keep.
+#[derive(Debug)]
+pub struct File {
+    /// `text/csv; charset=utf-8`.
+    pub content_type: &'static str,
+    /// What to call it.
+    pub name: String,
+    /// What is in it.
+    pub body: Body,
+}
+
+impl Reply for File {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(self.body);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let name: String = self.name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+        if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
+            headers.insert(header::CONTENT_DISPOSITION, value);
+        }
+        response
+    }
+
+    fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
+        let content = Content::new(Some(RefOr::T(Schema::from(ObjectBuilder::new().schema_type(Type::String)))));
+        operation.response("200", ResponseBuilder::new().description("A file.").content("*/*", content))
+    }
+}
+
+fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    check_json(body)?;
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| misread("body", error))
+}
+
+/// Why something that came could not be read, and where.
+pub(super) fn misread<E: Display>(place: &str, error: serde_path_to_error::Error<E>) -> Problem {
+    let path = error.path().to_string();
+    let error = error.into_inner();
+    if path == "." {
+        return Problem::invalid(format!("the {place} is not what this endpoint takes: {error}"));
+    }
+    Problem::invalid(format!("the {place} is not what this endpoint takes: {error} in `{path}`")).with("field", path)
+}
+
+fn json(status: StatusCode, answer: &impl Serialize) -> Response {
+    match serde_json::to_string(answer) {
+        Ok(text) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "failed to render an answer");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal server error").into_response()
+        }
+    }
+}
+
+// === what is said of it ===
+
+fn described<T: ToSchema>(
+    operation: OperationBuilder,
+    schemas: &mut Schemas,
+    status: &str,
+    text: &str,
+) -> OperationBuilder {
+    let content = Content::new(Some(reference::<T>(schemas)));
+    operation.response(status, ResponseBuilder::new().description(text).content("application/json", content))
+}
+
+/// Refers to the schema of `T`, which becomes one of `schemas`, with those it refers to.
+fn reference<T: ToSchema>(schemas: &mut Schemas) -> RefOr<Schema> {
+    T::schemas(schemas);
+    schemas.push((T::name().into_owned(), T::schema()));
+    RefOr::Ref(Ref::from_schema_name(T::name()))
+}
