@@ -12,7 +12,7 @@ use store::{
     profiles::{put_profile_field, remove_profile_field},
 };
 
-use crate::Users;
+use crate::{RemoteUserError, Users};
 
 /// The fields of a profile.
 pub type Profile = BTreeMap<String, Value>;
@@ -26,7 +26,7 @@ pub(crate) const MAX_PROFILE_BYTES: usize = 64 << 10;
 /// Spec: "keys must not exceed 255 bytes".
 const MAX_FIELD_BYTES: usize = 255;
 const MAX_DISPLAY_NAME_BYTES: usize = 256;
-const MAX_AVATAR_URL_BYTES: usize = 1_000;
+pub(crate) const MAX_AVATAR_URL_BYTES: usize = 1_000;
 
 /// Why a profile was not shown or changed.
 #[derive(Debug, thiserror::Error)]
@@ -63,14 +63,9 @@ pub enum ProfileError {
     /// The profile would be too large.
     #[error("a profile has at most 64 KiB")]
     TooLarge,
-    /// Another server could not be asked, or refused.
-    #[error("{reason}")]
-    Remote {
-        /// What kind of refusal that is.
-        kind: Kind,
-        /// What it said, or why it said nothing.
-        reason: String,
-    },
+    /// Nothing can be told of a user of another server.
+    #[error(transparent)]
+    Remote(#[from] RemoteUserError),
     /// The store failed.
     #[error("the profile could not be read or changed")]
     Store(#[from] store::Error),
@@ -85,7 +80,7 @@ impl Refusal for ProfileError {
             Self::Field(_) | Self::FieldTooLong | Self::Value { .. } | Self::NotText { .. } | Self::TooLarge => {
                 Kind::Invalid
             }
-            Self::Remote { kind, .. } => *kind,
+            Self::Remote(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
     }
@@ -98,13 +93,21 @@ impl Refusal for ProfileError {
             _ => None,
         }
     }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Remote(error) => error.retry_after_ms(),
+            _ => None,
+        }
+    }
 }
 
 impl Users {
-    /// The profile of a user. That of a user of another server is asked there, and may be some minutes old.
+    /// The profile of a user. That of a user of another server is what it said a while ago; see
+    /// [`RemoteUsers::get`](crate::RemoteUsers::get).
     pub async fn profile(&self, user_id: &UserId) -> Result<Profile, ProfileError> {
         if !self.is_ours(user_id) {
-            return self.remote_profile(user_id).await;
+            return Ok(self.remote_users().get(user_id).await?.profile.to_profile());
         }
         let rows = self.store.profiles().get(user_id).await?;
         if rows.is_empty() {
