@@ -38,6 +38,7 @@ pub mod sync;
 pub mod to_device;
 pub mod tokens;
 pub mod unread;
+pub mod used_tokens;
 pub mod user_directory;
 mod write;
 mod writer;

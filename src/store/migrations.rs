@@ -26,6 +26,7 @@ const SHARED: &[Step] = migrations![
     7 "0007_federation",
     8 "0008_shared_rooms",
     9 "0009_media",
+    14 "0014_native_federation",
     12 "0012_remote_users",
 ];
 
