@@ -7,7 +7,7 @@ use ruma::{
     events::receipt::{ReceiptThread, ReceiptType},
 };
 
-use crate::{EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid};
+use crate::{peer::TrustLevel, EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid};
 
 /// What has become durable and visible, in order.
 #[derive(Clone, Debug)]
@@ -117,4 +117,6 @@ pub struct TimelineEvent {
     pub redacted_by: Option<OwnedEventId>,
     /// Allowed by its own state but not by the room's: kept, never shown.
     pub soft_failed: bool,
+    /// The least trust that the sender's server must have for people to be shown the event. Set for what came while it had less.
+    pub withheld_below: Option<TrustLevel>,
 }

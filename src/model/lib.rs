@@ -8,6 +8,7 @@ mod address;
 mod change;
 mod event;
 mod kind;
+pub mod peer;
 mod position;
 mod room_version;
 mod signing;

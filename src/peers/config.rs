@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use ruma::OwnedServerName;
 
-use crate::RetiredKey;
+use crate::{RetiredKey, TrustConfig};
 
 /// `[federation]`, as far as it is about asking.
 #[derive(Clone, Debug)]
@@ -27,6 +27,8 @@ pub struct PeersConfig {
     pub connect_timeout: Duration,
     /// How long an answer may take, from connecting to its last byte.
     pub request_timeout: Duration,
+    /// How servers are trusted that nobody has set.
+    pub trust: TrustConfig,
 }
 
 impl Default for PeersConfig {
@@ -41,6 +43,7 @@ impl Default for PeersConfig {
             retired_keys: Vec::new(),
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            trust: TrustConfig::default(),
         }
     }
 }

@@ -18,6 +18,7 @@ mod streamed;
 pub mod testing;
 mod tls;
 pub mod token;
+pub mod trust;
 mod well_known;
 mod x_matrix;
 
@@ -36,6 +37,7 @@ pub use keys::{KeyError, KeyRing, NotaryWish, RetiredKey, ServerKey};
 pub use resolver::{Place, Step};
 pub use streamed::Streamed;
 pub use token::{NativeRequest, Scope, Token, TokenError};
+pub use trust::{Trust, TrustConfig, TrustError};
 pub use x_matrix::{AuthError, Claim};
 
 /// The way to other servers. Cheap to clone.
@@ -50,6 +52,7 @@ struct Shared {
     keys: KeyRing,
     wire: client::Wire,
     refusals: refusals::Refusals,
+    trust: Trust,
     /// The bytes of large bodies that are being read from servers which have proved nothing yet.
     large_bodies: Semaphore,
     on_heard: OnceLock<OnHeard>,
@@ -80,6 +83,7 @@ impl Peers {
         clock: keys::Clock,
     ) -> Result<Self, PeerError> {
         let used = token::Used::new(store.clone());
+        let trust = Trust::new(store.clone(), key.server_name().to_owned(), config.trust.clone());
         let keys = KeyRing::new(keys::Parts {
             store,
             key: key.clone(),
@@ -92,7 +96,8 @@ impl Peers {
         let large_bodies = Semaphore::new(LARGE_BODIES);
         let on_heard = OnceLock::new();
         let wire = client::Wire::new(&config)?;
-        Ok(Self { shared: Arc::new(Shared { config, key, keys, wire, refusals, large_bodies, on_heard, used }) })
+        let shared = Shared { config, key, keys, wire, refusals, trust, large_bodies, on_heard, used };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// The name of this server.
@@ -113,6 +118,11 @@ impl Peers {
     /// The keys of all servers.
     pub fn keys(&self) -> &KeyRing {
         &self.shared.keys
+    }
+
+    /// How far other servers are trusted.
+    pub fn trust(&self) -> &Trust {
+        &self.shared.trust
     }
 
     /// Who says to have signed a request with these headers, unless no key could make that right.

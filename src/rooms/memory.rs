@@ -157,6 +157,7 @@ mod tests {
             transaction_id: None,
             redacted_by: None,
             soft_failed,
+            withheld_below: None,
         })
     }
 

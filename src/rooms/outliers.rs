@@ -91,6 +91,7 @@ pub(crate) fn outlier(
         transaction_id: None,
         redacted_by: None,
         soft_failed: false,
+        withheld_below: None,
     }
 }
 

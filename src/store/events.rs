@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use model::{EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid, TimelineEvent};
+use model::{EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid, TimelineEvent, peer::TrustLevel};
 use ruma::{EventId, OwnedEventId, UserId, api::Direction};
 
 use crate::{Arg, Error, Row, Store, Table, Write, args, places};
 
 static EVENTS: Table = Table {
     insert: "INSERT INTO events (nid, event_id, room_nid, position, depth, type, state_key, sender, origin_server_ts,
-        state_before_nid, json, transaction_id, rejected_at, soft_failed_at, room_state_nid)",
-    columns: 15,
+        state_before_nid, json, transaction_id, rejected_at, soft_failed_at, room_state_nid, withheld_below)",
+    columns: 16,
     conflict: "",
     key: 0,
 };
@@ -63,6 +63,7 @@ pub fn insert(write: &mut Write, event: &TimelineEvent, position: Arg) {
         pdu.rejected.then_some(i64::from(pdu.origin_server_ts.get())),
         event.soft_failed.then_some(i64::from(pdu.origin_server_ts.get())),
         event.room_state.map(|snapshot| snapshot.0),
+        event.withheld_below.map(TrustLevel::as_str),
     ]);
     write.insert(&EVENTS, row);
 }
@@ -71,7 +72,8 @@ pub fn insert(write: &mut Write, event: &TimelineEvent, position: Arg) {
 pub fn settle(write: &mut Write, event: &TimelineEvent, position: Arg) {
     const SETTLE: &str = "
         UPDATE events
-        SET position = $2, state_before_nid = $3, room_state_nid = $4, rejected_at = $5, soft_failed_at = $6
+        SET position = $2, state_before_nid = $3, room_state_nid = $4, rejected_at = $5, soft_failed_at = $6,
+            withheld_below = $7
         WHERE nid = $1 AND position IS NULL";
     let at = i64::from(event.pdu.origin_server_ts.get());
     let mut row = args![event.nid.0];
@@ -81,6 +83,7 @@ pub fn settle(write: &mut Write, event: &TimelineEvent, position: Arg) {
         event.room_state.map(|snapshot| snapshot.0),
         event.pdu.rejected.then_some(at),
         event.soft_failed.then_some(at),
+        event.withheld_below.map(TrustLevel::as_str),
     ]);
     write.run(SETTLE, row);
 }
@@ -171,7 +174,7 @@ pub struct Events<'a>(pub(crate) &'a Store);
 
 const COLUMNS: &str = "
     SELECT nid, event_id, room_nid, position, state_before_nid, json, transaction_id, rejected_at, soft_failed_at,
-        redacted_by, room_state_nid
+        redacted_by, room_state_nid, withheld_below
     FROM events";
 
 fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
@@ -192,6 +195,7 @@ fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
         transaction_id,
         redacted_by: row.opt_parse(9)?,
         soft_failed: row.opt_int(8)?.is_some(),
+        withheld_below: row.opt_parse(11)?,
     }))
 }
 

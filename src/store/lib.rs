@@ -12,6 +12,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod audit;
 pub mod destinations;
 pub mod device_keys;
 pub mod devices;
@@ -25,6 +26,7 @@ pub mod key_backups;
 pub mod media;
 mod migrations;
 pub mod outbox;
+pub mod peers;
 pub mod presence;
 pub mod profiles;
 pub mod receipts;

@@ -26,8 +26,9 @@ const SHARED: &[Step] = migrations![
     7 "0007_federation",
     8 "0008_shared_rooms",
     9 "0009_media",
-    14 "0014_native_federation",
+    10 "0010_peers",
     12 "0012_remote_users",
+    14 "0014_native_federation",
 ];
 
 /// What only SQLite knows.

@@ -103,6 +103,7 @@ pub async fn owe_event(store: &Store, destination: &ServerName, room: RoomNid, n
         transaction_id: None,
         redacted_by: None,
         soft_failed: false,
+        withheld_below: None,
     };
     let mut write = Write::new();
     let offset = write.position();

@@ -1,0 +1,347 @@
+//! How far other servers are trusted, and what follows from it: the one place that every act by a peer, and every act towards
+//! one, passes through.
+//!
+//! What the levels mean stands in [`model::peer::TABLE`], and what follows in [`model::peer::decide`]. Here is what that needs to
+//! know: which row is about a server, and what an admin has set in it.
+
+mod acts;
+mod audit;
+mod change;
+mod rates;
+mod register;
+mod settings;
+mod simulate;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use model::{
+    Kind, Millis, Refusal,
+    peer::{Allowed, Capability, Context, Decision, Denied, Direction, Fact, Regard, Rule, Standing, TrustLevel, decide},
+};
+use ruma::{OwnedServerName, ServerName};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use acts::Acts;
+use rates::Rates;
+use register::Register;
+
+pub use audit::{Author, AuditEntry, Broken};
+pub use change::{ChangeError, PeerChange};
+pub use rates::Rate;
+pub use register::Source;
+pub use settings::{Limits, PeerSettings, Transport, View};
+pub use simulate::{Simulated, Simulation};
+
+/// How often it is looked whether somebody else has changed a peer: another node, or the command line.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often what peers did is written down.
+const WRITE_ACTS_EVERY: u32 = 10;
+
+/// How servers are trusted that no admin has set, and what that means in numbers.
+#[derive(Clone, Debug)]
+pub struct TrustConfig {
+    /// The level of servers that nobody has set.
+    pub default_level: TrustLevel,
+    /// Refusals are counted and logged, but not made.
+    pub shadow: bool,
+    /// How often a peer may ask whose requests are paced …
+    pub paced: Rate,
+    /// … and one whose requests are slow.
+    pub slow: Rate,
+}
+
+impl Default for TrustConfig {
+    fn default() -> Self {
+        Self {
+            default_level: TrustLevel::Limited,
+            shadow: false,
+            paced: Rate { per_second: 50.0, burst: 250 },
+            slow: Rate { per_second: 5.0, burst: 50 },
+        }
+    }
+}
+
+/// How far other servers are trusted. Cheap to clone.
+#[derive(Clone)]
+pub struct Trust {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    us: OwnedServerName,
+    config: TrustConfig,
+    register: RwLock<Arc<Register>>,
+    rates: Rates,
+    acts: Acts,
+}
+
+/// Why the trust policy refused something.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    /// The peer may not.
+    #[error("{server} may not do this here: {denied}")]
+    Inbound {
+        /// Which peer.
+        server: OwnedServerName,
+        /// By which rule.
+        denied: Denied,
+    },
+    /// This server may not, towards that peer.
+    #[error("this server's trust policy does not allow this towards {server} ({rule})", rule = denied.rule)]
+    Outbound {
+        /// Which peer.
+        server: OwnedServerName,
+        /// By which rule.
+        denied: Denied,
+    },
+    /// Too often.
+    #[error("{server} asks too often ({rule})")]
+    TooOften {
+        /// Which peer.
+        server: OwnedServerName,
+        /// By which rule.
+        rule: Rule,
+        /// When it may ask again.
+        retry_after: Duration,
+    },
+}
+
+impl TrustError {
+    /// By which rule.
+    pub fn rule(&self) -> Rule {
+        match self {
+            Self::Inbound { denied, .. } | Self::Outbound { denied, .. } => denied.rule,
+            Self::TooOften { rule, .. } => *rule,
+        }
+    }
+}
+
+impl Refusal for TrustError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Inbound { .. } | Self::Outbound { .. } => Kind::Forbidden,
+            Self::TooOften { .. } => Kind::RateLimited,
+        }
+    }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::TooOften { retry_after, .. } => u64::try_from(retry_after.as_millis()).ok(),
+            _ => None,
+        }
+    }
+}
+
+impl Trust {
+    /// `us`: the name of this server, which may do everything. Knows no peer until [`Self::load`].
+    pub(crate) fn new(store: Store, us: OwnedServerName, config: TrustConfig) -> Self {
+        let rates = Rates::new(&config);
+        let register = RwLock::new(Arc::new(Register::empty(config.default_level)));
+        let shared = Shared { store, us, config, register, rates, acts: Acts::default() };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// How `server` is regarded now.
+    pub fn regard(&self, server: &ServerName) -> Regard {
+        match *server == self.shared.us {
+            true => Regard::of_level(TrustLevel::Full),
+            false => self.register().find(server).regard,
+        }
+    }
+
+    /// Decides whether a peer may do something here, or this server towards it; counted, and logged if it is refused.
+    ///
+    /// A fact that would have to be looked up and that `context` doesn't know counts as not so: who can look it up, asks
+    /// [`Self::allow_knowing`].
+    pub fn allow(&self, server: &ServerName, capability: Capability, context: &Context) -> Result<Allowed, TrustError> {
+        match self.decide(server, capability, context) {
+            Decision::Ask(fact) => {
+                let context = context.knowing(fact, false);
+                self.settle(server, capability, &context, self.decide(server, capability, &context))
+            }
+            decided => self.settle(server, capability, context, decided),
+        }
+    }
+
+    /// As [`Self::allow`], where what the decision hangs on can be looked up; most hang on nothing.
+    pub async fn allow_knowing<E: From<TrustError>>(
+        &self,
+        server: &ServerName,
+        capability: Capability,
+        context: &Context,
+        look_up: impl AsyncFnOnce(Fact) -> Result<bool, E>,
+    ) -> Result<Allowed, E> {
+        let mut context = *context;
+        let mut decision = self.decide(server, capability, &context);
+        if let Decision::Ask(fact) = decision {
+            context = context.knowing(fact, look_up(fact).await?);
+            decision = self.decide(server, capability, &context);
+        }
+        Ok(self.settle(server, capability, &context, decision)?)
+    }
+
+    /// As [`Self::allow`], but what hangs on something that isn't known is let pass: whoever goes on decides it.
+    pub fn admit(&self, server: &ServerName, capability: Capability, direction: Direction) -> Result<(), TrustError> {
+        let context = Context { direction, ..Context::inbound() };
+        match self.decide(server, capability, &context) {
+            Decision::Ask(_) => Ok(()),
+            decided => self.settle(server, capability, &context, decided).map(drop),
+        }
+    }
+
+    /// Takes one request of a peer's from what it may ask in a time.
+    pub fn pace(&self, server: &ServerName) -> Result<(), TrustError> {
+        let entry = self.register().find(server);
+        let regard = entry.regard;
+        let Err(retry_after) = self.shared.rates.take(server, regard.grant(Capability::Events), entry.rate.as_deref()) else {
+            return Ok(());
+        };
+        let rule = Rule::Rate(Capability::Events);
+        self.note(server, Capability::Events, &Context::inbound(), Some(rule));
+        match self.is_shadow(server) {
+            true => Ok(()),
+            false => Err(TrustError::TooOften { server: server.to_owned(), rule, retry_after }),
+        }
+    }
+
+    /// Whether people are shown what somebody of `server` said in a room, or while, it demanded `least`.
+    pub fn shows(&self, server: &ServerName, least: TrustLevel) -> bool {
+        let context = Context::inbound().in_room(Some(least));
+        *server == self.shared.us
+            || self.is_shadow(server)
+            || matches!(decide(&self.regard(server), Capability::Events, &context), Decision::Allow(_))
+    }
+
+    /// What the sender's server must be trusted for people to be shown an event that has just come, in a room that demands
+    /// `ceiling`. `None`: it may be shown whatever becomes of the trust.
+    pub fn withholds(&self, server: &ServerName, ceiling: Option<TrustLevel>) -> Option<TrustLevel> {
+        if *server == self.shared.us {
+            return None;
+        }
+        let context = Context::inbound().in_room(ceiling);
+        match decide(&self.regard(server), Capability::Events, &context) {
+            Decision::Deny(denied) => {
+                self.note(server, Capability::Events, &context, Some(denied.rule));
+                Some(ceiling.unwrap_or(TrustLevel::Restricted).max(TrustLevel::Restricted))
+            }
+            Decision::Allow(_) | Decision::Ask(_) => None,
+        }
+    }
+
+    fn decide(&self, server: &ServerName, capability: Capability, context: &Context) -> Decision {
+        decide(&self.regard(server), capability, context)
+    }
+
+    fn settle(
+        &self,
+        server: &ServerName,
+        capability: Capability,
+        context: &Context,
+        decision: Decision,
+    ) -> Result<Allowed, TrustError> {
+        if *server == self.shared.us {
+            return Ok(Allowed { grant: Capability::row(capability).levels[TrustLevel::Full as usize] });
+        }
+        let denied = match decision {
+            Decision::Allow(allowed) => {
+                self.note(server, capability, context, None);
+                return Ok(allowed);
+            }
+            Decision::Deny(denied) => denied,
+            Decision::Ask(_) => unreachable_ask(capability),
+        };
+        self.note(server, capability, context, Some(denied.rule));
+        if self.is_shadow(server) {
+            return Ok(Allowed { grant: capability.at(TrustLevel::Full) });
+        }
+        let server = server.to_owned();
+        Err(match context.direction {
+            Direction::In => TrustError::Inbound { server, denied },
+            Direction::Out => TrustError::Outbound { server, denied },
+        })
+    }
+
+    fn note(&self, server: &ServerName, capability: Capability, context: &Context, rule: Option<Rule>) {
+        self.shared.acts.note(server, capability, context, rule);
+        if let Some(rule) = rule {
+            debug!(server.name = %server, %rule, direction = context.direction.as_str(), "the trust policy refused something");
+        }
+    }
+
+    /// Whether refusals concerning this server are only logged.
+    fn is_shadow(&self, server: &ServerName) -> bool {
+        self.shared.config.shadow || self.register().find(server).shadow
+    }
+
+    fn register(&self) -> Arc<Register> {
+        self.shared.register.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is set for peers, as the store has it.
+    pub async fn load(&self) -> Result<(), store::Error> {
+        let head = self.shared.store.audit().head().await?;
+        let rows = self.shared.store.peers().list().await?;
+        let register = Register::new(&rows, self.shared.config.default_level, head, crate::keys::wall_clock());
+        *self.shared.register.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(register);
+        Ok(())
+    }
+
+    /// Keeps up with changes that others make, lets rows expire, and writes down what peers did, until `stop` is cancelled.
+    pub async fn tend(&self, stop: CancellationToken) {
+        let mut ticks = 0_u32;
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if let Err(error) = self.look().await {
+                warn!(error = &error as &dyn std::error::Error, "could not look up how peers are trusted");
+            }
+            ticks = ticks.wrapping_add(1);
+            if ticks.is_multiple_of(WRITE_ACTS_EVERY) {
+                self.write_acts().await;
+            }
+        }
+        self.write_acts().await;
+    }
+
+    async fn look(&self) -> Result<(), store::Error> {
+        let known = self.register();
+        let now: Millis = crate::keys::wall_clock();
+        if known.is_outdated(now) || self.shared.store.audit().head().await? != known.head() {
+            self.load().await?;
+        }
+        Ok(())
+    }
+
+    async fn write_acts(&self) {
+        if let Err(error) = self.shared.acts.write(&self.shared.store).await {
+            warn!(error = &error as &dyn std::error::Error, "could not write down what peers did");
+        }
+    }
+}
+
+/// [`decide`] asks for one fact at most, and it was given.
+fn unreachable_ask(capability: Capability) -> Denied {
+    debug_assert!(false, "{capability} hangs on two facts");
+    Denied { rule: Rule::Level(TrustLevel::Blocked, capability, model::peer::Grant::No) }
+}
+
+/// Whether a row is in force, in the words of the API.
+pub(crate) fn standing_of(inactive_at: Option<Millis>, alarm: Option<&str>) -> Standing {
+    match (inactive_at, alarm) {
+        (Some(_), _) => Standing::Inactive,
+        (None, Some(_)) => Standing::Alarmed,
+        (None, None) => Standing::Active,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! Changing how a peer is trusted.
+
+use std::collections::BTreeMap;
+
+use model::{
+    Kind, Millis, Refusal,
+    peer::{Capability, Override, PeerPattern, Regard, TrustLevel, WrongGrant},
+};
+use ruma::OwnedRoomId;
+use serde::{Deserialize, Deserializer};
+use store::{
+    Write,
+    audit::{self as log, AuditRow},
+    peers::{self, PeerRow},
+};
+use tracing::info;
+
+use super::{Author, Limits, PeerSettings, Rate, Transport, Trust, View, audit, standing_of};
+
+/// How often a change is tried again because somebody else changed something meanwhile.
+const TRIES: u32 = 16;
+/// No more is kept for one peer.
+const MOST_SETTINGS: usize = 64 << 10;
+
+/// What is to be changed of a peer; what isn't set stays as it is.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerChange {
+    /// How far it is trusted; a new peer needs it.
+    pub level: Option<TrustLevel>,
+    /// False: nothing goes there and nothing is taken from there, whatever the level.
+    pub active: Option<bool>,
+    /// Capabilities that are not as the level has them; `null`: as the level has it again.
+    pub overrides: BTreeMap<Capability, Option<Override>>,
+    /// How much it may do.
+    pub limits: Option<Limits>,
+    /// The only keys that it may sign with, by their ids, base64.
+    pub pinned_keys: Option<BTreeMap<String, String>>,
+    /// Rooms there that people of this server may join where that needs an admin's approval.
+    pub approved_rooms: Option<Vec<OwnedRoomId>>,
+    /// How transactions travel.
+    pub transport: Option<Transport>,
+    /// Refusals are counted and logged, but not made.
+    pub shadow: Option<bool>,
+    /// For other admins.
+    pub notes: Option<String>,
+    /// From then on the row counts for nothing, milliseconds since 1970; `null`: it holds until it is changed.
+    #[serde(deserialize_with = "some")]
+    pub expires_at: Option<Option<Millis>>,
+    /// It is known why the peer signs with another key, and all is well.
+    pub clear_alarm: bool,
+}
+
+/// Makes `null` something else than nothing.
+fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(deserializer).map(Some)
+}
+
+/// Why a peer was not changed.
+#[derive(Debug, thiserror::Error)]
+pub enum ChangeError {
+    /// Somebody else changed it since.
+    #[error("{pattern} was changed meanwhile: it is at revision {current} now; look at it, and try again")]
+    Outdated {
+        /// Which peer.
+        pattern: PeerPattern,
+        /// Its revision now; 0: it is gone.
+        current: i64,
+    },
+    /// A new peer has no level.
+    #[error("{0} is not known yet: say with `level` how far it is to be trusted")]
+    NoLevel(PeerPattern),
+    /// There is no such peer.
+    #[error("nothing is set for {0}")]
+    Unknown(PeerPattern),
+    /// It is this server.
+    #[error("{0} is this server, or this server lies below it: it can't be a peer of its own")]
+    Ourselves(PeerPattern),
+    /// No reason was given.
+    #[error("say with `reason` why: other admins will want to know")]
+    NoReason,
+    /// A capability can't be so.
+    #[error(transparent)]
+    Grant(#[from] WrongGrant),
+    /// Something else in it makes no sense.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// The store failed.
+    #[error("the peer could not be changed")]
+    Store(#[from] store::Error),
+}
+
+impl Refusal for ChangeError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Outdated { .. } => Kind::Conflict,
+            Self::Unknown(_) => Kind::NotFound,
+            Self::NoLevel(_) | Self::Ourselves(_) | Self::NoReason | Self::Grant(_) | Self::Invalid(_) => Kind::Invalid,
+            Self::Store(error) => error.kind(),
+        }
+    }
+}
+
+impl Trust {
+    /// Every peer that is set, by name.
+    pub async fn list(&self) -> Result<Vec<View>, store::Error> {
+        Ok(self.shared.store.peers().list().await?.iter().map(view).collect())
+    }
+
+    /// What is set for a peer.
+    pub async fn get(&self, pattern: &PeerPattern) -> Result<Option<View>, store::Error> {
+        Ok(self.shared.store.peers().find(pattern).await?.as_ref().map(view))
+    }
+
+    /// Changes what is set for a peer, or adds one. It is in force when this returns, here; on other nodes within a second.
+    ///
+    /// `seen`: the revision that the author has looked at; `None`: whatever is there. Of two who change one at once, one is told.
+    pub async fn change(
+        &self,
+        pattern: &PeerPattern,
+        change: &PeerChange,
+        author: &Author,
+        seen: Option<i64>,
+    ) -> Result<View, ChangeError> {
+        if pattern.matches(&self.shared.us) {
+            return Err(ChangeError::Ourselves(pattern.clone()));
+        }
+        let after = self.write(pattern, "peer.set", author, seen, |before| apply(pattern, change, before).map(Some)).await?;
+        after.as_ref().map(view).ok_or_else(|| ChangeError::Unknown(pattern.clone()))
+    }
+
+    /// Forgets what is set for a peer: it is regarded as if nobody had ever set it.
+    pub async fn remove(&self, pattern: &PeerPattern, author: &Author, seen: Option<i64>) -> Result<(), ChangeError> {
+        let gone = |before: Option<&PeerRow>| match before {
+            Some(_) => Ok(None),
+            None => Err(ChangeError::Unknown(pattern.clone())),
+        };
+        self.write(pattern, "peer.remove", author, seen, gone).await.map(drop)
+    }
+
+    /// What becomes of the row, together with an entry of the log that says so.
+    async fn write(
+        &self,
+        pattern: &PeerPattern,
+        action: &str,
+        author: &Author,
+        seen: Option<i64>,
+        become_: impl Fn(Option<&PeerRow>) -> Result<Option<PeerRow>, ChangeError>,
+    ) -> Result<Option<PeerRow>, ChangeError> {
+        if author.reason.trim().is_empty() {
+            return Err(ChangeError::NoReason);
+        }
+        let store = &self.shared.store;
+        for _ in 0..TRIES {
+            // Read first: whatever is written after this takes the number that this write wants.
+            let last = store.audit().last().await?;
+            let before = store.peers().find(pattern).await?;
+            let current = before.as_ref().map_or(0, |row| row.revision);
+            if seen.is_some_and(|seen| seen != current) {
+                return Err(ChangeError::Outdated { pattern: pattern.clone(), current });
+            }
+            let now = crate::keys::wall_clock();
+            let mut after = become_(before.as_ref())?;
+            let number = last.as_ref().map_or(1, |last| last.number + 1);
+            if let Some(row) = &mut after {
+                row.revision = number;
+                row.changed_by.clone_from(&author.actor);
+                row.changed_at = now;
+            }
+            let entry = audit::next(
+                last.as_ref(),
+                AuditRow {
+                    number,
+                    at: now,
+                    actor: author.actor.clone(),
+                    action: action.to_owned(),
+                    subject: pattern.to_string(),
+                    before: before.as_ref().map(logged),
+                    after: after.as_ref().map(logged),
+                    reason: author.reason.chars().take(1_000).collect(),
+                    previous_hash: String::new(),
+                    hash: String::new(),
+                },
+            );
+            let mut write = Write::new();
+            log::append(&mut write, &entry);
+            match &after {
+                Some(row) => peers::put(&mut write, row),
+                None => peers::remove(&mut write, pattern),
+            }
+            match store.commit(write).await {
+                Ok(_) => {
+                    self.load().await?;
+                    let level = after.as_ref().map(|row| row.level.as_str());
+                    info!(server.name = %pattern, actor = author.actor, trust.level = level, action, "changed a peer");
+                    return Ok(after);
+                }
+                // Somebody else was first.
+                Err(store::Error::Duplicate) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(store::Error::Conflict.into())
+    }
+}
+
+fn apply(pattern: &PeerPattern, change: &PeerChange, before: Option<&PeerRow>) -> Result<PeerRow, ChangeError> {
+    let now = crate::keys::wall_clock();
+    let mut settings = before.map(settings_of).unwrap_or_default();
+    for (capability, wish) in &change.overrides {
+        match wish {
+            Some(wish) if wish.reason.trim().is_empty() => return Err(ChangeError::NoReason),
+            Some(wish) => {
+                capability.check(wish.grant)?;
+                settings.overrides.insert(*capability, wish.clone());
+            }
+            None => drop(settings.overrides.remove(capability)),
+        }
+    }
+    if let Some(limits) = change.limits {
+        check_rate(limits.requests)?;
+        settings.limits = limits;
+    }
+    if let Some(keys) = &change.pinned_keys {
+        check_keys(keys)?;
+        settings.pinned_keys.clone_from(keys);
+    }
+    if let Some(rooms) = &change.approved_rooms {
+        settings.approved_rooms.clone_from(rooms);
+    }
+    settings.transport = change.transport.unwrap_or(settings.transport);
+    settings.shadow = change.shadow.unwrap_or(settings.shadow);
+    if let Some(notes) = &change.notes {
+        settings.notes.clone_from(notes);
+    }
+    let settings = serde_json::to_string(&settings).expect("settings are JSON");
+    if settings.len() > MOST_SETTINGS {
+        return Err(ChangeError::Invalid("more is set for this peer than can be kept (64 KiB)"));
+    }
+    let level = change.level.or(before.map(|row| row.level)).ok_or_else(|| ChangeError::NoLevel(pattern.clone()))?;
+    let was_inactive = before.and_then(|row| row.inactive_at);
+    let expires_at = change.expires_at.unwrap_or(before.and_then(|row| row.expires_at));
+    if change.expires_at.flatten().is_some_and(|at| at <= now) {
+        return Err(ChangeError::Invalid("`expires_at` has passed already"));
+    }
+    Ok(PeerRow {
+        pattern: pattern.clone(),
+        level,
+        inactive_at: match change.active {
+            Some(true) => None,
+            Some(false) => was_inactive.or(Some(now)),
+            None => was_inactive,
+        },
+        alarm: before.and_then(|row| row.alarm.clone()).filter(|_| !change.clear_alarm),
+        settings,
+        expires_at,
+        revision: 0,
+        changed_by: String::new(),
+        changed_at: 0,
+    })
+}
+
+fn check_rate(rate: Option<Rate>) -> Result<(), ChangeError> {
+    match rate {
+        Some(rate) if !(rate.per_second > 0.0 && rate.per_second <= 1e6 && rate.burst > 0) => {
+            Err(ChangeError::Invalid("`limits.requests` must be more than nothing, and at most a million a second"))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn check_keys(keys: &BTreeMap<String, String>) -> Result<(), ChangeError> {
+    let is_key = |(id, key): (&String, &String)| {
+        let bytes = ruma::serde::Base64::<ruma::serde::base64::Standard>::parse(key);
+        id.starts_with("ed25519:") && bytes.is_ok_and(|bytes| bytes.as_bytes().len() == 32)
+    };
+    match keys.iter().all(is_key) {
+        true => Ok(()),
+        false => Err(ChangeError::Invalid("`pinned_keys` are of the form \"ed25519:name\": \"32 bytes in base64\"")),
+    }
+}
+
+fn settings_of(row: &PeerRow) -> PeerSettings {
+    serde_json::from_str(&row.settings).unwrap_or_default()
+}
+
+/// The row as the log has it.
+fn logged(row: &PeerRow) -> String {
+    serde_json::to_string(&view(row)).expect("a view is JSON")
+}
+
+/// How a row is seen.
+pub(super) fn view(row: &PeerRow) -> View {
+    let settings = settings_of(row);
+    let standing = standing_of(row.inactive_at, row.alarm.as_deref());
+    View {
+        pattern: row.pattern.to_string(),
+        level: row.level,
+        standing,
+        expired: row.expires_at.is_some_and(|at| at <= crate::keys::wall_clock()),
+        alarm: row.alarm.clone(),
+        capabilities: Regard::new(row.level, standing, &settings.overrides).grants(),
+        settings,
+        expires_at: row.expires_at,
+        revision: row.revision,
+        changed_by: row.changed_by.clone(),
+        changed_at: row.changed_at,
+        source: None,
+    }
+}

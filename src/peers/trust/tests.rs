@@ -1,0 +1,181 @@
+use model::peer::{Override, PeerPattern};
+use ruma::server_name;
+use store::testing::on_each_engine;
+
+use super::*;
+
+fn trust(store: &Store, default_level: TrustLevel) -> Trust {
+    let config = TrustConfig { default_level, ..TrustConfig::default() };
+    Trust::new(store.clone(), server_name!("a.test").to_owned(), config)
+}
+
+fn author(reason: &str) -> Author {
+    Author { actor: "@admin:a.test".into(), reason: reason.into() }
+}
+
+fn pattern(text: &str) -> PeerPattern {
+    text.parse().expect("it is one")
+}
+
+fn level(level: TrustLevel) -> PeerChange {
+    PeerChange { level: Some(level), ..PeerChange::default() }
+}
+
+#[tokio::test]
+async fn a_change_counts_at_once_here_and_when_others_look() {
+    on_each_engine(async |store| {
+        let (here, elsewhere) = (trust(&store, TrustLevel::Limited), trust(&store, TrustLevel::Limited));
+        here.load().await?;
+        elsewhere.load().await?;
+        let b = server_name!("b.test");
+        let typing = |trust: &Trust| trust.allow(b, Capability::Typing, &Context::inbound()).is_ok();
+        assert!(!typing(&here) && !typing(&elsewhere));
+        here.change(&pattern("b.test"), &level(TrustLevel::Full), &author("we know them"), Some(0)).await?;
+        assert!(typing(&here) && !typing(&elsewhere));
+        elsewhere.look().await?;
+        assert!(typing(&elsewhere));
+        let over = Override { grant: model::peer::Grant::No, reason: "they asked for it".into() };
+        let change = PeerChange { overrides: [(Capability::Typing, Some(over))].into(), ..PeerChange::default() };
+        let view = here.change(&pattern("b.test"), &change, &author("as agreed"), None).await?;
+        assert_eq!((view.level, view.revision), (TrustLevel::Full, 2));
+        assert!(!typing(&here));
+        here.remove(&pattern("b.test"), &author("over"), Some(2)).await?;
+        assert_eq!(here.regard(b), Regard::of_level(TrustLevel::Limited));
+        assert_eq!(here.verify_audit().await?, Ok(3));
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn of_two_admins_who_edit_one_peer_one_is_told() {
+    on_each_engine(async |store| {
+        let trust = trust(&store, TrustLevel::Limited);
+        let b = pattern("b.test");
+        trust.change(&b, &level(TrustLevel::Full), &author("first"), None).await?;
+        let edits = [TrustLevel::Blocked, TrustLevel::Restricted].map(|wish| {
+            let (trust, b) = (trust.clone(), b.clone());
+            async move { trust.change(&b, &level(wish), &author("second"), Some(1)).await }
+        });
+        let outcomes = futures_util::future::join_all(edits).await;
+        let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+        assert!(matches!(refused[..], [ChangeError::Outdated { current: 2, .. }]), "{refused:?}");
+        // Those who say nothing of what they saw all come through, one after the other.
+        let many = (0..8).map(|at| {
+            let trust = trust.clone();
+            async move { trust.change(&pattern(&format!("p{at}.test")), &level(TrustLevel::Full), &author("all"), None).await }
+        });
+        for outcome in futures_util::future::join_all(many).await {
+            outcome?;
+        }
+        assert_eq!(trust.verify_audit().await?, Ok(10));
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_that_makes_no_sense_changes_nothing() {
+    on_each_engine(async |store| {
+        let trust = trust(&store, TrustLevel::Limited);
+        let b = pattern("b.test");
+        let refused = async |change: PeerChange, why: &str| {
+            let error = trust.change(&b, &change, &author(why), None).await;
+            error.expect_err("it makes no sense").to_string()
+        };
+        assert!(refused(PeerChange::default(), "why").await.contains("`level`"));
+        assert!(refused(level(TrustLevel::Full), " ").await.contains("`reason`"));
+        let wrong = Override { grant: model::peer::Grant::Names, reason: "why".into() };
+        let change = PeerChange { overrides: [(Capability::Typing, Some(wrong))].into(), ..level(TrustLevel::Full) };
+        assert_eq!(refused(change, "why").await, "typing can't be `names`: it is one of no, yes");
+        let keys = [("ed25519:1".to_owned(), "short".to_owned())].into();
+        assert!(refused(PeerChange { pinned_keys: Some(keys), ..level(TrustLevel::Full) }, "why").await.contains("base64"));
+        assert!(refused(PeerChange { expires_at: Some(Some(1)), ..level(TrustLevel::Full) }, "why").await.contains("passed"));
+        let ours = trust.change(&pattern("*.test"), &level(TrustLevel::Full), &author("why"), None).await;
+        assert!(matches!(ours, Err(ChangeError::Ourselves(_))));
+        assert!(trust.list().await?.is_empty());
+        assert_eq!(trust.verify_audit().await?, Ok(0));
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_happened_can_be_tried_with_another_level() {
+    on_each_engine(async |store| {
+        let trust = trust(&store, TrustLevel::Full);
+        let b = server_name!("b.test");
+        let context = Context::inbound();
+        for _ in 0..3 {
+            trust.allow(b, Capability::Typing, &context).expect("all is allowed");
+            trust.allow(b, Capability::Events, &context).expect("all is allowed");
+        }
+        trust.allow(b, Capability::FirstContact, &context).expect("all is allowed");
+        trust.allow(server_name!("c.test"), Capability::Typing, &context).expect("all is allowed");
+        trust.write_acts().await;
+        trust.allow(b, Capability::Typing, &context).expect("all is allowed");
+        trust.write_acts().await;
+
+        let simulation = trust.simulate(&pattern("b.test"), &level(TrustLevel::Restricted), 7).await?;
+        let of = |capability| {
+            let act = simulation.acts.iter().find(|act| act.capability == capability).expect("it happened");
+            (act.allowed_then, act.allowed, act.refused, act.undecided)
+        };
+        assert_eq!(of(Capability::Typing), (4, 0, 4, 0));
+        assert_eq!(of(Capability::Events), (3, 3, 0, 0));
+        assert_eq!(of(Capability::FirstContact), (1, 0, 0, 1), "nobody looked whether they were contacts");
+        assert!(trust.list().await?.is_empty(), "nothing was changed");
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn in_shadow_mode_what_would_be_refused_is_counted_and_let_pass() {
+    on_each_engine(async |store| {
+        let config = TrustConfig { default_level: TrustLevel::Blocked, shadow: true, ..TrustConfig::default() };
+        let trust = Trust::new(store.clone(), server_name!("a.test").to_owned(), config);
+        let b = server_name!("b.test");
+        trust.allow(b, Capability::Typing, &Context::inbound()).expect("it is let pass");
+        assert!(trust.shows(b, TrustLevel::Full));
+        trust.write_acts().await;
+        let acts = store.peers().acts_since(Some("b.test"), 0).await?;
+        assert!(acts.keys().all(|act| act.rule == "blocked.typing.no"), "{acts:?}");
+        Ok::<_, store::Error>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_told_when_to_come_back() {
+    on_each_engine(async |store| {
+        let slow = Rate { per_second: 0.01, burst: 2 };
+        let config = TrustConfig { default_level: TrustLevel::Restricted, slow, ..TrustConfig::default() };
+        let trust = Trust::new(store, server_name!("a.test").to_owned(), config);
+        let b = server_name!("b.test");
+        trust.pace(b).expect("the first");
+        trust.pace(b).expect("the second");
+        let refused = trust.pace(b).expect_err("the third is too often");
+        assert!(refused.retry_after_ms().is_some_and(|wait| wait > 1_000), "{refused:?}");
+        trust.pace(server_name!("c.test")).expect("others are not in its way");
+        trust.pace(server_name!("a.test")).expect("we are never");
+        Ok::<_, store::Error>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_log_that_was_tampered_with_is_found_out() {
+    on_each_engine(async |store| {
+        let trust = trust(&store, TrustLevel::Limited);
+        for at in 0..3 {
+            trust.change(&pattern(&format!("p{at}.test")), &level(TrustLevel::Full), &author("why"), None).await?;
+        }
+        let mut write = store::Write::new();
+        write.run("UPDATE audit_log SET actor = 'nobody' WHERE number = 2", Vec::new());
+        store.commit(write).await?;
+        assert_eq!(trust.verify_audit().await?, Err(Broken { number: 2 }));
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
