@@ -24,6 +24,7 @@
 
 mod endpoint;
 mod openapi;
+mod users;
 
 pub use endpoint::{
     Answer, Anybody, Call, Caller, Created, Endpoint, File, Nothing, Payload, Reply, delete, get, patch, post, put,
@@ -46,5 +47,5 @@ pub(crate) fn routes() -> Vec<Route> {
 
 /// The endpoints, a list for each group.
 fn endpoints() -> Vec<Endpoint> {
-    Vec::new()
+    [users::routes()].concat()
 }

@@ -7,7 +7,7 @@ use ruma::{
     events::receipt::{ReceiptThread, ReceiptType},
 };
 
-use crate::{peer::TrustLevel, EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid};
+use crate::{EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid, peer::TrustLevel};
 
 /// What has become durable and visible, in order.
 #[derive(Clone, Debug)]

@@ -19,7 +19,9 @@ use std::{
 
 use model::{
     Kind, Millis, Refusal,
-    peer::{Allowed, Capability, Context, Decision, Denied, Direction, Fact, Regard, Rule, Standing, TrustLevel, decide},
+    peer::{
+        Allowed, Capability, Context, Decision, Denied, Direction, Fact, Regard, Rule, Standing, TrustLevel, decide,
+    },
 };
 use ruma::{OwnedServerName, ServerName};
 use store::Store;
@@ -30,7 +32,7 @@ use acts::Acts;
 use rates::Rates;
 use register::Register;
 
-pub use audit::{Author, AuditEntry, Broken};
+pub use audit::{AuditEntry, Author, Broken};
 pub use change::{ChangeError, PeerChange};
 pub use rates::Rate;
 pub use register::Source;
@@ -199,7 +201,8 @@ impl Trust {
     pub fn pace(&self, server: &ServerName) -> Result<(), TrustError> {
         let entry = self.register().find(server);
         let regard = entry.regard;
-        let Err(retry_after) = self.shared.rates.take(server, regard.grant(Capability::Events), entry.rate.as_deref()) else {
+        let Err(retry_after) = self.shared.rates.take(server, regard.grant(Capability::Events), entry.rate.as_deref())
+        else {
             return Ok(());
         };
         let rule = Rule::Rate(Capability::Events);

@@ -142,7 +142,7 @@ impl<'a> Extension<'a> {
                 .map(|transaction| (transaction.device_id.to_string(), transaction.transaction_id.clone())),
             redacted_by: None,
             soft_failed: false,
-        withheld_below: None,
+            withheld_below: None,
         };
         let servers_before = self.head.servers.clone();
         let offset = self.write.position();

@@ -68,6 +68,7 @@ impl Judged {
             transaction_id: None,
             redacted_by: None,
             soft_failed,
+            withheld_below: None,
         }
     }
 }

@@ -106,7 +106,8 @@ impl Users {
         clock: Clock,
     ) -> Result<Arc<Self>, store::Error> {
         let server_name = peers.server_name().to_owned();
-        let parts = remote_users::Parts { source: Arc::new(peers.clone()), clock: clock.clone() };
+        let parts =
+            remote_users::Parts { source: Arc::new(peers.clone()), trust: peers.trust().clone(), clock: clock.clone() };
         Ok(Arc::new(Self {
             remote_users: RemoteUsers::new(config.remote_users.clone(), server_name.clone(), store.clone(), parts),
             server_name,

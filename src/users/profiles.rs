@@ -104,10 +104,10 @@ impl Refusal for ProfileError {
 
 impl Users {
     /// The profile of a user. That of a user of another server is what it said a while ago; see
-    /// [`RemoteUsers::get`](crate::RemoteUsers::get).
-    pub async fn profile(&self, user_id: &UserId) -> Result<Profile, ProfileError> {
+    /// [`RemoteUsers::get`](crate::RemoteUsers::get), whose `asker` this is.
+    pub async fn profile(&self, asker: Option<&UserId>, user_id: &UserId) -> Result<Profile, ProfileError> {
         if !self.is_ours(user_id) {
-            return Ok(self.remote_users().get(user_id).await?.profile.to_profile());
+            return Ok(self.remote_users().get(asker, user_id).await?.profile.to_profile());
         }
         let rows = self.store.profiles().get(user_id).await?;
         if rows.is_empty() {
@@ -125,9 +125,14 @@ impl Users {
             .collect()
     }
 
-    /// One field of the profile of a user.
-    pub async fn profile_field(&self, user_id: &UserId, field: &str) -> Result<Value, ProfileError> {
-        let mut profile = self.profile(user_id).await?;
+    /// One field of the profile of a user, as [`Self::profile`] has it.
+    pub async fn profile_field(
+        &self,
+        asker: Option<&UserId>,
+        user_id: &UserId,
+        field: &str,
+    ) -> Result<Value, ProfileError> {
+        let mut profile = self.profile(asker, user_id).await?;
         profile.remove(field).ok_or(ProfileError::NotFound("the profile has no such field"))
     }
 
@@ -145,7 +150,7 @@ impl Users {
         self.check_may_change(asker, user_id, field)?;
         check_field_name(field)?;
         check_value(field, value)?;
-        let mut profile = self.profile(user_id).await?;
+        let mut profile = self.profile(Some(asker), user_id).await?;
         let is_removal = matches!(field, DISPLAY_NAME | AVATAR_URL) && value.as_str().is_none_or(str::is_empty);
         if is_removal {
             return self.remove(&mut profile, user_id, field).await;
@@ -171,7 +176,7 @@ impl Users {
         field: &str,
     ) -> Result<bool, ProfileError> {
         self.check_may_change(asker, user_id, field)?;
-        let mut profile = self.profile(user_id).await?;
+        let mut profile = self.profile(Some(asker), user_id).await?;
         self.remove(&mut profile, user_id, field).await
     }
 
@@ -250,7 +255,7 @@ mod tests {
     async fn fields_are_set_changed_and_removed() {
         with_users(async |users, _| {
             let alice = users.register_for_tests("alice").await.user_id;
-            assert_eq!(users.profile_field(&alice, "displayname").await.expect("new users have a name"), "alice");
+            assert_eq!(users.profile_field(None, &alice, "displayname").await.expect("new users have a name"), "alice");
             let set = async |field: &str, value: Value| users.set_profile_field(&alice, &alice, field, &value).await;
             assert!(set("displayname", json!("Alice")).await.expect("it is hers"));
             assert!(!set("displayname", json!("Alice")).await.expect("nothing changes"));
@@ -259,7 +264,7 @@ mod tests {
             set("com.example.pets", json!(["cat"])).await.expect("any JSON will do");
             set("avatar_url", json!("")).await.expect("nothing is a removal");
             users.remove_profile_field(&alice, &alice, "m.tz").await.expect("it is hers");
-            let profile = users.profile(&alice).await.expect("she is there");
+            let profile = users.profile(None, &alice).await.expect("she is there");
             assert_eq!(json!(profile), json!({ "displayname": "Alice", "com.example.pets": ["cat"] }));
         })
         .await;
@@ -286,7 +291,7 @@ mod tests {
             let mallory = user_id!("@mallory:a.test");
             let refused = users.set_profile_field(mallory, &alice, "displayname", &json!("M")).await;
             assert!(matches!(refused, Err(ProfileError::NotYours)));
-            assert!(matches!(users.profile(mallory).await, Err(ProfileError::NotFound(_))));
+            assert!(matches!(users.profile(None, mallory).await, Err(ProfileError::NotFound(_))));
         })
         .await;
     }

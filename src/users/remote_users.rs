@@ -23,10 +23,13 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use metrics::{counter, gauge, histogram};
-use model::{Kind, Millis, Refusal};
-use peers::{PeerError, Peers};
+use model::{
+    Kind, Millis, Refusal,
+    peer::{Capability, Context, Grant, PeerPattern},
+};
+use peers::{PeerError, Peers, Trust, TrustError};
 use quick_cache::{Weighter, sync::Cache};
-use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId, api::federation::query::get_profile_information::v1 as query};
+use ruma::{OwnedServerName, OwnedUserId, UserId, api::federation::query::get_profile_information::v1 as query};
 use store::{Store, Write, remote_users as rows};
 use tokio::{sync::Semaphore, time::timeout};
 use tracing::warn;
@@ -88,9 +91,23 @@ pub struct RemoteUser {
     pub stale_since: Option<Millis>,
 }
 
+impl RemoteUser {
+    /// As much of it as `grant` allows.
+    fn cut_to(mut self, grant: Grant) -> Self {
+        if grant == Grant::Names && !self.profile.fields.is_empty() {
+            let RemoteProfile { display_name, avatar_url, .. } = &*self.profile;
+            self.profile = Arc::new(RemoteProfile::of_names(display_name.as_deref(), avatar_url.as_deref()));
+        }
+        self
+    }
+}
+
 /// Why nothing can be told of a user of another domain.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RemoteUserError {
+    /// The user's server is not trusted enough to be asked.
+    #[error(transparent)]
+    Untrusted(#[from] TrustError),
     /// The user's server knows no such user.
     #[error("there is no such user")]
     Missing,
@@ -128,6 +145,7 @@ pub enum RemoteUserError {
 impl Refusal for RemoteUserError {
     fn kind(&self) -> Kind {
         match self {
+            Self::Untrusted(error) => error.kind(),
             Self::Missing => Kind::NotFound,
             Self::Refused { .. } | Self::Disabled => Kind::Forbidden,
             Self::Away { .. } => Kind::Unreachable,
@@ -137,8 +155,21 @@ impl Refusal for RemoteUserError {
         }
     }
 
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Untrusted(_) => Some("not_trusted"),
+            Self::Refused { .. } => Some("refused_by_peer"),
+            Self::Away { .. } => Some("peer_unreachable"),
+            _ => None,
+        }
+    }
+
     fn retry_after_ms(&self) -> Option<u64> {
-        matches!(self, Self::Busy { .. }).then_some(1_000)
+        match self {
+            Self::Untrusted(error) => error.retry_after_ms(),
+            Self::Busy { .. } => Some(1_000),
+            _ => None,
+        }
     }
 }
 
@@ -176,6 +207,7 @@ struct Shared {
     our_name: OwnedServerName,
     store: Store,
     source: Arc<dyn Source>,
+    trust: Trust,
     clock: Clock,
     memory: Cache<OwnedUserId, Arc<Entry>, Size>,
     book: Mutex<Book>,
@@ -204,7 +236,7 @@ impl Weighter<OwnedUserId, Arc<Entry>> for Size {
 
 impl RemoteUsers {
     pub(crate) fn new(config: RemoteUsersConfig, our_name: OwnedServerName, store: Store, parts: Parts) -> Self {
-        let Parts { source, clock } = parts;
+        let Parts { source, trust, clock } = parts;
         let config = RemoteUsersConfig { stale: config.stale.max(config.fresh), ..config };
         Self {
             shared: Arc::new(Shared {
@@ -212,6 +244,7 @@ impl RemoteUsers {
                 our_name,
                 store,
                 source,
+                trust,
                 clock,
                 memory: Cache::with_weighter(CACHED_USERS, CACHED_BYTES, Size),
                 book: Mutex::default(),
@@ -226,12 +259,20 @@ impl RemoteUsers {
     ///
     /// Waits for the server only if nothing fresh is known; at most 10 s, and 2 s where there is an older answer, which is
     /// then marked. Dropped, it goes on for the others who wait.
-    pub async fn get(&self, user_id: &UserId) -> Result<RemoteUser, RemoteUserError> {
+    ///
+    /// `asker`: the user of this server who wants to know; `None`: whoever it is. Where the other server is trusted with
+    /// names only, that is all there is to know.
+    pub async fn get(&self, asker: Option<&UserId>, user_id: &UserId) -> Result<RemoteUser, RemoteUserError> {
         let began = Instant::now();
-        let (looked, outcome) = match self.look_up(user_id).await {
+        let looked = match self.check_trust(asker, user_id).await {
+            Ok(grant) => self.look_up(user_id).await.map(|(user, outcome)| (user.cut_to(grant), outcome)),
+            Err(error) => Err(error),
+        };
+        let (looked, outcome) = match looked {
             Ok((user, outcome)) => (Ok(user), outcome),
             Err(error) => {
                 let outcome = match error {
+                    RemoteUserError::Untrusted(_) => "untrusted",
                     RemoteUserError::Missing => "missing",
                     RemoteUserError::Refused { .. } | RemoteUserError::Disabled => "refused",
                     RemoteUserError::Away { .. } => "away",
@@ -244,6 +285,22 @@ impl RemoteUsers {
         counter!("comity_remote_user_lookups_total", "outcome" => outcome).increment(1);
         histogram!("comity_remote_user_lookup_seconds", "outcome" => outcome).record(began.elapsed().as_secs_f64());
         looked
+    }
+
+    /// How much may be known of the users of a server, whether it is known or not: what was fetched while the server was
+    /// trusted more isn't shown on any node.
+    async fn check_trust(&self, asker: Option<&UserId>, user_id: &UserId) -> Result<Grant, RemoteUserError> {
+        let rooms = self.shared.store.rooms();
+        // The one fact that this can hang on is whether the two know each other.
+        let are_acquainted = async |_| match asker {
+            Some(asker) => Ok(rooms.share_a_room(asker, user_id).await?),
+            None => Ok::<_, RemoteUserError>(rooms.is_joined_anywhere(user_id).await?),
+        };
+        let trust = &self.shared.trust;
+        let allowed = trust
+            .allow_knowing(user_id.server_name(), Capability::Profiles, &Context::outbound(), are_acquainted)
+            .await?;
+        Ok(allowed.grant)
     }
 
     async fn look_up(&self, user_id: &UserId) -> Result<(RemoteUser, &'static str), RemoteUserError> {
@@ -319,27 +376,31 @@ impl RemoteUsers {
         }
     }
 
-    /// Forgets everything about the users of `server`: call it when it is trusted less than before, on every node. What
-    /// was on its way from there is not kept either.
-    pub async fn purge(&self, server: &ServerName) -> Result<(), store::Error> {
+    /// Forgets everything about the users of the servers that `pattern` means: call it when they are trusted less than
+    /// before. What was on its way from there is not kept either. Other nodes need not be told: each asks how far a
+    /// server is trusted before it shows anything.
+    pub async fn purge(&self, pattern: &PeerPattern) -> Result<(), store::Error> {
+        let servers = self.shared.store.remote_users().servers().await?;
         let mut write = Write::new();
-        rows::purge(&mut write, server);
+        for server in servers.iter().filter(|server| pattern.matches(server)) {
+            rows::purge(&mut write, server);
+        }
         let slot = self.shared.store.reserve().await?;
         let pending = {
             let mut book = self.book();
-            self.forget(server, &mut book);
+            self.forget(pattern, &mut book);
             slot.enqueue(write)
         };
         pending.committed().await?;
         // Once more for those who have read what was about to go.
-        self.forget(server, &mut self.book());
+        self.forget(pattern, &mut self.book());
         counter!("comity_remote_user_purges_total").increment(1);
         Ok(())
     }
 
-    fn forget(&self, server: &ServerName, book: &mut Book) {
+    fn forget(&self, pattern: &PeerPattern, book: &mut Book) {
         book.purges += 1;
-        self.shared.memory.retain(|user_id, _| user_id.server_name() != server);
+        self.shared.memory.retain(|user_id, _| !pattern.matches(user_id.server_name()));
     }
 
     /// Takes in what is heard, and removes from the store what is too old, until it is dropped.
@@ -382,8 +443,9 @@ impl RemoteUsers {
     }
 }
 
-/// What tests bring along.
+/// What tests bring their own of.
 pub(crate) struct Parts {
     pub(crate) source: Arc<dyn Source>,
+    pub(crate) trust: Trust,
     pub(crate) clock: Clock,
 }

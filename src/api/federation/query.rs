@@ -15,7 +15,7 @@ pub(crate) fn routes() -> Vec<Route> {
 async fn query_profile(ask: Ask<profile::Request>) -> Answer<profile::Response> {
     let profile::Request { user_id, field, .. } = ask.request;
     check_is_ours(&ask.services, &user_id)?;
-    let mut fields = ask.services.users.profile(&user_id).await?;
+    let mut fields = ask.services.users.profile(None, &user_id).await?;
     if let Some(field) = field {
         fields.retain(|name, _| name == field.as_str());
     }

@@ -15,7 +15,9 @@ pub enum PeerPattern {
 
 /// Neither a server's name nor `*.` and a domain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is neither the name of a server, such as chat.example.org, nor all below a domain, such as *.example.org")]
+#[error(
+    "`{0}` is neither the name of a server, such as chat.example.org, nor all below a domain, such as *.example.org"
+)]
 pub struct PatternError(String);
 
 impl PeerPattern {
@@ -128,7 +130,9 @@ mod tests {
 
     #[test]
     fn what_is_no_pattern_is_refused() {
-        for wrong in ["", "*", "*.", "a.*.example", "b.example/x", "*.b.example:1", "b example", "*.127.0.0.1", "-b-.é\u{200b}"] {
+        for wrong in
+            ["", "*", "*.", "a.*.example", "b.example/x", "*.b.example:1", "b example", "*.127.0.0.1", "-b-.é\u{200b}"]
+        {
             assert!(wrong.parse::<PeerPattern>().is_err(), "{wrong}");
         }
     }

@@ -125,7 +125,8 @@ impl Trust {
         if pattern.matches(&self.shared.us) {
             return Err(ChangeError::Ourselves(pattern.clone()));
         }
-        let after = self.write(pattern, "peer.set", author, seen, |before| apply(pattern, change, before).map(Some)).await?;
+        let after =
+            self.write(pattern, "peer.set", author, seen, |before| apply(pattern, change, before).map(Some)).await?;
         after.as_ref().map(view).ok_or_else(|| ChangeError::Unknown(pattern.clone()))
     }
 

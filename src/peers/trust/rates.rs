@@ -66,7 +66,8 @@ impl Rates {
 
 impl Buckets {
     fn of_server(&self, server: &ServerName) -> Arc<Bucket> {
-        let made = self.of.get_or_insert_with(server, || Ok::<_, std::convert::Infallible>(Arc::new(bucket(self.rate))));
+        let made =
+            self.of.get_or_insert_with(server, || Ok::<_, std::convert::Infallible>(Arc::new(bucket(self.rate))));
         match made {
             Ok(bucket) => bucket,
             Err(never) => match never {},

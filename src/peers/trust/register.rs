@@ -112,8 +112,8 @@ impl Register {
         if host.len() < name.len()
             && let Some(entry) = self.exact.get(host)
         {
-            let is_less = entry.regard.level < self.nobody.regard.level
-                || entry.regard.standing != model::peer::Standing::Active;
+            let is_less =
+                entry.regard.level < self.nobody.regard.level || entry.regard.standing != model::peer::Standing::Active;
             return if is_less { entry.clone() } else { self.nobody.clone() };
         }
         let above = domains_above(host).find_map(|domain| self.below.get(domain));

@@ -63,7 +63,9 @@ async fn of_two_admins_who_edit_one_peer_one_is_told() {
         // Those who say nothing of what they saw all come through, one after the other.
         let many = (0..8).map(|at| {
             let trust = trust.clone();
-            async move { trust.change(&pattern(&format!("p{at}.test")), &level(TrustLevel::Full), &author("all"), None).await }
+            async move {
+                trust.change(&pattern(&format!("p{at}.test")), &level(TrustLevel::Full), &author("all"), None).await
+            }
         });
         for outcome in futures_util::future::join_all(many).await {
             outcome?;
@@ -89,8 +91,14 @@ async fn a_change_that_makes_no_sense_changes_nothing() {
         let change = PeerChange { overrides: [(Capability::Typing, Some(wrong))].into(), ..level(TrustLevel::Full) };
         assert_eq!(refused(change, "why").await, "typing can't be `names`: it is one of no, yes");
         let keys = [("ed25519:1".to_owned(), "short".to_owned())].into();
-        assert!(refused(PeerChange { pinned_keys: Some(keys), ..level(TrustLevel::Full) }, "why").await.contains("base64"));
-        assert!(refused(PeerChange { expires_at: Some(Some(1)), ..level(TrustLevel::Full) }, "why").await.contains("passed"));
+        assert!(
+            refused(PeerChange { pinned_keys: Some(keys), ..level(TrustLevel::Full) }, "why").await.contains("base64")
+        );
+        assert!(
+            refused(PeerChange { expires_at: Some(Some(1)), ..level(TrustLevel::Full) }, "why")
+                .await
+                .contains("passed")
+        );
         let ours = trust.change(&pattern("*.test"), &level(TrustLevel::Full), &author("why"), None).await;
         assert!(matches!(ours, Err(ChangeError::Ourselves(_))));
         assert!(trust.list().await?.is_empty());

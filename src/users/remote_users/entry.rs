@@ -111,9 +111,7 @@ impl Entry {
             retry_at: now,
         };
         match word {
-            Word::Says(profile) => {
-                Self::found(Arc::new(profile), now, now.saturating_add(millis(config.fresh)))
-            }
+            Word::Says(profile) => Self::found(Arc::new(profile), now, now.saturating_add(millis(config.fresh))),
             Word::Missing => entry(Outcome::Missing, millis(config.missing)),
             Word::Refuses(reason) => entry(Outcome::Refused(reason), millis(config.missing)),
             Word::Silent { reason, pause } => match before {
@@ -183,7 +181,10 @@ impl Entry {
             .map_err(|error| Error::Corrupt(format!("the profile of a remote user: {error}")))?;
         let profile = RemoteProfile { display_name: row.display_name, avatar_url: row.avatar_url, fields };
         let expires_at = row.expires_at.min(row.fetched_at.saturating_add(millis(config.fresh)));
-        Ok(Self { unanswered_since: row.unanswered_since, ..Self::found(Arc::new(profile), row.fetched_at, expires_at) })
+        Ok(Self {
+            unanswered_since: row.unanswered_since,
+            ..Self::found(Arc::new(profile), row.fetched_at, expires_at)
+        })
     }
 
     /// As it is stored, if it is.

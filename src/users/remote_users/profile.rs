@@ -102,7 +102,8 @@ mod tests {
 
     #[test]
     fn of_an_answer_is_kept_what_can_be_shown() {
-        let profile = read(json!({ "displayname": 7, "avatar_url": null, "m.tz": "Europe/Paris", "org.example.x": [1] }));
+        let profile =
+            read(json!({ "displayname": 7, "avatar_url": null, "m.tz": "Europe/Paris", "org.example.x": [1] }));
         assert_eq!(json!(profile.to_profile()), json!({ "m.tz": "Europe/Paris", "org.example.x": [1] }));
         let profile = read(json!({ "displayname": "Bo\u{0}b\n", "avatar_url": "https://b.test/face" }));
         assert_eq!(json!(profile.to_profile()), json!({ "displayname": "Bob" }));

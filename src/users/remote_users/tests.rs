@@ -6,8 +6,14 @@ use std::sync::{
 };
 
 use futures_util::future::{BoxFuture, join_all};
-use model::Millis;
-use peers::{Failure, PeerError};
+use model::{
+    Millis, Refusal as _,
+    peer::{PeerPattern, TrustLevel},
+};
+use peers::{
+    Failure, PeerError, Trust,
+    trust::{Author, PeerChange},
+};
 use ruma::{UserId, owned_server_name, server_name, user_id};
 use serde_json::{Value, json};
 use store::{Error, Store, testing::on_each_engine};
@@ -22,6 +28,8 @@ const HOUR: Millis = 60 * 60_000;
 #[derive(Clone)]
 enum Says {
     Named(&'static str),
+    /// With a time zone.
+    Zoned(&'static str),
     NotFound,
     Forbidden,
     Nothing,
@@ -49,6 +57,10 @@ impl Source for Script {
             let says = self.says.lock().expect("nobody panics while holding it").clone();
             match says {
                 Says::Named(name) => Ok(Profile::from([("displayname".to_owned(), json!(name))])),
+                Says::Zoned(name) => Ok(Profile::from([
+                    ("displayname".to_owned(), json!(name)),
+                    ("m.tz".to_owned(), json!("Europe/Paris")),
+                ])),
                 Says::NotFound => Err(refused(404, "M_NOT_FOUND")),
                 Says::Forbidden => Err(refused(403, "M_FORBIDDEN")),
                 Says::Nothing => Err(PeerError::Unreachable {
@@ -67,6 +79,7 @@ struct Scene {
     script: Arc<Script>,
     clock: Arc<AtomicI64>,
     store: Store,
+    trust: Trust,
 }
 
 impl Scene {
@@ -82,9 +95,11 @@ impl Scene {
         });
         let clock = Arc::new(AtomicI64::new(1_700_000_000_000));
         let time = clock.clone();
-        let parts = Parts { source: script.clone(), clock: Arc::new(move || time.load(Ordering::SeqCst)) };
+        let trust = peers::testing::alone(server_name!("a.test"), store.clone()).trust().clone();
+        let now = Arc::new(move || time.load(Ordering::SeqCst));
+        let parts = Parts { source: script.clone(), trust: trust.clone(), clock: now };
         let users = RemoteUsers::new(config, owned_server_name!("a.test"), store.clone(), parts);
-        Self { users, script, clock, store }
+        Self { users, script, clock, store, trust }
     }
 
     /// Another node on the same database, or the same after a restart.
@@ -107,11 +122,17 @@ impl Scene {
     }
 
     async fn bob(&self) -> RemoteUser {
-        self.users.get(bob()).await.expect("something is known of him")
+        self.users.get(None, bob()).await.expect("something is known of him")
     }
 
     async fn name(&self) -> Option<String> {
         self.bob().await.profile.display_name.clone()
+    }
+
+    async fn trusts(&self, level: TrustLevel) {
+        let author = Author { actor: "@admin:a.test".into(), reason: "a test".into() };
+        let change = PeerChange { level: Some(level), ..PeerChange::default() };
+        self.trust.change(&pattern(), &change, &author, None).await.expect("nobody else changes it");
     }
 
     /// Waits until nobody is being asked.
@@ -127,6 +148,10 @@ impl Scene {
 
 fn bob() -> &'static UserId {
     user_id!("@bob:b.test")
+}
+
+fn pattern() -> PeerPattern {
+    "b.test".parse().expect("it is one")
 }
 
 async fn scene(story: impl AsyncFn(Scene) -> Result<(), Error>) {
@@ -155,7 +180,7 @@ async fn of_a_hundred_who_look_one_asks_and_those_who_leave_take_nothing_from_th
         let mut looks: Vec<_> = (0..100)
             .map(|_| {
                 let users = scene.users.clone();
-                tokio::spawn(async move { users.get(bob()).await })
+                tokio::spawn(async move { users.get(None, bob()).await })
             })
             .collect();
         while scene.asked() == 0 {
@@ -232,7 +257,7 @@ async fn while_the_server_is_away_the_old_answer_is_given_with_a_mark() {
         // Some day it is too old to be shown.
         scene.later(8 * 24 * HOUR);
         scene.says(Says::Nothing);
-        let gone = scene.users.get(bob.user_id.as_ref()).await;
+        let gone = scene.users.get(None, &bob.user_id).await;
         assert!(matches!(gone, Err(RemoteUserError::Away { .. })), "{gone:?}");
         Ok(())
     })
@@ -249,7 +274,7 @@ async fn that_there_is_nobody_is_remembered_for_a_while_and_takes_no_room_in_the
             let before = scene.asked();
             scene.says(says);
             for _ in 0..3 {
-                let error = scene.users.get(bob()).await.expect_err("there is nobody");
+                let error = scene.users.get(None, bob()).await.expect_err("there is nobody");
                 assert!(is_expected(&error), "{error:?}");
             }
             assert_eq!((scene.asked() - before, scene.store.remote_users().count().await?), (1, 0));
@@ -261,7 +286,7 @@ async fn that_there_is_nobody_is_remembered_for_a_while_and_takes_no_room_in_the
         // And who has left is not there after a restart either.
         scene.later(HOUR);
         scene.says(Says::NotFound);
-        assert!(scene.users.get(bob()).await.is_err());
+        assert!(scene.users.get(None, bob()).await.is_err());
         assert_eq!(scene.store.remote_users().count().await?, 0);
         Ok(())
     })
@@ -273,7 +298,7 @@ async fn a_server_that_was_away_when_nothing_was_known_is_left_alone_for_a_momen
     scene(async |scene| {
         scene.says(Says::Nothing);
         for _ in 0..3 {
-            let error = scene.users.get(bob()).await.expect_err("nothing is known");
+            let error = scene.users.get(None, bob()).await.expect_err("nothing is known");
             assert!(matches!(error, RemoteUserError::Away { .. }), "{error:?}");
         }
         assert_eq!(scene.asked(), 1);
@@ -289,24 +314,48 @@ async fn a_server_that_was_away_when_nothing_was_known_is_left_alone_for_a_momen
 async fn what_was_on_its_way_when_users_were_purged_does_not_come_back() {
     scene(async |scene| {
         let carol = user_id!("@carol:c.test");
-        scene.users.get(carol).await.expect("she is there");
+        scene.users.get(None, carol).await.expect("she is there");
         scene.bob().await;
-        scene.users.purge(server_name!("b.test")).await?;
+        scene.users.purge(&pattern()).await?;
         assert_eq!(scene.store.remote_users().count().await?, 1);
         assert!(scene.users.shared.memory.get(bob()).is_none());
         assert!(scene.users.shared.memory.get(carol).is_some());
 
         scene.script.door.forget_permits(Semaphore::MAX_PERMITS);
         let users = scene.users.clone();
-        let look = tokio::spawn(async move { users.get(bob()).await });
+        let look = tokio::spawn(async move { users.get(None, bob()).await });
         while scene.asked() < 3 {
             tokio::task::yield_now().await;
         }
-        scene.users.purge(server_name!("b.test")).await?;
+        scene.users.purge(&pattern()).await?;
         scene.script.door.add_permits(1_000);
         look.await.expect("it ends").expect("it was asked before");
         assert!(scene.users.shared.memory.get(bob()).is_none());
         assert_eq!(scene.store.remote_users().count().await?, 1);
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn how_far_a_server_is_trusted_decides_what_is_known_of_its_users() {
+    scene(async |scene| {
+        scene.says(Says::Zoned("Bob"));
+        for (level, fields) in [(TrustLevel::Full, 2), (TrustLevel::Limited, 1)] {
+            scene.trusts(level).await;
+            assert_eq!(scene.bob().await.profile.to_profile().len(), fields, "{level}");
+        }
+        assert_eq!(scene.asked(), 1);
+        // He shares a room with nobody here.
+        for level in [TrustLevel::Restricted, TrustLevel::Blocked] {
+            scene.trusts(level).await;
+            for asker in [None, Some(user_id!("@alice:a.test"))] {
+                let error = scene.users.get(asker, bob()).await.expect_err("what is known isn't shown");
+                assert!(matches!(error, RemoteUserError::Untrusted(_)), "{error:?}");
+                assert_eq!((error.kind(), error.code()), (model::Kind::Forbidden, Some("not_trusted")));
+            }
+        }
+        assert_eq!(scene.asked(), 1);
         Ok(())
     })
     .await;
@@ -319,7 +368,7 @@ async fn the_store_keeps_no_more_than_it_may() {
         let scene = Scene::with(store, config);
         for at in 0..20 {
             let user = UserId::parse(format!("@u{at}:b.test")).expect("it is a user id");
-            scene.users.get(&user).await.expect("everybody is there");
+            scene.users.get(None, &user).await.expect("everybody is there");
             scene.later(1);
             assert!(scene.store.remote_users().count().await? <= 5);
         }
@@ -338,7 +387,7 @@ async fn one_server_cannot_take_all_who_ask() {
             let users = scene.users.clone();
             looks.spawn(async move {
                 let user = UserId::parse(format!("@u{at}:b.test")).expect("it is a user id");
-                users.get(&user).await
+                users.get(None, &user).await
             });
         }
         let mut busy = 0;
@@ -348,7 +397,7 @@ async fn one_server_cannot_take_all_who_ask() {
             busy += 1;
         }
         let users = scene.users.clone();
-        let elsewhere = tokio::spawn(async move { users.get(user_id!("@carol:c.test")).await });
+        let elsewhere = tokio::spawn(async move { users.get(None, user_id!("@carol:c.test")).await });
         scene.script.door.add_permits(1_000);
         elsewhere.await.expect("it ends").expect("another server is asked all the same");
         while let Some(look) = looks.join_next().await {
@@ -423,6 +472,7 @@ fn membership(sender: &str, state_key: &str, content: &Value) -> model::Committe
         transaction_id: None,
         redacted_by: None,
         soft_failed: false,
+        withheld_below: None,
     };
     let changes = Arc::new([(model::Position(1), model::Change::Event(Arc::new(event)))]);
     model::Committed { upto: model::Position(1), changes, gap: false, foreign: false }
