@@ -10,6 +10,7 @@ mod joining;
 mod memberships;
 mod outage;
 mod remote_keys;
+mod remote_users;
 mod server_keys;
 mod silence;
 mod split;

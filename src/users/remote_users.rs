@@ -134,9 +134,14 @@ pub enum RemoteUserError {
         /// Of which server.
         server: OwnedServerName,
     },
-    /// A fault of ours.
-    #[error("the user could not be looked up: {0}")]
-    Ours(Arc<str>),
+    /// This server has not asked, or has lost the answer.
+    #[error("the user could not be looked up: {reason}")]
+    Ours {
+        /// What kind of refusal that is.
+        kind: Kind,
+        /// Why.
+        reason: Arc<str>,
+    },
     /// The store failed.
     #[error("what is known of the user could not be read")]
     Store(#[source] Arc<store::Error>),
@@ -150,7 +155,7 @@ impl Refusal for RemoteUserError {
             Self::Refused { .. } | Self::Disabled => Kind::Forbidden,
             Self::Away { .. } => Kind::Unreachable,
             Self::Busy { .. } => Kind::RateLimited,
-            Self::Ours(_) => Kind::Internal,
+            Self::Ours { kind, .. } => *kind,
             Self::Store(error) => error.kind(),
         }
     }
@@ -277,7 +282,7 @@ impl RemoteUsers {
                     RemoteUserError::Refused { .. } | RemoteUserError::Disabled => "refused",
                     RemoteUserError::Away { .. } => "away",
                     RemoteUserError::Busy { .. } => "busy",
-                    RemoteUserError::Ours(_) | RemoteUserError::Store(_) => "failed",
+                    RemoteUserError::Ours { .. } | RemoteUserError::Store(_) => "failed",
                 };
                 (Err(error), outcome)
             }

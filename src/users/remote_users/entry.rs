@@ -75,28 +75,22 @@ impl Word {
     pub(super) fn of_error(error: PeerError) -> Result<Self, PeerError> {
         let reason = Arc::from(error.to_string());
         match error {
-            PeerError::Disabled | PeerError::Configuration(_) | PeerError::Store(_) => Err(error),
-            // Only a Matrix error is a word about the user. Without one it is somebody else's: a proxy's in front.
-            PeerError::Refused { status: 400..=499, errcode: Some(errcode), retry_after, .. }
-                if error_is_of_the_moment(&errcode) =>
-            {
-                let pause = retry_after.map_or(PAUSE, millis).clamp(PAUSE, LONGEST_PAUSE);
-                Ok(Self::Silent { reason, pause })
+            PeerError::Refused { status, errcode, retry_after, .. } => {
+                // Only a Matrix error is a word about the user. Without one it is somebody else's, a proxy's in front; and
+                // some say that the server has too much to do, knows no such question, or doesn't know who asks.
+                let is_of_matrix = errcode.is_some_and(|code| !matches!(&*code, "M_LIMIT_EXCEEDED" | "M_UNRECOGNIZED"));
+                Ok(match status {
+                    404 if is_of_matrix => Self::Missing,
+                    400 | 403 if is_of_matrix => Self::Refuses(reason),
+                    _ => Self::Silent { reason, pause: retry_after.map_or(PAUSE, millis).clamp(PAUSE, LONGEST_PAUSE) },
+                })
             }
-            PeerError::Refused { status: 404, errcode: Some(_), .. } => Ok(Self::Missing),
-            PeerError::Refused { status: 400..=499, errcode: Some(_), .. } => Ok(Self::Refuses(reason)),
-            PeerError::Refused { retry_after, .. } => {
-                let pause = retry_after.map_or(PAUSE, millis).clamp(PAUSE, LONGEST_PAUSE);
-                Ok(Self::Silent { reason, pause })
+            PeerError::Unresolved { .. } | PeerError::Unreachable { .. } | PeerError::Malformed { .. } => {
+                Ok(Self::Silent { reason, pause: PAUSE })
             }
-            _ => Ok(Self::Silent { reason, pause: PAUSE }),
+            error => Err(error),
         }
     }
-}
-
-/// Whether a server that says so says nothing of the user: it has too much to do, or doesn't know the question.
-fn error_is_of_the_moment(errcode: &str) -> bool {
-    matches!(errcode, "M_LIMIT_EXCEEDED" | "M_UNRECOGNIZED")
 }
 
 impl Entry {
@@ -284,6 +278,7 @@ mod tests {
             refused(404, None),
             refused(404, Some("M_UNRECOGNIZED")),
             refused(403, None),
+            refused(401, Some("M_UNAUTHORIZED")),
             refused(429, Some("M_LIMIT_EXCEEDED")),
             refused(502, Some("M_UNKNOWN")),
             PeerError::Unresolved { server: owned_server_name!("b.test"), reason: "no such host".into() },

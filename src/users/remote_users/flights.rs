@@ -6,6 +6,7 @@ use std::{
 };
 
 use metrics::counter;
+use model::{Kind, Refusal as _};
 use peers::PeerError;
 use ruma::{OwnedUserId, UserId};
 use store::{Write, remote_users as rows};
@@ -47,7 +48,7 @@ impl RemoteUsers {
     pub(super) async fn ask(&self, user_id: &UserId) -> Landed {
         let mut wait = self.join(user_id, None)?;
         let landed = wait.wait_for(Option::is_some).await.ok().and_then(|landed| landed.clone());
-        landed.unwrap_or_else(|| Err(RemoteUserError::Ours("the look-up broke off".into())))
+        landed.unwrap_or_else(|| Err(broken_off()))
     }
 
     /// Sees to it that the user's server is asked, unless it was in vain a moment ago or there is too much to do.
@@ -172,6 +173,11 @@ fn not_the_servers(error: PeerError) -> RemoteUserError {
     match error {
         PeerError::Disabled => RemoteUserError::Disabled,
         PeerError::Store(error) => error.into(),
-        error => RemoteUserError::Ours(error.to_string().into()),
+        error => RemoteUserError::Ours { kind: error.kind(), reason: error.to_string().into() },
     }
+}
+
+/// What is said when a flight ends without a word, as it does only by a fault of ours.
+fn broken_off() -> RemoteUserError {
+    RemoteUserError::Ours { kind: Kind::Internal, reason: "the look-up broke off".into() }
 }
