@@ -18,7 +18,9 @@ use sync::{Notifier, Sync, SyncConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use users::{AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, Users, UsersConfig};
+use users::{
+    AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, RemoteUsers, RemoteUsersConfig, Users, UsersConfig,
+};
 
 use crate::{
     certificate::{Certificate, CertificateError},
@@ -253,6 +255,8 @@ impl Core {
         let listener = notifier.clone();
         let rooms_in_memory: Arc<OnceLock<Rooms>> = Arc::default();
         let who_remembers = rooms_in_memory.clone();
+        let remote_users: Arc<OnceLock<RemoteUsers>> = Arc::default();
+        let who_hears = remote_users.clone();
         let to_send: Arc<OnceLock<Sender>> = Arc::default();
         let who_sends = to_send.clone();
         let to_bridge: Arc<OnceLock<Bridge>> = Arc::default();
@@ -269,6 +273,9 @@ impl Core {
             if let Some(bridge) = who_bridges.get() {
                 bridge.ingest(&committed);
             }
+            if let Some(remote_users) = who_hears.get() {
+                remote_users.ingest(&committed);
+            }
         });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
@@ -277,6 +284,7 @@ impl Core {
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
+        remote_users.get_or_init(|| users.remote_users().clone());
         Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge })
     }
 }
@@ -324,6 +332,12 @@ fn users_config(config: &Config) -> UsersConfig {
             registration: rate(config.rate_limits.registration),
             messages: rate(config.rate_limits.messages),
             joins: rate(config.rate_limits.joins),
+        },
+        remote_users: RemoteUsersConfig {
+            fresh: config.federation.remote_user_fresh,
+            stale: config.federation.remote_user_stale,
+            missing: config.federation.remote_user_missing,
+            kept: config.federation.remote_users_kept,
         },
     }
 }

@@ -12,6 +12,7 @@ mod memberships;
 mod native;
 mod outage;
 mod remote_keys;
+mod remote_users;
 mod server_keys;
 mod silence;
 mod split;

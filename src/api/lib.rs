@@ -5,6 +5,7 @@
 //! **To add a Matrix endpoint:** an async function in the file of its group under `client/` or `federation/`, and
 //! its name in that file's `routes`. **To add one of `/api/v1`:** see [`native`].
 
+mod admin;
 pub mod client;
 mod endpoint;
 mod error;

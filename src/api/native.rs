@@ -27,6 +27,7 @@ mod endpoint;
 mod federation;
 mod openapi;
 mod payload;
+mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
 pub use payload::{Created, File, Nothing, Payload, Reply};
@@ -48,5 +49,11 @@ pub(crate) fn routes() -> Vec<Route> {
 
 /// The endpoints, a list for each group.
 fn endpoints() -> Vec<Endpoint> {
-    [federation::endpoints(), discoverability::endpoints()].concat()
+    [
+        federation::endpoints(),
+        discoverability::endpoints(),
+        users::routes(),
+        crate::admin::endpoints(),
+    ]
+    .concat()
 }
