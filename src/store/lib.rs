@@ -22,6 +22,7 @@ pub mod filters;
 mod ids;
 pub mod inbox;
 pub mod key_backups;
+pub mod ledger;
 pub mod media;
 mod migrations;
 pub mod outbox;

@@ -26,6 +26,7 @@ const SHARED: &[Step] = migrations![
     7 "0007_federation",
     8 "0008_shared_rooms",
     9 "0009_media",
+    11 "0011_ledger",
 ];
 
 /// What only SQLite knows.
