@@ -154,7 +154,8 @@ fn refuse_token(error: TokenError) -> Error {
     if soft_logout { error.with("soft_logout", true) } else { error }
 }
 
-type Handler = dyn Fn(Request<Body>, SharedServices) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync;
+pub(crate) type Handler =
+    dyn Fn(Request<Body>, SharedServices) -> Pin<Box<dyn Future<Output = Response> + Send>> + Send + Sync;
 
 /// An endpoint as the router mounts it.
 #[derive(Clone)]
@@ -328,14 +329,14 @@ fn render<R: IncomingRequest>(answer: R::OutgoingResponse) -> Response {
     }
 }
 
-fn address_of(parts: &Parts) -> IpAddr {
+pub(crate) fn address_of(parts: &Parts) -> IpAddr {
     parts
         .extensions
         .get::<ConnectInfo<std::net::SocketAddr>>()
         .map_or(IpAddr::from([127, 0, 0, 1]), |ConnectInfo(peer)| peer.ip())
 }
 
-async fn path_arguments(parts: &mut Parts) -> Result<Vec<String>, Error> {
+pub(crate) async fn path_arguments(parts: &mut Parts) -> Result<Vec<String>, Error> {
     let params = RawPathParams::from_request_parts(parts, &())
         .await
         .map_err(|_| Error::invalid_param("a part of the path is not valid UTF-8"))?;
@@ -356,7 +357,7 @@ async fn read_json(method: &Method, body: Body, limit: usize) -> Result<Bytes, E
     Ok(body)
 }
 
-async fn read_body(body: Body, limit: usize) -> Result<Bytes, Error> {
+pub(crate) async fn read_body(body: Body, limit: usize) -> Result<Bytes, Error> {
     let collected = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect())
         .await
         .map_err(|_| Error::new(StatusCode::REQUEST_TIMEOUT, "M_UNKNOWN", "the body did not arrive in time"))?;
@@ -372,7 +373,7 @@ async fn read_body(body: Body, limit: usize) -> Result<Bytes, Error> {
 }
 
 /// Tells what is no JSON at all from JSON of the wrong shape, which the request's own type finds.
-fn check_json(body: &[u8]) -> Result<(), Error> {
+pub(crate) fn check_json(body: &[u8]) -> Result<(), Error> {
     let not_json = |message: String| Error::new(StatusCode::BAD_REQUEST, "M_NOT_JSON", message);
     let text = std::str::from_utf8(body).map_err(|error| not_json(format!("the body is not UTF-8: {error}")))?;
     serde_json::from_str::<serde::de::IgnoredAny>(text)

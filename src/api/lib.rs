@@ -3,7 +3,7 @@
 //! **Invariant.** A face authenticates, parses, calls one service and renders. It holds no SQL and decides nothing.
 //!
 //! **To add a Matrix endpoint:** an async function in the file of its group under `client/` or `federation/`, and
-//! its name in that file's `routes`.
+//! its name in that file's `routes`. **To add one of `/api/v1`:** see [`native`].
 
 pub mod client;
 mod endpoint;
@@ -11,13 +11,16 @@ mod error;
 pub mod federation;
 mod file_answer;
 mod json_path;
+pub mod native;
 mod operator;
+mod problem;
 mod router;
 #[cfg(test)]
 mod testing;
 
 pub use endpoint::{Answer, Ask, Authenticate, Incoming, Route, endpoint, json_endpoint};
 pub use error::Error;
+pub use problem::Problem;
 pub use router::{ApiConfig, router};
 pub use users::Session;
 

@@ -10,12 +10,12 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{MethodFilter, on_service},
 };
-use http::{Method, Request, StatusCode};
+use http::{Method, Request, StatusCode, Uri};
 use metrics::{counter, gauge, histogram};
 use ruma::OwnedServerName;
 use tower_http::{catch_panic::CatchPanicLayer, cors};
 
-use crate::{Error, SharedServices, client, endpoint::Route, federation, operator};
+use crate::{Error, Problem, SharedServices, client, endpoint::Route, federation, native, operator};
 
 /// How the client-server face behaves.
 #[derive(Clone, Debug)]
@@ -37,29 +37,44 @@ impl Default for ApiConfig {
 /// Everything that is served, on the listener for clients and on that for servers.
 pub fn router(services: SharedServices) -> Router {
     let mut router = Router::new();
-    for route in client::routes().into_iter().chain(federation::routes()) {
+    for route in client::routes().into_iter().chain(federation::routes()).chain(native::routes()) {
         router = mount(router, route, &services);
     }
     let cors = cors::CorsLayer::new()
         .allow_origin(cors::Any)
-        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE, Method::OPTIONS])
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS])
         .allow_headers([
             http::HeaderName::from_static("x-requested-with"),
             http::header::CONTENT_TYPE,
             http::header::AUTHORIZATION,
+            http::header::IF_MATCH,
         ]);
     router
         .merge(operator::router(services))
-        .fallback(async || Error::unrecognized())
-        .method_not_allowed_fallback(async || {
-            Error::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", "this endpoint does not take this method")
-        })
+        .fallback(unknown_path)
+        .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(measure))
         .layer(cors)
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             tracing::error!("a handler panicked");
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "internal server error").into_response()
         }))
+}
+
+async fn unknown_path(uri: Uri) -> Response {
+    if native::is_native(uri.path()) {
+        let problem = Problem::new(StatusCode::NOT_FOUND, "unknown_endpoint", "there is no such endpoint");
+        return problem.into_response();
+    }
+    Error::unrecognized().into_response()
+}
+
+async fn wrong_method(uri: Uri) -> Response {
+    let message = "this endpoint does not take this method";
+    if native::is_native(uri.path()) {
+        return Problem::new(StatusCode::METHOD_NOT_ALLOWED, "wrong_method", message).into_response();
+    }
+    Error::new(StatusCode::METHOD_NOT_ALLOWED, "M_UNRECOGNIZED", message).into_response()
 }
 
 fn mount(mut router: Router, route: Route, services: &SharedServices) -> Router {

@@ -37,6 +37,11 @@ pub trait Refusal: std::error::Error {
         None
     }
 
+    /// What the native faces call it, where that is more exact than the kind: `wrong_audience`. It stays as it is.
+    fn code(&self) -> Option<&'static str> {
+        None
+    }
+
     /// How long to wait before asking again, milliseconds.
     fn retry_after_ms(&self) -> Option<u64> {
         None

@@ -4,6 +4,7 @@
 //!
 //! **To add a word:** a file named after it, its type, its rules as pure functions, its tests beside them.
 
+mod address;
 mod change;
 mod event;
 mod kind;
@@ -12,6 +13,7 @@ mod room_version;
 mod signing;
 mod state;
 
+pub use address::{Address, AddressError};
 pub use change::{Change, Committed, Receipt, TimelineEvent, UserStream};
 pub use event::{Draft, MAX_PDU_BYTES, Pdu, PduError, Place, event_id_of};
 pub use kind::{Kind, Refusal};

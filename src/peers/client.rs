@@ -133,10 +133,10 @@ impl Finder {
 
 /// A request before it has a place to go.
 pub(crate) struct Asked {
-    method: Method,
-    uri: String,
-    headers: HeaderMap,
-    body: Bytes,
+    pub(crate) method: Method,
+    pub(crate) uri: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
 }
 
 /// How long to wait for an answer, and how much of it to read.
@@ -207,6 +207,17 @@ impl Peers {
         let asked = self.signed(destination, request)?;
         let answer = self.exchange(bounds, destination, asked).await?;
         read::<R>(destination, answer)
+    }
+
+    /// A request on another server's native API, and what it answered, if that is no refusal.
+    pub(crate) async fn exchange_native(
+        &self,
+        destination: &ServerName,
+        asked: Asked,
+    ) -> Result<http::Response<Bytes>, PeerError> {
+        let bounds = Bounds { timeout: self.shared.config.request_timeout, bytes: ORDINARY };
+        let answer = self.exchange(bounds, destination, asked).await?;
+        if answer.status().is_success() { Ok(answer) } else { Err(refused(destination, &answer)) }
     }
 
     /// One of ruma's requests, taken apart and signed.
@@ -357,6 +368,9 @@ pub(crate) fn refused(destination: &ServerName, answer: &http::Response<Bytes>) 
     struct Refusal {
         errcode: Option<String>,
         error: Option<String>,
+        /// As a problem document of a native API says it.
+        code: Option<String>,
+        detail: Option<String>,
         retry_after_ms: Option<u64>,
     }
     let status = answer.status();
@@ -365,11 +379,11 @@ pub(crate) fn refused(destination: &ServerName, answer: &http::Response<Bytes>) 
         let seconds = answer.headers().get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok()?;
         Some(Duration::from_secs(seconds))
     };
-    let message = said.error.unwrap_or_else(|| status.to_string());
+    let message = said.error.or(said.detail).unwrap_or_else(|| status.to_string());
     PeerError::Refused {
         server: destination.to_owned(),
         status: status.as_u16(),
-        errcode: said.errcode,
+        errcode: said.errcode.or(said.code),
         // It is shown to people and written to the log: no more of it than that needs.
         message: message.chars().filter(|char| !char.is_control()).take(300).collect(),
         retry_after: said.retry_after_ms.map(Duration::from_millis).or_else(in_header),

@@ -152,7 +152,7 @@ impl KeyRing {
         self.shared.known.peek(server).is_some_and(|keys| !keys.is_empty())
     }
 
-    fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> Millis {
         (self.shared.clock)()
     }
 }

@@ -17,6 +17,7 @@ mod streamed;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tls;
+pub mod token;
 mod well_known;
 mod x_matrix;
 
@@ -34,6 +35,7 @@ pub use error::{Failure, PeerError};
 pub use keys::{KeyError, KeyRing, NotaryWish, RetiredKey, ServerKey};
 pub use resolver::{Place, Step};
 pub use streamed::Streamed;
+pub use token::{NativeRequest, Scope, Token, TokenError};
 pub use x_matrix::{AuthError, Claim};
 
 /// The way to other servers. Cheap to clone.
@@ -51,6 +53,7 @@ struct Shared {
     /// The bytes of large bodies that are being read from servers which have proved nothing yet.
     large_bodies: Semaphore,
     on_heard: OnceLock<OnHeard>,
+    used: token::Used,
 }
 
 /// Is told of a server that has just shown to be there.
@@ -76,6 +79,7 @@ impl Peers {
         fetch: Arc<dyn keys::Fetch>,
         clock: keys::Clock,
     ) -> Result<Self, PeerError> {
+        let used = token::Used::new(store.clone());
         let keys = KeyRing::new(keys::Parts {
             store,
             key: key.clone(),
@@ -88,7 +92,7 @@ impl Peers {
         let large_bodies = Semaphore::new(LARGE_BODIES);
         let on_heard = OnceLock::new();
         let wire = client::Wire::new(&config)?;
-        Ok(Self { shared: Arc::new(Shared { config, key, keys, wire, refusals, large_bodies, on_heard }) })
+        Ok(Self { shared: Arc::new(Shared { config, key, keys, wire, refusals, large_bodies, on_heard, used }) })
     }
 
     /// The name of this server.

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, Method};
 use model::{Millis, SigningKey};
@@ -11,11 +12,11 @@ use ruma::{
     serde::{Base64, Raw},
     signatures::{KeyPair as _, sign_json},
 };
-use serde_json::{json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use store::Store;
 
 use crate::{
-    Failure, PeerError, Peers, PeersConfig,
+    Failure, PeerError, Peers, PeersConfig, Scope,
     keys::{Fetch, wall_clock},
 };
 
@@ -62,6 +63,32 @@ pub fn authorization(
     let (key_id, signature) = (key.key_id(), signature.encode());
     let header = format!(r#"X-Matrix origin="{origin}",destination="{destination}",key="{key_id}",sig="{signature}""#);
     HeaderValue::from_str(&header).expect("it is ASCII")
+}
+
+/// What a token from the owner of `key` to `destination` says: everything one may ask for, from `now` in seconds on.
+pub fn claims(key: &SigningKey, destination: &ServerName, token_id: &str, now: i64) -> Value {
+    let (us, scopes) = (key.server_name(), Scope::ALL.map(Scope::word));
+    json!({ "iss": us, "aud": destination, "sub": us, "scope": scopes, "iat": now, "exp": now + 60, "jti": token_id })
+}
+
+/// `Bearer` and a token of these claims, signed by `key`.
+pub fn bearer(key: &SigningKey, head: &Value, claims: &Value) -> String {
+    let part = |json: &Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    let text = format!("{}.{}", part(head), part(claims));
+    let (_, signature) = key.sign(text.as_bytes()).into_parts();
+    format!("Bearer {text}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// The head of an honest token.
+pub fn token_head(key: &SigningKey) -> Value {
+    json!({ "alg": "EdDSA", "typ": "JWT", "kid": key.key_id() })
+}
+
+/// The header that signs a body.
+pub fn body_signature(key: &SigningKey, body: &[u8]) -> String {
+    let (_, signature) = key.sign(body).into_parts();
+    let signature: Base64 = Base64::new(signature);
+    format!("{} {}", key.key_id(), signature.encode())
 }
 
 /// What the owner of `key` says of its keys: signed, and valid until then.

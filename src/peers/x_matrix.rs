@@ -9,4 +9,5 @@ mod verify;
 
 pub use error::AuthError;
 pub use header::Claim;
+pub(crate) use header::decode_signature;
 pub(crate) use sign::sign;

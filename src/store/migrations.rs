@@ -27,6 +27,8 @@ const SHARED: &[Step] = migrations![
     8 "0008_shared_rooms",
     9 "0009_media",
     11 "0011_ledger",
+    12 "0012_remote_users",
+    14 "0014_native_federation",
 ];
 
 /// What only SQLite knows.

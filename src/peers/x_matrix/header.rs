@@ -116,11 +116,15 @@ impl Parameters {
         if version.is_empty() || version.len() > 255 {
             return Err(AuthError::Malformed("`key` is not of the form algorithm:version"));
         }
-        let signature = BASE64.decode(signature).map_err(|_| AuthError::Malformed("`sig` is not base64"))?;
-        let signature = <[u8; 64]>::try_from(signature.as_slice())
-            .map_err(|_| AuthError::Malformed("`sig` is not as long as a signature"))?;
+        let signature =
+            decode_signature(&signature).ok_or(AuthError::Malformed("`sig` is not a signature in base64"))?;
         Ok(Some((origin, key, signature)))
     }
+}
+
+/// A signature in base64, with padding or without.
+pub(crate) fn decode_signature(text: &str) -> Option<[u8; 64]> {
+    BASE64.decode(text).ok()?.try_into().ok()
 }
 
 /// A token or a quoted string, and what follows it.

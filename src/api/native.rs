@@ -1,0 +1,50 @@
+//! The native API, `/api/v1`: one file for each group of endpoints, problem documents for refusals, and a description
+//! of all of it at `/api/v1/openapi.json`.
+//!
+//! **To add an endpoint:** an async function from [`Call`] to [`Answer`] in the file of its group, and one line in that
+//! file's `routes`: [`get`], [`post`], [`put`], [`patch`] or [`delete`] with its path and a sentence. What it takes and
+//! answers derives `utoipa::ToSchema` (a query `utoipa::IntoParams`), whose doc comments become the description.
+//!
+//! ```ignore
+//! /// What one is asked for.
+//! #[derive(Deserialize, IntoParams)]
+//! #[serde(deny_unknown_fields)]
+//! #[into_params(parameter_in = Query)]
+//! struct Page { /* … */ }
+//!
+//! pub(crate) fn routes() -> Vec<Endpoint> {
+//!     vec![get("/api/v1/things/{name}", "One thing.", thing)]
+//! }
+//!
+//! async fn thing(call: Call<Session, Page>) -> Answer<Thing> {
+//!     let name: OwnedServerName = call.argument("name")?;
+//!     Ok(call.services.things.find(&name, call.query.from).await?.into())
+//! }
+//! ```
+
+mod endpoint;
+mod openapi;
+
+pub use endpoint::{
+    Answer, Anybody, Call, Caller, Created, Endpoint, File, Nothing, Payload, Reply, delete, get, patch, post, put,
+};
+
+use crate::Route;
+
+/// What is below here answers problem documents.
+const ROOT: &str = "/api/";
+
+/// Whether a path belongs to the native API.
+pub(crate) fn is_native(path: &str) -> bool {
+    path.starts_with(ROOT)
+}
+
+/// Every endpoint of this face, its own description among them.
+pub(crate) fn routes() -> Vec<Route> {
+    openapi::with_document(endpoints()).into_iter().map(|endpoint| endpoint.route).collect()
+}
+
+/// The endpoints, a list for each group.
+fn endpoints() -> Vec<Endpoint> {
+    Vec::new()
+}

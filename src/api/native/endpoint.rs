@@ -1,0 +1,437 @@
+//! An endpoint of the native API: a function, and what is to be said of it, which is the same declaration.
+
+use std::{fmt::Display, future::Future, net::IpAddr, str::FromStr, sync::Arc};
+
+use axum::{
+    body::Body,
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts};
+use serde::{Serialize, de::DeserializeOwned};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{
+        Content, HttpMethod, Ref, RefOr, Required, Schema, SecurityRequirement,
+        path::{Operation, OperationBuilder, Parameter, ParameterBuilder, ParameterIn},
+        request_body::RequestBodyBuilder,
+        response::ResponseBuilder,
+        schema::{ObjectBuilder, Type},
+    },
+};
+
+use crate::{
+    Incoming, Problem, Route, Services, Session, SharedServices,
+    endpoint::{address_of, check_json, path_arguments, read_body, user_of},
+    problem::Document,
+};
+
+/// A call that has been authenticated and parsed.
+///
+/// `W`: who may call. `Q`: what the query holds. `B`: what the body holds.
+pub struct Call<W, Q = Nothing, B = Nothing> {
+    /// Who calls.
+    pub caller: W,
+    /// What the query says.
+    pub query: Q,
+    /// What the body says.
+    pub body: B,
+    /// From where.
+    pub address: IpAddr,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// What can be asked.
+    pub services: SharedServices,
+    arguments: Vec<(String, String)>,
+}
+
+impl<W, Q, B> Call<W, Q, B> {
+    /// The part of the path that stands at `{name}`.
+    pub fn argument<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T, Problem> {
+        let (_, text) = self
+            .arguments
+            .iter()
+            .find(|(known, _)| known == name)
+            .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal server error"))?;
+        text.parse().map_err(|error| {
+            Problem::invalid(format!("`{text}`, which stands for `{name}` in the path, is wrong: {error}"))
+                .with("field", name)
+        })
+    }
+}
+
+/// What a handler answers.
+pub type Answer<T> = Result<T, Problem>;
+
+/// Who may call an endpoint.
+pub trait Caller: Sized + Send + 'static {
+    /// The names of the security schemes of the description, of which one is needed; none: anybody may call.
+    const SCHEMES: &'static [&'static str];
+
+    /// Finds out who calls, before any of the body is read, unless that is part of the proof.
+    fn authenticate(
+        parts: &Parts,
+        body: &mut Incoming,
+        address: IpAddr,
+        services: &Services,
+    ) -> impl Future<Output = Result<Self, Problem>> + Send;
+}
+
+/// Who calls doesn't matter.
+#[derive(Clone, Copy, Debug)]
+pub struct Anybody;
+
+impl Caller for Anybody {
+    const SCHEMES: &'static [&'static str] = &[];
+
+    async fn authenticate(_: &Parts, _: &mut Incoming, _: IpAddr, _: &Services) -> Result<Self, Problem> {
+        Ok(Self)
+    }
+}
+
+/// A user of this server, by the same access token as on the Matrix client API.
+impl Caller for Session {
+    const SCHEMES: &'static [&'static str] = &["access_token"];
+
+    async fn authenticate(
+        parts: &Parts,
+        _: &mut Incoming,
+        address: IpAddr,
+        services: &Services,
+    ) -> Result<Self, Problem> {
+        Ok(user_of(parts, address, services).await?)
+    }
+}
+
+/// No query that matters, no body, or no answer but that it was done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Nothing;
+
+impl<'de> serde::Deserialize<'de> for Nothing {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+impl IntoParams for Nothing {
+    fn into_params(_: impl Fn() -> Option<ParameterIn>) -> Vec<Parameter> {
+        Vec::new()
+    }
+}
+
+/// The schemas that an endpoint refers to, by name.
+pub(super) type Schemas = Vec<(String, RefOr<Schema>)>;
+
+/// What a body holds: JSON, or nothing.
+pub trait Payload: Sized + Send + 'static {
+    /// Reads a body. `None`: there is none to be read.
+    const READ: Option<fn(&[u8]) -> Result<Self, Problem>>;
+
+    /// What is taken where nothing is read.
+    fn nothing() -> Option<Self>;
+
+    /// Says what a body looks like.
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder;
+}
+
+impl Payload for Nothing {
+    const READ: Option<fn(&[u8]) -> Result<Self, Problem>> = None;
+
+    fn nothing() -> Option<Self> {
+        Some(Self)
+    }
+
+    fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
+        operation
+    }
+}
+
+impl<T: DeserializeOwned + ToSchema + Send + 'static> Payload for T {
+    const READ: Option<fn(&[u8]) -> Result<Self, Problem>> = Some(read_json);
+
+    fn nothing() -> Option<Self> {
+        None
+    }
+
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder {
+        let content = Content::new(Some(reference::<T>(schemas)));
+        let body = RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True));
+        operation.request_body(Some(body.build()))
+    }
+}
+
+/// What a handler's answer becomes.
+pub trait Reply: Send + 'static {
+    /// As it goes out.
+    fn into_response(self) -> Response;
+
+    /// Says what it looks like.
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder;
+}
+
+/// 200, with JSON.
+impl<T: Serialize + ToSchema + Send + 'static> Reply for T {
+    fn into_response(self) -> Response {
+        json(StatusCode::OK, &self)
+    }
+
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder {
+        described::<T>(operation, schemas, "200", "Done.")
+    }
+}
+
+/// 204.
+impl Reply for Nothing {
+    fn into_response(self) -> Response {
+        StatusCode::NO_CONTENT.into_response()
+    }
+
+    fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
+        operation.response("204", ResponseBuilder::new().description("Done."))
+    }
+}
+
+/// 201, with JSON.
+#[derive(Debug)]
+pub struct Created<T>(pub T);
+
+impl<T: Serialize + ToSchema + Send + 'static> Reply for Created<T> {
+    fn into_response(self) -> Response {
+        json(StatusCode::CREATED, &self.0)
+    }
+
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder {
+        described::<T>(operation, schemas, "201", "Made.")
+    }
+}
+
+/// 200, with something else than JSON that one may want to keep.
+#[derive(Debug)]
+pub struct File {
+    /// `text/csv; charset=utf-8`.
+    pub content_type: &'static str,
+    /// What to call it.
+    pub name: String,
+    /// What is in it.
+    pub body: Body,
+}
+
+impl Reply for File {
+    fn into_response(self) -> Response {
+        let mut response = Response::new(self.body);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let name: String = self.name.chars().map(|c| if is_plain(c) { c } else { '_' }).collect();
+        if let Ok(value) = HeaderValue::from_str(&format!("attachment; filename=\"{name}\"")) {
+            headers.insert(header::CONTENT_DISPOSITION, value);
+        }
+        response
+    }
+
+    fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
+        let content = Content::new(Some(RefOr::T(Schema::from(ObjectBuilder::new().schema_type(Type::String)))));
+        operation.response("200", ResponseBuilder::new().description("A file.").content("*/*", content))
+    }
+}
+
+/// An endpoint as it is mounted, and as it is described.
+#[derive(Clone)]
+pub struct Endpoint {
+    pub(super) route: Route,
+    pub(super) method: HttpMethod,
+    pub(super) operation: Operation,
+    pub(super) schemas: Schemas,
+}
+
+impl Endpoint {
+    /// Where it is, as it is described.
+    pub(super) fn path(&self) -> &'static str {
+        self.route.paths.first().copied().unwrap_or_default()
+    }
+
+    /// Says more of it than its one sentence, in Markdown.
+    #[must_use]
+    pub fn explained(mut self, text: &str) -> Self {
+        self.operation.description = Some(text.to_owned());
+        self
+    }
+}
+
+macro_rules! methods {
+    ($($name:ident, $method:ident, $described:ident;)*) => {$(
+        #[doc = concat!("An endpoint for ", stringify!($method), ". `path` as the router takes it; `summary`: one sentence.")]
+        pub fn $name<W, Q, B, T, F, Fut>(path: &'static str, summary: &str, handler: F) -> Endpoint
+        where
+            W: Caller,
+            Q: DeserializeOwned + IntoParams + Send + 'static,
+            B: Payload,
+            T: Reply,
+            F: Fn(Call<W, Q, B>) -> Fut + Copy + Send + Sync + 'static,
+            Fut: Future<Output = Answer<T>> + Send + 'static,
+        {
+            declare(Method::$method, HttpMethod::$described, path, summary, handler)
+        }
+    )*};
+}
+
+methods! {
+    get, GET, Get;
+    post, POST, Post;
+    put, PUT, Put;
+    patch, PATCH, Patch;
+    delete, DELETE, Delete;
+}
+
+fn declare<W, Q, B, T, F, Fut>(
+    method: Method,
+    described: HttpMethod,
+    path: &'static str,
+    summary: &str,
+    handler: F,
+) -> Endpoint
+where
+    W: Caller,
+    Q: DeserializeOwned + IntoParams + Send + 'static,
+    B: Payload,
+    T: Reply,
+    F: Fn(Call<W, Q, B>) -> Fut + Copy + Send + Sync + 'static,
+    Fut: Future<Output = Answer<T>> + Send + 'static,
+{
+    let (operation, schemas) = describe::<W, Q, B, T>(&method, path, summary);
+    let names: Arc<[String]> = arguments_of(path).map(str::to_owned).collect();
+    let route = Route {
+        method,
+        paths: vec![path],
+        handler: Arc::new(move |request, services| {
+            let names = names.clone();
+            Box::pin(async move {
+                let answer = match read(request, &names, services).await {
+                    Ok(call) => handler(call).await,
+                    Err(problem) => Err(problem),
+                };
+                answer.map_or_else(Problem::into_response, T::into_response)
+            })
+        }),
+    };
+    Endpoint { route, method: described, operation, schemas }
+}
+
+/// The names in `/users/{user_id}`.
+pub(super) fn arguments_of(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'))
+}
+
+async fn read<W, Q, B>(
+    request: Request<Body>,
+    names: &[String],
+    services: SharedServices,
+) -> Result<Call<W, Q, B>, Problem>
+where
+    W: Caller,
+    Q: DeserializeOwned,
+    B: Payload,
+{
+    let (mut parts, body) = request.into_parts();
+    let address = address_of(&parts);
+    let mut body = Incoming::Unread(body);
+    let caller = W::authenticate(&parts, &mut body, address, &services).await?;
+    let arguments = names.iter().cloned().zip(path_arguments(&mut parts).await?).collect();
+    let query = read_query(parts.uri.query().unwrap_or_default())?;
+    let body = match B::READ {
+        None => B::nothing().unwrap_or_else(|| unreachable!("what isn't read is nothing")),
+        Some(read) => {
+            let bytes = match body {
+                Incoming::Read(bytes) => bytes,
+                Incoming::Unread(body) => read_body(body, services.config.max_body).await?,
+            };
+            read(&or_empty_object(bytes))?
+        }
+    };
+    Ok(Call { caller, query, body, address, headers: parts.headers, services, arguments })
+}
+
+/// Where every field of a body is optional, it may be left out.
+fn or_empty_object(body: Bytes) -> Bytes {
+    if body.iter().all(u8::is_ascii_whitespace) { Bytes::from_static(b"{}") } else { body }
+}
+
+fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    check_json(body)?;
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| misread("body", error))
+}
+
+fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {
+    let deserializer = serde_html_form::Deserializer::from_bytes(query.as_bytes());
+    serde_path_to_error::deserialize(deserializer).map_err(|error| misread("query", error))
+}
+
+fn misread<E: Display>(place: &str, error: serde_path_to_error::Error<E>) -> Problem {
+    let path = error.path().to_string();
+    let error = error.into_inner();
+    if path == "." {
+        return Problem::invalid(format!("the {place} is not what this endpoint takes: {error}"));
+    }
+    Problem::invalid(format!("the {place} is not what this endpoint takes: {error} in `{path}`")).with("field", path)
+}
+
+fn json(status: StatusCode, answer: &impl Serialize) -> Response {
+    match serde_json::to_string(answer) {
+        Ok(text) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
+        Err(error) => {
+            tracing::error!(error = &error as &dyn std::error::Error, "failed to render an answer");
+            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal server error").into_response()
+        }
+    }
+}
+
+// === what is said of it ===
+
+fn describe<W: Caller, Q: IntoParams, B: Payload, T: Reply>(
+    method: &Method,
+    path: &'static str,
+    summary: &str,
+) -> (Operation, Schemas) {
+    let mut schemas = Schemas::new();
+    let parts: Vec<&str> = path.split('/').filter(|part| !matches!(*part, "" | "api" | "v1")).collect();
+    let words = parts.iter().map(|part| part.trim_matches(['{', '}']).replace(['-', '.'], "_"));
+    let id = std::iter::once(method.as_str().to_ascii_lowercase()).chain(words).collect::<Vec<_>>().join("_");
+    let mut operation = OperationBuilder::new().operation_id(Some(id)).summary(Some(summary));
+    if let Some(tag) = parts.first() {
+        operation = operation.tag(tag.trim_end_matches(".json"));
+    }
+    for name in arguments_of(path) {
+        let text = RefOr::T(Schema::from(ObjectBuilder::new().schema_type(Type::String)));
+        let parameter = ParameterBuilder::new().name(name).parameter_in(ParameterIn::Path).required(Required::True);
+        operation = operation.parameter(parameter.schema(Some(text)));
+    }
+    for parameter in Q::into_params(|| Some(ParameterIn::Query)) {
+        operation = operation.parameter(parameter);
+    }
+    for scheme in W::SCHEMES {
+        operation = operation.security(SecurityRequirement::new(*scheme, [] as [&str; 0]));
+    }
+    operation = T::describe(B::describe(operation, &mut schemas), &mut schemas);
+    schemas.push((Document::name().into_owned(), Document::schema()));
+    let refused = Content::new(Some(Ref::from_schema_name(Document::name())));
+    let refused = ResponseBuilder::new().description("Refused.").content("application/problem+json", refused);
+    (operation.response("default", refused).build(), schemas)
+}
+
+fn described<T: ToSchema>(
+    operation: OperationBuilder,
+    schemas: &mut Schemas,
+    status: &str,
+    text: &str,
+) -> OperationBuilder {
+    let content = Content::new(Some(reference::<T>(schemas)));
+    operation.response(status, ResponseBuilder::new().description(text).content("application/json", content))
+}
+
+/// Refers to the schema of `T`, which becomes one of `schemas`, with those it refers to.
+fn reference<T: ToSchema>(schemas: &mut Schemas) -> RefOr<Schema> {
+    T::schemas(schemas);
+    schemas.push((T::name().into_owned(), T::schema()));
+    RefOr::Ref(Ref::from_schema_name(T::name()))
+}
