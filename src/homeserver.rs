@@ -108,9 +108,10 @@ impl Homeserver {
         let tending = tokio::spawn(async move { tended.tend(stop).await });
         let watching = tokio::spawn(users.clone().tend());
         let inbound = Inbound::new(store.clone(), rooms.clone(), sync.clone(), users.clone());
+        let way = Arc::new(peers.clone());
+        let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
+        let ledger = sender.ledger();
         let federating = peers.is_enabled().then(|| {
-            let way = Arc::new(peers.clone());
-            let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
             to_send.get_or_init(|| sender.clone());
             let heard = sender.clone();
             peers.on_heard(Box::new(move |server| heard.alive(server)));
@@ -131,6 +132,7 @@ impl Homeserver {
             media,
             sync,
             inbound,
+            ledger,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
@@ -168,15 +170,19 @@ struct Federating {
     stop: CancellationToken,
     sending: JoinHandle<()>,
     receiving: JoinHandle<()>,
+    /// Sums up what was delivered.
+    accounting: JoinHandle<()>,
 }
 
 impl Federating {
     fn start(sender: Sender, inbound: Inbound) -> Self {
         let stop = CancellationToken::new();
-        let (until, till) = (stop.clone(), stop.clone());
+        let (until, till, to) = (stop.clone(), stop.clone(), stop.clone());
+        let ledger = sender.ledger();
+        let accounting = tokio::spawn(async move { ledger.run(to).await });
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
-        Self { stop, sending, receiving }
+        Self { stop, sending, receiving, accounting }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -184,6 +190,7 @@ impl Federating {
         self.stop.cancel();
         let _ = self.sending.await;
         let _ = self.receiving.await;
+        let _ = self.accounting.await;
     }
 }
 
@@ -335,5 +342,9 @@ fn sync_config(config: &Config) -> SyncConfig {
 }
 
 fn federation_config(config: &Config) -> FederationConfig {
-    FederationConfig { presence: config.sync.presence, ..FederationConfig::default() }
+    FederationConfig {
+        presence: config.sync.presence,
+        ledger_keep: config.federation.ledger_keep,
+        ..FederationConfig::default()
+    }
 }

@@ -7,6 +7,7 @@ mod chaos;
 mod discovery;
 mod ephemeral;
 mod joining;
+mod ledger;
 mod memberships;
 mod outage;
 mod remote_keys;

@@ -48,6 +48,8 @@ pub struct Services {
     pub sync: sync::Sync,
     /// What other servers send.
     pub inbound: ::federation::Inbound,
+    /// What became of what other servers were sent.
+    pub ledger: ::federation::Ledger,
     /// Writes the metrics out, if they are on.
     pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }

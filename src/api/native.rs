@@ -22,6 +22,7 @@
 //! }
 //! ```
 
+mod delivery;
 mod endpoint;
 mod openapi;
 
@@ -46,5 +47,5 @@ pub(crate) fn routes() -> Vec<Route> {
 
 /// The endpoints, a list for each group.
 fn endpoints() -> Vec<Endpoint> {
-    Vec::new()
+    [delivery::endpoints()].concat()
 }

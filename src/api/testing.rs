@@ -67,7 +67,11 @@ impl Server {
             tokio_util::sync::CancellationToken::new(),
         );
         let inbound = ::federation::Inbound::new(store.clone(), rooms.clone(), sync.clone(), users.clone());
+        let way = Arc::new(peers.clone());
+        let config = ::federation::FederationConfig::default();
+        let sender = ::federation::Sender::new(store.clone(), rooms.clone(), users.clone(), way, config);
         let services = Services {
+            ledger: sender.ledger(),
             config: ApiConfig::default(),
             limits: users.limits(),
             users,

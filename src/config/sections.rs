@@ -72,6 +72,9 @@ pub struct Federation {
     /// How long another server's answer may take, from connecting to its last byte.
     #[serde(with = "human::duration")]
     pub request_timeout: Duration,
+    /// How long it is told what became of single events at other servers.
+    #[serde(with = "human::duration")]
+    pub ledger_keep: Duration,
 }
 
 impl Default for Federation {
@@ -87,6 +90,7 @@ impl Default for Federation {
             well_known_server: None,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            ledger_keep: Duration::from_secs(30 * 24 * 60 * 60),
         }
     }
 }

@@ -75,6 +75,14 @@ pub struct Delivery {
     pub destinations: Vec<Delivered>,
 }
 
+impl Delivery {
+    /// Whether every server that was owed the event has it. Of what may be forgotten nobody knows.
+    pub fn is_delivered(&self) -> bool {
+        let is_told = !self.may_be_forgotten || !self.destinations.is_empty();
+        is_told && self.destinations.iter().all(|destination| destination.state.is_delivered())
+    }
+}
+
 /// How an event stands with one server. Times are milliseconds since 1970.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Delivered {

@@ -23,8 +23,10 @@ use crate::{now, transaction::Transaction};
 const MOST_REASON: usize = 300;
 /// How many numbers of servers are in memory at most.
 const MOST_NUMBERS: usize = 20_000;
-/// How many events are remembered that one server fetched while it catches up.
-const MOST_FETCHED: usize = 20_000;
+/// How many events are remembered that one server fetched while it was away or catching up, and of how many servers. What is
+/// beyond counts as not fetched.
+const MOST_FETCHED: usize = 5_000;
+const MOST_FETCHING: usize = 200;
 
 /// Writes the ledger.
 pub(crate) struct Records {
@@ -165,7 +167,8 @@ impl Records {
     pub(crate) async fn fetched(&self, server: &ServerName, events: &[EventNid], is_away: bool) {
         {
             let mut fetching = self.fetching();
-            if is_away {
+            let may_remember = fetching.early.len() < MOST_FETCHING || fetching.early.contains_key(server);
+            if is_away && may_remember {
                 let early = fetching.early.entry(server.to_owned()).or_default();
                 let room = MOST_FETCHED.saturating_sub(early.len());
                 early.extend(events.iter().take(room));

@@ -34,7 +34,7 @@ impl Ledger {
             let done = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                _ = pruning.tick() => self.prune(now(), &stop).await,
+                _ = pruning.tick() => self.prune(now(), &stop).await.inspect_err(|_| pruning.reset_after(SUM_UP_EVERY)),
                 _ = summing_up.tick() => self.sum_up(&stop).await,
             };
             if let Err(error) = done {

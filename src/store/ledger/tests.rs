@@ -230,3 +230,46 @@ async fn a_database_of_old_has_an_empty_ledger_that_takes_what_comes() {
     })
     .await;
 }
+
+/// Prints what noting costs the writer: `cargo test -p store what_noting_costs -- --ignored --nocapture`.
+#[tokio::test]
+#[ignore = "it measures, and decides nothing"]
+async fn what_noting_costs() {
+    const EVENTS: i64 = 2_000;
+    on_each_engine(async |store| {
+        let (a, b) = (server_name!("a.test"), server_name!("b.test"));
+        for at_once in [1, 50] {
+            for is_noted in [false, true, false, true] {
+                store.ensure_nids(EVENTS).await?;
+                let mut positions = Vec::new();
+                for _ in 0..EVENTS {
+                    positions.push(owe_event(&store, b, ROOM, store.next_nid()).await?);
+                }
+                let began = std::time::Instant::now();
+                let mut pending = Vec::new();
+                for upto in positions.chunks(at_once).filter_map(<[Position]>::last) {
+                    let mut write = Write::new();
+                    if is_noted {
+                        answer(&mut write, a).record(&mut write, (Position(0), *upto), Outcome::Accepted, None);
+                    }
+                    outbox::delivered(&mut write, b, *upto);
+                    pending.push(store.reserve().await?.enqueue(write));
+                }
+                for pending in pending {
+                    pending.committed().await?;
+                }
+                let each = began.elapsed().as_micros() as f64 / EVENTS as f64;
+                println!("{at_once} at once, noted: {is_noted}: {each:.1} µs an event");
+            }
+        }
+        let began = std::time::Instant::now();
+        while let Some(upto) = store.ledger().not_summed_up(5_000).await? {
+            let mut write = Write::new();
+            sums::sum_up(&mut write, upto);
+            store.commit(write).await?;
+        }
+        println!("summed up: {:.2} µs an event", began.elapsed().as_micros() as f64 / (4 * EVENTS) as f64);
+        Ok::<_, Error>(())
+    })
+    .await;
+}
