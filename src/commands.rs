@@ -7,6 +7,7 @@ mod doctor;
 mod federation;
 mod keys;
 mod password;
+mod peer;
 mod serve;
 mod user;
 
@@ -75,6 +76,11 @@ enum Command {
         #[command(subcommand)]
         command: keys::KeysCommand,
     },
+    /// Set how far other servers are trusted, and look at what they do
+    Peer {
+        #[command(subcommand)]
+        command: peer::PeerCommand,
+    },
     /// Make, list and change accounts; works while the server runs, and while it does not
     User {
         #[command(subcommand)]
@@ -112,6 +118,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Doctor(arguments) => doctor::run(&arguments, &load()?.config, &mut io::stdout().lock()),
         Command::Federation { command } => federation::run(command, load()?.config),
         Command::Keys { command } => keys::run(command, &load()?.config),
+        Command::Peer { command } => peer::run(command, &load()?.config),
         Command::User { command } => user::run(command, &load()?.config),
     }
 }

@@ -118,9 +118,10 @@ impl Homeserver {
         let curves = federation_config(&config).curves;
         let (bridge_users, bridge_peers) = (users.clone(), peers.clone());
         let bridge = Bridge::new(store.clone(), rooms.clone(), bridge_users, bridge_peers, inbound.clone(), curves);
+        let way = Arc::new(peers.clone());
+        let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
+        let ledger = sender.ledger();
         let federating = peers.is_enabled().then(|| {
-            let way = Arc::new(peers.clone());
-            let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
             to_send.get_or_init(|| sender.clone());
             to_bridge.get_or_init(|| bridge.clone());
             let (heard, bridging) = (sender.clone(), bridge.clone());
@@ -146,6 +147,7 @@ impl Homeserver {
             sync,
             inbound,
             bridge,
+            ledger,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
@@ -185,16 +187,20 @@ struct Federating {
     sending: JoinHandle<()>,
     receiving: JoinHandle<()>,
     bridging: JoinHandle<()>,
+    /// Sums up what was delivered.
+    accounting: JoinHandle<()>,
 }
 
 impl Federating {
     fn start(sender: Sender, inbound: Inbound, bridge: Bridge) -> Self {
         let stop = CancellationToken::new();
-        let (until, till, end) = (stop.clone(), stop.clone(), stop.clone());
+        let (until, till, end, to) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
+        let ledger = sender.ledger();
+        let accounting = tokio::spawn(async move { ledger.run(to).await });
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
         let bridging = tokio::spawn(async move { bridge.run(end).await });
-        Self { stop, sending, receiving, bridging }
+        Self { stop, sending, receiving, bridging, accounting }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -203,6 +209,7 @@ impl Federating {
         let _ = self.sending.await;
         let _ = self.receiving.await;
         let _ = self.bridging.await;
+        let _ = self.accounting.await;
     }
 }
 
@@ -384,5 +391,9 @@ fn sync_config(config: &Config) -> SyncConfig {
 }
 
 fn federation_config(config: &Config) -> FederationConfig {
-    FederationConfig { presence: config.sync.presence, ..FederationConfig::default() }
+    FederationConfig {
+        presence: config.sync.presence,
+        ledger_keep: config.federation.ledger_keep,
+        ..FederationConfig::default()
+    }
 }

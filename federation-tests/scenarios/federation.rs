@@ -8,6 +8,7 @@ mod discovery;
 mod doctor;
 mod ephemeral;
 mod joining;
+mod ledger;
 mod memberships;
 mod native;
 mod outage;

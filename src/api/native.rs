@@ -22,6 +22,7 @@
 //! }
 //! ```
 
+mod delivery;
 mod discoverability;
 mod endpoint;
 mod federation;
@@ -51,6 +52,7 @@ pub(crate) fn routes() -> Vec<Route> {
 fn endpoints() -> Vec<Endpoint> {
     [
         federation::endpoints(),
+        delivery::endpoints(),
         discoverability::endpoints(),
         users::routes(),
         crate::admin::endpoints(),

@@ -94,6 +94,9 @@ pub struct Federation {
     /// Of how many users of other servers it is kept.
     #[serde(deserialize_with = "human::whole::<_, 1, 100_000_000>")]
     pub remote_users_kept: u32,
+    /// How long it is told what became of single events at other servers.
+    #[serde(with = "human::duration")]
+    pub ledger_keep: Duration,
 }
 
 impl Default for Federation {
@@ -117,6 +120,7 @@ impl Default for Federation {
             remote_user_stale: Duration::from_hours(7 * 24),
             remote_user_missing: Duration::from_mins(5),
             remote_users_kept: 100_000,
+            ledger_keep: Duration::from_secs(30 * 24 * 60 * 60),
         }
     }
 }
