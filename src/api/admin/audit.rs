@@ -34,7 +34,8 @@ struct Page {
 /// One entry.
 #[derive(Serialize, ToSchema)]
 #[serde(transparent)]
-struct Entry(#[schema(value_type = Object)] AuditEntry);
+#[schema(value_type = Object)]
+struct Entry(AuditEntry);
 
 /// Some of the log.
 #[derive(Serialize, ToSchema)]

@@ -30,7 +30,8 @@ const CHANGE: &str = "What isn't named stays as it is. It is in force when this 
 /// A peer as an admin has set it.
 #[derive(Serialize, ToSchema)]
 #[serde(transparent)]
-pub(super) struct Peer(#[schema(value_type = Object)] View);
+#[schema(value_type = Object)]
+pub(super) struct Peer(View);
 
 /// Every peer.
 #[derive(Serialize, ToSchema)]
@@ -113,7 +114,8 @@ fn week() -> i64 {
 /// What would have become of what the peer did.
 #[derive(Serialize, ToSchema)]
 #[serde(transparent)]
-struct Tried(#[schema(value_type = Object)] Simulation);
+#[schema(value_type = Object)]
+struct Tried(Simulation);
 
 /// Why a peer is forgotten.
 #[derive(Deserialize, IntoParams)]
