@@ -100,7 +100,10 @@ impl Doctor {
                 match run {
                     Ok(Ok(())) => "it does not apply",
                     Ok(Err(Stopped(reason))) => reason,
-                    Err(_) => "there was no time left for it",
+                    Err(_) => {
+                        chart.note_overdue(self.deadline);
+                        "there was no time left for it"
+                    }
                 }
             }
         };
@@ -244,6 +247,16 @@ impl Chart {
 
     fn has(&self, step: Step, outcome: Outcome) -> bool {
         self.findings.iter().any(|finding| finding.step == step && finding.outcome == outcome)
+    }
+
+    /// The examination's time is over: that is a fault of the step that was under way.
+    fn note_overdue(&mut self, deadline: Duration) {
+        let is_open = |step: &Step| !self.findings.iter().any(|finding| finding.step == *step);
+        let Some(step) = Step::ALL.into_iter().find(is_open) else { return };
+        let remedy = "examine it again; if it stays like this, see whether the homeserver or the network between is \
+                      overloaded: a healthy server is examined in a few seconds";
+        let seen = format!("it was not done when the {deadline:?} of the examination were over");
+        self.note(Finding::fault(step, seen, Remedy::of_both(remedy)));
     }
 
     /// All findings in the order of the steps; `reason`: why those that aren't there were not taken.

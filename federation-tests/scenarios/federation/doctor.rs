@@ -376,6 +376,8 @@ async fn answers_that_are_of_no_use_are_told() {
     scene.saying("mistaken.test", "POST", query, Reply::Json(200, json!({ "server_keys": [forged] }))).await;
     let status = "/api/v1/federation/peer-status";
     scene.saying("blocking.test", "GET", status, Reply::Json(200, json!({ "level": "blocked" }))).await;
+    let alarmed = json!({ "level": "full", "standing": "alarmed" });
+    scene.saying("alarmed.test", "GET", status, Reply::Json(200, alarmed)).await;
     scene.saying("trusting.test", "GET", status, Reply::Json(200, json!({ "level": "full" }))).await;
 
     scene
@@ -398,6 +400,7 @@ async fn answers_that_are_of_no_use_are_told() {
             fault("blind.test", &["notary"], "us", "comity doctor a.test"),
             fault("mistaken.test", &["notary"], "us", "key was changed"),
             fault("blocking.test", &["peer_status"], "peer", "unblock a.test"),
+            fault("alarmed.test", &["peer_status"], "peer", "fingerprint"),
         ])
         .await;
     let examination = scene.examine("trusting.test").await;

@@ -21,14 +21,19 @@ use crate::{
 /// No answer that is asked for here is longer.
 const LONGEST_ANSWER: usize = 1 << 20;
 
+/// An ordinary answer takes no longer from a server that is well: more would leave no time for other steps.
+const PATIENCE: Duration = Duration::from_secs(15);
+
 /// The way to one address.
 pub(super) struct Line {
     pub(super) address: SocketAddr,
     pub(super) server: OwnedServerName,
     /// What this server signs with.
     pub(super) key: Arc<SigningKey>,
-    /// How long one answer may take.
-    pub(super) limit: Duration,
+    /// How long an ordinary answer may take.
+    limit: Duration,
+    /// How long it may take to send much.
+    long_limit: Duration,
     place: Place,
     client: reqwest::Client,
 }
@@ -52,7 +57,8 @@ impl Line {
             address,
             server: server.to_owned(),
             key: doctor.key.clone(),
-            limit: doctor.config.request_timeout,
+            limit: doctor.config.request_timeout.min(PATIENCE),
+            long_limit: doctor.config.request_timeout,
             place: place.clone(),
             client,
         })
@@ -65,23 +71,34 @@ impl Line {
         uri: &str,
         content: Option<&CanonicalJsonValue>,
     ) -> Result<http::Response<Bytes>, PeerError> {
-        self.exchange(method, uri, content, HeaderMap::new()).await
+        self.exchange(self.limit, method, uri, content, HeaderMap::new()).await
     }
 
     /// Asks as this server. `uri`: path and query.
-    pub(super) async fn ask_signed(
+    pub(super) async fn ask_signed(&self, uri: &str) -> Result<http::Response<Bytes>, PeerError> {
+        let signature = self.sign(&Method::GET, uri, None)?;
+        self.exchange(self.limit, Method::GET, uri, None, signature).await
+    }
+
+    /// Sends much as this server. `uri`: path and query.
+    pub(super) async fn put_signed(
         &self,
-        method: Method,
         uri: &str,
-        content: Option<&CanonicalJsonValue>,
+        content: &CanonicalJsonValue,
     ) -> Result<http::Response<Bytes>, PeerError> {
-        let signature = x_matrix::sign(&self.key, &self.server, &method, uri, content)
+        let signature = self.sign(&Method::PUT, uri, Some(content))?;
+        self.exchange(self.long_limit, Method::PUT, uri, Some(content), signature).await
+    }
+
+    fn sign(&self, method: &Method, uri: &str, content: Option<&CanonicalJsonValue>) -> Result<HeaderMap, PeerError> {
+        let signature = x_matrix::sign(&self.key, &self.server, method, uri, content)
             .map_err(|error| PeerError::Configuration(error.to_string()))?;
-        self.exchange(method, uri, content, HeaderMap::from_iter([(header::AUTHORIZATION, signature)])).await
+        Ok(HeaderMap::from_iter([(header::AUTHORIZATION, signature)]))
     }
 
     async fn exchange(
         &self,
+        limit: Duration,
         method: Method,
         uri: &str,
         content: Option<&CanonicalJsonValue>,
@@ -97,14 +114,14 @@ impl Line {
             let response = request.send().await.map_err(|error| failed(&self.server, error))?;
             collect(LONGEST_ANSWER, &self.server, response).await
         };
-        let answer = timeout(self.limit, asking).await;
+        let answer = timeout(limit, asking).await;
         answer.unwrap_or_else(|_| Err(unreachable(&self.server, Failure::Timeout, None)))
     }
 
     /// What failed, in words.
     pub(super) fn why(&self, error: &PeerError) -> String {
         match error.failure() {
-            Failure::Timeout => format!("there was no answer within {:?}", self.limit),
+            Failure::Timeout => "there was no answer in time".to_owned(),
             // Some libraries end their messages by where to read more of them.
             _ => root_cause(error).split(": https://docs.rs").next().unwrap_or_default().to_owned(),
         }

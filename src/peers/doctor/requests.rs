@@ -43,7 +43,7 @@ pub(super) async fn signed(line: &Line) -> Finding {
     let path =
         format!("/_matrix/federation/v1/query/profile?user_id=%40{LOCALPART}%3A{}", query_part(line.server.as_str()));
     let us = line.key.server_name();
-    let answer = match line.ask_signed(Method::GET, &path, None).await {
+    let answer = match line.ask_signed(&path).await {
         Ok(answer) => answer,
         Err(error) => return unanswered(line, STEP, "a signed request", &error),
     };
@@ -107,7 +107,7 @@ pub(super) async fn body_size(line: &Line) -> Finding {
              `client_max_body_size 50m;`): busy rooms and joins get stuck otherwise",
         )
     };
-    let answer = match line.ask_signed(Method::PUT, &path, Some(&transaction)).await {
+    let answer = match line.put_signed(&path, &transaction).await {
         Ok(answer) => answer,
         // Some proxies end the connection while the body is still on its way.
         Err(error) if error.failure() == Failure::Broken => {

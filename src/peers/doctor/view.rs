@@ -88,7 +88,7 @@ pub(super) async fn peer_status(line: &Line) -> Finding {
     const STEP: Step = Step::PeerStatus;
     let none =
         |what: String| Finding::skipped(STEP, format!("{what}: it has no native federation API, or none for us"));
-    let answer = match line.ask_signed(Method::GET, "/api/v1/federation/peer-status", None).await {
+    let answer = match line.ask_signed("/api/v1/federation/peer-status").await {
         Ok(answer) => answer,
         Err(error) => return none(line.why(&error)),
     };
@@ -98,14 +98,23 @@ pub(super) async fn peer_status(line: &Line) -> Finding {
     let Ok(status @ Value::Object(_)) = serde_json::from_slice::<Value>(answer.body()) else {
         return none("it answered something else".to_owned());
     };
-    let level = ["level", "trust_level"].iter().find_map(|field| status[field].as_str());
-    let finding = match level {
-        Some("blocked") => {
-            let remedy = Remedy::theirs(format!("unblock {} if it shall be talked to", line.key.server_name()));
-            Finding::fault(STEP, "it has blocked this server", remedy)
+    let us = line.key.server_name();
+    let word = |field: &str| status[field].as_str().unwrap_or_default();
+    let fault = |seen: &str, remedy: String| Finding::fault(STEP, seen, Remedy::theirs(remedy));
+    let finding = match (word("level"), word("standing")) {
+        (_, "alarmed") => {
+            let seen = "it has pinned other keys of this server than those that sign now, and trusts none until that is settled";
+            let remedy = format!(
+                "compare the fingerprint of {} with its operator by phone, then pin it; if {us} never changed its key, \
+                 somebody speaks in its name",
+                line.key.key_id()
+            );
+            fault(seen, remedy)
         }
-        Some(level) => Finding::ok(STEP, format!("it trusts this server at the level {level}")),
-        None => Finding::ok(STEP, status.to_string()),
+        ("blocked", _) => fault("it has blocked this server", format!("unblock {us} if it shall be talked to")),
+        (_, "inactive") => fault("it has switched this peer off", format!("switch {us} on if it shall be talked to")),
+        ("", _) => Finding::ok(STEP, status.to_string()),
+        (level, _) => Finding::ok(STEP, format!("it trusts this server at the level {level}")),
     };
     finding.with(status)
 }
