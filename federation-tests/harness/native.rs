@@ -65,7 +65,8 @@ impl FakePeer {
         }
         let content_type = if request.body.is_empty() { "" } else { "application/json" };
         let (method, path) = (request.method.clone(), request.path.as_str());
-        let asked = self.speaker(server).raw_saying(method, path, content_type, request.body.clone(), &headers);
+        let speaker = self.speaker(server);
+        let asked = speaker.raw_saying(method, path, content_type, request.body.clone(), &headers);
         asked.await.unwrap_or_else(|error| panic!("{path}: {error}"))
     }
 

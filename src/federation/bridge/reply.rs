@@ -22,7 +22,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::{Bridge, Shared, SimpleMessage, book::Ended, receive::MARK};
-use crate::backoff::word;
 
 const PATH: &str = "/api/v1/federation/messages/deliver";
 /// How many servers are sent to at a time.
@@ -155,7 +154,7 @@ impl Shared {
             _ => None,
         };
         let wait = self.curves.delay(error.failure(), failures, retry_after, rand::random());
-        counter!("comity_bridge_messages_sent_total", "outcome" => word(error.failure())).increment(1);
+        counter!("comity_bridge_messages_sent_total", "outcome" => error.failure().word()).increment(1);
         if failures == 1 {
             info!(destination = %server, "a message of the bridge does not get to {server}, and waits: {error}");
         } else {
