@@ -3,9 +3,11 @@
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 ended by a second signal.
 
 mod config_check;
+mod doctor;
 mod federation;
 mod keys;
 mod password;
+mod peer;
 mod serve;
 mod user;
 
@@ -27,6 +29,7 @@ Examples:
   comity serve --config /etc/comity.toml    serve with that file
   comity config check                       say what is wrong with the configuration, or what is in effect
   comity federation resolve matrix.org      how another server is found, step by step
+  comity doctor matrix.org                  examine the way to another server, and say what is wrong with it
   comity user create alice --admin          make an account; asks for the password
   pwgen 20 1 | comity user set-password alice --password-stdin
 
@@ -58,6 +61,11 @@ enum Command {
         #[command(subcommand)]
         command: ConfigCommand,
     },
+    /// Examine another server: every step of reaching it, each fault with its remedy; exit code 1 if there is a fault
+    ///
+    /// Uses this server's configuration and signing key, and works while the server runs, and while it does not. What is
+    /// seen from here changes nothing there. Takes a minute at most.
+    Doctor(doctor::DoctorArguments),
     /// Look at other servers
     Federation {
         #[command(subcommand)]
@@ -67,6 +75,11 @@ enum Command {
     Keys {
         #[command(subcommand)]
         command: keys::KeysCommand,
+    },
+    /// Set how far other servers are trusted, and look at what they do
+    Peer {
+        #[command(subcommand)]
+        command: peer::PeerCommand,
     },
     /// Make, list and change accounts; works while the server runs, and while it does not
     User {
@@ -102,8 +115,10 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(load()?),
         Command::Config { command: ConfigCommand::Check } => config_check::check(&load()?, &mut io::stdout().lock()),
+        Command::Doctor(arguments) => doctor::run(&arguments, &load()?.config, &mut io::stdout().lock()),
         Command::Federation { command } => federation::run(command, load()?.config),
         Command::Keys { command } => keys::run(command, &load()?.config),
+        Command::Peer { command } => peer::run(command, &load()?.config),
         Command::User { command } => user::run(command, &load()?.config),
     }
 }

@@ -18,7 +18,9 @@ use sync::{Notifier, Sync, SyncConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use users::{AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, Users, UsersConfig};
+use users::{
+    AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, RemoteUsers, RemoteUsersConfig, Users, UsersConfig,
+};
 
 use crate::{
     certificate::{Certificate, CertificateError},
@@ -116,9 +118,10 @@ impl Homeserver {
         let curves = federation_config(&config).curves;
         let (bridge_users, bridge_peers) = (users.clone(), peers.clone());
         let bridge = Bridge::new(store.clone(), rooms.clone(), bridge_users, bridge_peers, inbound.clone(), curves);
+        let way = Arc::new(peers.clone());
+        let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
+        let ledger = sender.ledger();
         let federating = peers.is_enabled().then(|| {
-            let way = Arc::new(peers.clone());
-            let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
             to_send.get_or_init(|| sender.clone());
             to_bridge.get_or_init(|| bridge.clone());
             let (heard, bridging) = (sender.clone(), bridge.clone());
@@ -144,6 +147,7 @@ impl Homeserver {
             sync,
             inbound,
             bridge,
+            ledger,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
@@ -183,16 +187,20 @@ struct Federating {
     sending: JoinHandle<()>,
     receiving: JoinHandle<()>,
     bridging: JoinHandle<()>,
+    /// Sums up what was delivered.
+    accounting: JoinHandle<()>,
 }
 
 impl Federating {
     fn start(sender: Sender, inbound: Inbound, bridge: Bridge) -> Self {
         let stop = CancellationToken::new();
-        let (until, till, end) = (stop.clone(), stop.clone(), stop.clone());
+        let (until, till, end, to) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
+        let ledger = sender.ledger();
+        let accounting = tokio::spawn(async move { ledger.run(to).await });
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
         let bridging = tokio::spawn(async move { bridge.run(end).await });
-        Self { stop, sending, receiving, bridging }
+        Self { stop, sending, receiving, bridging, accounting }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -201,6 +209,7 @@ impl Federating {
         let _ = self.sending.await;
         let _ = self.receiving.await;
         let _ = self.bridging.await;
+        let _ = self.accounting.await;
     }
 }
 
@@ -253,6 +262,8 @@ impl Core {
         let listener = notifier.clone();
         let rooms_in_memory: Arc<OnceLock<Rooms>> = Arc::default();
         let who_remembers = rooms_in_memory.clone();
+        let remote_users: Arc<OnceLock<RemoteUsers>> = Arc::default();
+        let who_hears = remote_users.clone();
         let to_send: Arc<OnceLock<Sender>> = Arc::default();
         let who_sends = to_send.clone();
         let to_bridge: Arc<OnceLock<Bridge>> = Arc::default();
@@ -269,6 +280,9 @@ impl Core {
             if let Some(bridge) = who_bridges.get() {
                 bridge.ingest(&committed);
             }
+            if let Some(remote_users) = who_hears.get() {
+                remote_users.ingest(&committed);
+            }
         });
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
@@ -277,6 +291,7 @@ impl Core {
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
+        remote_users.get_or_init(|| users.remote_users().clone());
         Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge })
     }
 }
@@ -325,6 +340,12 @@ fn users_config(config: &Config) -> UsersConfig {
             messages: rate(config.rate_limits.messages),
             joins: rate(config.rate_limits.joins),
         },
+        remote_users: RemoteUsersConfig {
+            fresh: config.federation.remote_user_fresh,
+            stale: config.federation.remote_user_stale,
+            missing: config.federation.remote_user_missing,
+            kept: config.federation.remote_users_kept,
+        },
     }
 }
 
@@ -370,5 +391,9 @@ fn sync_config(config: &Config) -> SyncConfig {
 }
 
 fn federation_config(config: &Config) -> FederationConfig {
-    FederationConfig { presence: config.sync.presence, ..FederationConfig::default() }
+    FederationConfig {
+        presence: config.sync.presence,
+        ledger_keep: config.federation.ledger_keep,
+        ..FederationConfig::default()
+    }
 }

@@ -1,6 +1,6 @@
 //! The certificate authority of one network: whoever trusts it, trusts its servers and nobody else.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls::{
@@ -43,10 +43,18 @@ impl Authority {
 
     /// A certificate for `names`, each a DNS name or an IP address.
     pub fn leaf(&self, names: &[&str]) -> Leaf {
-        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        let mut params = CertificateParams::new(names).expect("the names of a test can be certified");
-        params.distinguished_name.push(DnType::CommonName, "A server of a test");
-        params.use_authority_key_identifier_extension = true;
+        self.sign(leaf_params(names))
+    }
+
+    /// The same for a time of the test's choice.
+    pub fn leaf_between(&self, names: &[&str], begin: SystemTime, end: SystemTime) -> Leaf {
+        let mut params = leaf_params(names);
+        params.not_before = begin.into();
+        params.not_after = end.into();
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Leaf {
         let key = KeyPair::generate().expect("a key can be made");
         let certificate = params.signed_by(&key, &self.issuer).expect("the authority can sign");
         Leaf { certificate, key }
@@ -63,6 +71,14 @@ impl Authority {
     }
 }
 
+fn leaf_params(names: &[&str]) -> CertificateParams {
+    let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+    let mut params = CertificateParams::new(names).expect("the names of a test can be certified");
+    params.distinguished_name.push(DnType::CommonName, "A server of a test");
+    params.use_authority_key_identifier_extension = true;
+    params
+}
+
 impl Default for Authority {
     fn default() -> Self {
         Self::new()
@@ -70,6 +86,13 @@ impl Default for Authority {
 }
 
 impl Leaf {
+    /// A certificate that nobody vouches for but itself.
+    pub fn self_signed(names: &[&str]) -> Self {
+        let key = KeyPair::generate().expect("a key can be made");
+        let certificate = leaf_params(names).self_signed(&key).expect("one can sign oneself");
+        Self { certificate, key }
+    }
+
     /// The certificate, as a file would hold it.
     pub fn certificate_pem(&self) -> String {
         self.certificate.pem()
@@ -82,12 +105,17 @@ impl Leaf {
 
     /// Takes TLS connections with it, for HTTP/2 and 1.1.
     pub fn acceptor(&self) -> TlsAcceptor {
+        self.acceptor_for(&["h2", "http/1.1"])
+    }
+
+    /// Takes TLS connections with it, for protocols of the test's choice.
+    pub fn acceptor_for(&self, protocols: &[&str]) -> TlsAcceptor {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()));
         let mut config = ServerConfig::builder()
             .with_no_client_auth()
             .with_single_cert(vec![self.certificate.der().clone()], key)
             .expect("the key is the certificate's");
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         TlsAcceptor::from(Arc::new(config))
     }
 }

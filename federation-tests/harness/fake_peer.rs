@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Answer, Client, Network, Peer, eventually, pdu,
-    web::{self, NoAnswer, Sni},
+    web::{self, Door, NoAnswer, Sni},
 };
 
 /// The id of its key.
@@ -79,6 +79,8 @@ pub struct Heard {
 pub enum Reply {
     /// JSON.
     Json(u16, Value),
+    /// JSON with a header, which goes before the one that there would be.
+    Headed(&'static str, String, Value),
     /// A 200 with these bytes, which claim to be JSON.
     Bytes(Vec<u8>),
     /// A status and a body that is no JSON, as proxies answer.
@@ -105,6 +107,11 @@ impl FakePeer {
 
     /// A peer at an address of the test's choice, with a certificate for `hosts`, whom no record leads to.
     pub async fn listen(network: &Network, name: &str, address: SocketAddr, hosts: &[&str]) -> Self {
+        Self::listen_at(network, name, address, network.authority.leaf(hosts).acceptor()).await
+    }
+
+    /// The same with another way of taking connections.
+    pub async fn listen_at(network: &Network, name: &str, address: SocketAddr, door: impl Into<Door>) -> Self {
         let seed: [u8; 32] = rand::random();
         let key = SigningKey::from_bytes(&seed);
         let shared = Arc::new(Shared {
@@ -114,10 +121,10 @@ impl FakePeer {
             rules: Mutex::default(),
         });
         let listener = web::listen(address).await;
-        let acceptor = network.authority.leaf(hosts).acceptor();
+        let door = door.into();
         let hearing = shared.clone();
         let handler = move |request| hear(hearing.clone(), request);
-        network.spawn(web::serve(listener, acceptor, handler, || async { Some(CancellationToken::new()) }));
+        network.spawn(web::serve(listener, door, handler, || async { Some(CancellationToken::new()) }));
         let root = network.authority.root();
         let client = Box::new(move || {
             reqwest::Client::builder().tls_certs_only([root.clone()]).no_proxy().timeout(REQUEST_TIMEOUT)
@@ -379,6 +386,10 @@ async fn say(reply: Reply) -> Result<Response, NoAnswer> {
     const CHUNK: usize = 16 * 1024;
     let (status, kind, body) = match reply {
         Reply::Json(status, value) => (status, "application/json", Body::from(value.to_string())),
+        Reply::Headed(name, value, body) => {
+            let response = Response::builder().header(header::CONTENT_TYPE, "application/json").header(name, value);
+            return response.body(Body::from(body.to_string())).map_err(|_| NoAnswer);
+        }
         Reply::Bytes(bytes) => (200, "application/json", Body::from(bytes)),
         Reply::Html(status) => (status, "text/html", Body::from("<html><body>Oh no!</body></html>")),
         Reply::Redirect(to) => {

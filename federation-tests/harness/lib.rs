@@ -35,6 +35,7 @@ pub use network::{FEDERATION_PORT, Network, Peer, Place, service_of};
 pub use reader::Reader;
 pub use server::{Server, ServerBuilder, Usage, binary};
 pub use synapse::Synapse;
+pub use web::Door;
 
 /// How long a condition may take to come true before a test gives it up.
 pub const PATIENCE: Duration = Duration::from_secs(30);

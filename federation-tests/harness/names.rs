@@ -65,6 +65,13 @@ impl Names {
         self.put(None, name, RecordType::AAAA, aaaa.collect());
     }
 
+    /// Where `name` leads to.
+    pub fn addresses(&self, name: &str) -> Vec<IpAddr> {
+        let zone = self.zone();
+        let found = [RecordType::A, RecordType::AAAA].into_iter().flat_map(|kind| zone.find("", name, kind));
+        found.filter_map(|data| data.ip_addr()).collect()
+    }
+
     /// Lets the SRV record `name` lead to `targets`: priority, weight, port and host name.
     pub fn service(&self, name: &str, targets: &[(u16, u16, u16, &str)]) {
         self.put(None, name, RecordType::SRV, services(targets));

@@ -9,6 +9,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     task::JoinSet,
 };
@@ -31,18 +32,44 @@ impl std::error::Error for NoAnswer {}
 #[derive(Clone, Debug)]
 pub(crate) struct Sni(pub(crate) Option<String>);
 
+/// How connections are taken.
+#[derive(Clone)]
+pub struct Door {
+    acceptor: Option<TlsAcceptor>,
+    http1_only: bool,
+}
+
+impl Door {
+    /// Without TLS.
+    pub fn plain() -> Self {
+        Self { acceptor: None, http1_only: false }
+    }
+
+    /// In HTTP/1.1, whatever was agreed on in TLS.
+    pub fn http1_only(self) -> Self {
+        Self { http1_only: true, ..self }
+    }
+}
+
+impl From<TlsAcceptor> for Door {
+    fn from(acceptor: TlsAcceptor) -> Self {
+        Self { acceptor: Some(acceptor), http1_only: false }
+    }
+}
+
 /// Answers by `handler` on every connection, until the task is dropped. `alive` is asked for each: it says what ends it,
 /// or that none comes about.
-pub(crate) async fn serve<H, F, A>(listener: TcpListener, acceptor: TlsAcceptor, handler: H, alive: impl Fn() -> A)
+pub(crate) async fn serve<H, F, A>(listener: TcpListener, door: impl Into<Door>, handler: H, alive: impl Fn() -> A)
 where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response, NoAnswer>> + Send + 'static,
     A: Future<Output = Option<CancellationToken>> + Send + 'static,
 {
+    let door = door.into();
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         let alive = alive();
-        let connection = serve_connection(stream, acceptor.clone(), handler.clone());
+        let connection = serve_connection(stream, door.clone(), handler.clone());
         connections.spawn(async move {
             if let Some(end) = alive.await {
                 end.run_until_cancelled(connection).await;
@@ -52,23 +79,35 @@ where
     }
 }
 
-async fn serve_connection<H, F>(stream: TcpStream, acceptor: TlsAcceptor, handler: H)
+async fn serve_connection<H, F>(stream: TcpStream, door: Door, handler: H)
 where
     H: Fn(Request) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response, NoAnswer>> + Send + 'static,
 {
     // Small answers must not wait for each other: Nagle's 40 ms would be in every measurement.
     let _ = stream.set_nodelay(true);
+    let Some(acceptor) = door.acceptor else { return talk(stream, None, door.http1_only, handler).await };
     let Ok(stream) = acceptor.accept(stream).await else { return };
-    let sni = Sni(stream.get_ref().1.server_name().map(str::to_owned));
+    let sni = stream.get_ref().1.server_name().map(str::to_owned);
+    talk(stream, sni, door.http1_only, handler).await;
+}
+
+async fn talk<S, H, F>(stream: S, sni: Option<String>, http1_only: bool, handler: H)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request) -> F + Clone + Send + 'static,
+    F: Future<Output = Result<Response, NoAnswer>> + Send + 'static,
+{
     let service = tower::service_fn(move |request: axum::http::Request<_>| {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(sni.clone());
+        request.extensions_mut().insert(Sni(sni.clone()));
         handler(request)
     });
     let service = TowerToHyperService::new(service);
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let builder = if http1_only { builder.http1_only() } else { builder };
     // A peer that goes away in the middle is an everyday matter here.
-    let _ = auto::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service).await;
+    let _ = builder.serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// Listens at `address`, which nobody else may have.

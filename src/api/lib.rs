@@ -5,6 +5,7 @@
 //! **To add a Matrix endpoint:** an async function in the file of its group under `client/` or `federation/`, and
 //! its name in that file's `routes`. **To add one of `/api/v1`:** see [`native`].
 
+mod admin;
 pub mod client;
 mod endpoint;
 mod error;
@@ -50,6 +51,8 @@ pub struct Services {
     pub inbound: ::federation::Inbound,
     /// Chat systems that don't speak Matrix.
     pub bridge: ::federation::Bridge,
+    /// What became of what other servers were sent.
+    pub ledger: ::federation::Ledger,
     /// Writes the metrics out, if they are on.
     pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }

@@ -22,11 +22,13 @@
 //! }
 //! ```
 
+mod delivery;
 mod discoverability;
 mod endpoint;
 mod federation;
 mod openapi;
 mod payload;
+mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
 pub use payload::{Created, File, Nothing, Payload, Reply};
@@ -48,5 +50,12 @@ pub(crate) fn routes() -> Vec<Route> {
 
 /// The endpoints, a list for each group.
 fn endpoints() -> Vec<Endpoint> {
-    [federation::endpoints(), discoverability::endpoints()].concat()
+    [
+        federation::endpoints(),
+        delivery::endpoints(),
+        discoverability::endpoints(),
+        users::routes(),
+        crate::admin::endpoints(),
+    ]
+    .concat()
 }

@@ -82,7 +82,11 @@ impl Server {
             curves,
         );
         let known = peers.clone();
+        let way = Arc::new(peers.clone());
+        let config = ::federation::FederationConfig::default();
+        let sender = ::federation::Sender::new(store.clone(), rooms.clone(), users.clone(), way, config);
         let services = Services {
+            ledger: sender.ledger(),
             config: ApiConfig::default(),
             limits: users.limits(),
             users,

@@ -82,6 +82,21 @@ pub struct Federation {
     /// How long another server's answer may take, from connecting to its last byte.
     #[serde(with = "human::duration")]
     pub request_timeout: Duration,
+    /// How long it is taken to be so what users of other servers said of themselves.
+    #[serde(with = "human::duration")]
+    pub remote_user_fresh: Duration,
+    /// How long it is shown, marked as old, while their servers are away.
+    #[serde(with = "human::duration")]
+    pub remote_user_stale: Duration,
+    /// How long it is taken to be so that a server knows no such user.
+    #[serde(with = "human::duration")]
+    pub remote_user_missing: Duration,
+    /// Of how many users of other servers it is kept.
+    #[serde(deserialize_with = "human::whole::<_, 1, 100_000_000>")]
+    pub remote_users_kept: u32,
+    /// How long it is told what became of single events at other servers.
+    #[serde(with = "human::duration")]
+    pub ledger_keep: Duration,
 }
 
 impl Default for Federation {
@@ -101,6 +116,11 @@ impl Default for Federation {
             well_known_server: None,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
+            remote_user_fresh: Duration::from_hours(1),
+            remote_user_stale: Duration::from_hours(7 * 24),
+            remote_user_missing: Duration::from_mins(5),
+            remote_users_kept: 100_000,
+            ledger_keep: Duration::from_secs(30 * 24 * 60 * 60),
         }
     }
 }

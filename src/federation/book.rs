@@ -74,6 +74,20 @@ impl Health {
     pub(crate) fn is_well(&self) -> bool {
         *self == Self::default()
     }
+
+    /// Whether transactions don't get through, or it catches up.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing_since.is_some() || self.catch_up_upto.is_some()
+    }
+}
+
+/// How a destination is, for those who ask.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    pub(crate) destination: OwnedServerName,
+    pub(crate) health: Health,
+    /// When it is tried again, if it is left alone.
+    pub(crate) next_try: Option<Instant>,
 }
 
 /// How a turn ended.
@@ -186,6 +200,33 @@ impl Book {
         true
     }
 
+    /// Somebody wants it to be tried at once, as if it had never failed. Answers whether it was left alone.
+    pub(crate) fn retry(&mut self, destination: &ServerName, now: Instant) -> bool {
+        let Some(slot) = self.slots.get_mut(destination) else { return false };
+        slot.health.failures = 0;
+        let Place::Waiting(at) = slot.place else { return false };
+        slot.place = Place::Waiting(now);
+        self.waiting.remove(&(at, destination.to_owned()));
+        self.waiting.insert((now, destination.to_owned()));
+        true
+    }
+
+    /// How a destination is, if it has something to send or is not well.
+    pub(crate) fn standing(&self, destination: &ServerName) -> Option<Standing> {
+        let slot = self.slots.get(destination)?;
+        let next_try = match slot.place {
+            Place::Waiting(at) => Some(at),
+            _ => None,
+        };
+        Some(Standing { destination: destination.to_owned(), health: slot.health.clone(), next_try })
+    }
+
+    /// Those that are not well.
+    pub(crate) fn unwell(&self) -> Vec<Standing> {
+        let names = self.slots.iter().filter(|(_, slot)| slot.health.is_failing()).map(|(name, _)| name);
+        names.filter_map(|name| self.standing(name)).collect()
+    }
+
     /// When somebody is to be tried again.
     pub(crate) fn wake_at(&self) -> Option<Instant> {
         self.waiting.first().map(|(at, _)| *at)
@@ -239,6 +280,23 @@ mod tests {
         assert_eq!(book.begin(now + 6 * SECOND, 8).as_deref(), Some(b));
         book.end(b, Ended::Failed(60 * SECOND), now + 6 * SECOND);
         assert_eq!(book.begin(now + 66 * SECOND, 8).as_deref(), Some(b));
+    }
+
+    #[test]
+    fn who_is_to_be_tried_again_is_at_once_and_as_often_as_somebody_wants() {
+        let (mut book, now, b) = (Book::default(), Instant::now(), server_name!("b.test"));
+        assert!(!book.retry(b, now), "nothing is owed");
+        for _ in 0..3 {
+            book.mark(b);
+            let _ = book.begin(now, 8);
+            book.slot(b).expect("it has its turn").health.failures = 7;
+            book.end(b, Ended::Failed(60 * SECOND), now);
+            assert_eq!(book.standing(b).and_then(|standing| standing.next_try), Some(now + 60 * SECOND));
+            assert!(book.retry(b, now));
+            assert_eq!(book.slot(b).expect("it waits").health.failures, 0);
+        }
+        assert_eq!(book.begin(now, 8).as_deref(), Some(b));
+        assert!(!book.retry(b, now), "it is being tried");
     }
 
     #[test]

@@ -149,7 +149,7 @@ impl Turn {
         match answer {
             Ok(response) => {
                 self.note_delivery(&transaction, &response, duration_ms);
-                self.arrived(transaction.kept.covers).await?;
+                self.arrived(&transaction, &response).await?;
                 Ok(Step::Sent { is_last })
             }
             Err(error) => {
@@ -240,6 +240,7 @@ impl Turn {
             outbox::delivered(&mut write, &self.destination, upto);
             self.put_health(&mut write);
             self.shared.store.commit(write).await?;
+            self.shared.records.has_caught_up(&self.destination);
             info!(destination = %self.destination, "{} has caught up", self.destination);
             return Ok(None);
         }
@@ -298,10 +299,12 @@ impl Turn {
         Ok(Step::Sent { is_last })
     }
 
-    /// Takes what arrived out of the queue. The next transaction doesn't wait for that.
-    async fn arrived(&mut self, covers: Covers) -> Result<(), store::Error> {
+    /// Takes what arrived out of the queue and into the ledger. The next transaction doesn't wait for that.
+    async fn arrived(&mut self, transaction: &Transaction, response: &Response) -> Result<(), store::Error> {
         self.settle().await?;
+        let covers = &transaction.kept.covers;
         let mut write = Write::new();
+        self.shared.records.answered(&mut write, &self.destination, transaction, response).await?;
         covers.remove(&mut write, &self.destination);
         if !self.health.is_well() {
             self.note_recovery(&mut write).await?;
@@ -309,7 +312,10 @@ impl Turn {
         self.sent.pdus = self.sent.pdus.max(covers.pdus);
         self.sent.to_device = self.sent.to_device.max(covers.to_device);
         self.sent.keys = self.sent.keys.max(covers.keys);
-        if !write.is_empty() {
+        if !covers.rooms.is_empty() {
+            let position = self.shared.store.commit(write).await?;
+            self.shared.records.skipped(&self.destination, position).await?;
+        } else if !write.is_empty() {
             self.removal = Some(self.shared.store.reserve().await?.enqueue(write));
         }
         Ok(())
@@ -329,6 +335,9 @@ impl Turn {
                 let outbox = self.shared.store.outbox();
                 catch_up_upto = outbox.more_than(destination, over).await?.or(catch_up_upto);
             }
+        }
+        if catch_up_upto.is_none() {
+            self.shared.records.has_caught_up(destination);
         }
         let at_most = self.health.at_most.filter(|most| *most < MAX_PDUS / 2).map(|most| most * 2);
         self.health = Health { catch_up_upto, at_most, ..Health::default() };
@@ -410,6 +419,7 @@ impl Turn {
         error!(reason, destination = %self.destination, event.id = event_id, "set aside what {} refuses", self.destination);
         counter!("comity_federation_set_aside_total").increment(1);
         let mut write = Write::new();
+        self.shared.records.set_aside(&mut write, &self.destination, transaction, &reason).await?;
         transaction.kept.covers.remove(&mut write, &self.destination);
         self.shared.store.commit(write).await.map(drop)
     }

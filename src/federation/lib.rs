@@ -15,7 +15,8 @@
 //! in the rows' deletion, is what lifts this; [`Sender`] then claims it where it takes a destination's turn.
 //!
 //! **To tell other servers something new:** what must arrive gets rows in `store::outbox`; what only counts while it is fresh
-//! goes to `fresh` and is heard in `spread`. **To take something new from them:** an arm in `edus`.
+//! goes to `fresh` and is heard in `spread`. **To take something new from them:** an arm in `edus`. **What came of what was
+//! sent** is written by `records` where it is known, and told by [`Ledger`].
 
 mod backoff;
 mod book;
@@ -25,6 +26,8 @@ mod edus;
 mod fresh;
 mod inbound;
 mod lanes;
+pub mod ledger;
+mod records;
 mod sender;
 mod spread;
 #[cfg(test)]
@@ -41,6 +44,7 @@ pub use bridge::{Bridge, BridgeError, Delivered, SimpleMessage};
 pub use edus::{PresenceNews, PresenceTaken};
 pub use inbound::{Answers, Inbound, InboundError, Incoming};
 pub use lanes::{Door, Outcomes, Refused};
+pub use ledger::Ledger;
 pub use sender::Sender;
 pub use way::Way;
 
@@ -59,6 +63,8 @@ pub struct FederationConfig {
     pub catch_up_over: u32,
     /// Whether other servers are told who is online.
     pub presence: bool,
+    /// How long the ledger tells what became of single events.
+    pub ledger_keep: Duration,
 }
 
 impl Default for FederationConfig {
@@ -70,6 +76,7 @@ impl Default for FederationConfig {
             catch_up_after: Duration::from_secs(10 * 60),
             catch_up_over: 1_000,
             presence: true,
+            ledger_keep: Duration::from_secs(30 * 24 * 60 * 60),
         }
     }
 }

@@ -22,7 +22,9 @@ use crate::{
     FederationConfig, Way,
     book::{Book, Health},
     destination::Turn,
+    ledger::Ledger,
     now,
+    records::Records,
     spread::Heard,
 };
 
@@ -46,6 +48,7 @@ pub(crate) struct Shared {
     pub(crate) way: Arc<dyn Way>,
     pub(crate) config: FederationConfig,
     pub(crate) server_name: OwnedServerName,
+    pub(crate) records: Records,
     book: Mutex<Book>,
     /// Somebody has work, or a turn is over.
     work: Notify,
@@ -73,6 +76,7 @@ impl Sender {
         let server_name = rooms.server_name().to_owned();
         Self {
             shared: Arc::new(Shared {
+                records: Records::new(store.clone(), server_name.clone()),
                 store,
                 rooms,
                 users,
@@ -109,6 +113,11 @@ impl Sender {
             shared.wake();
         }
         shared.hear(committed);
+    }
+
+    /// What became of what was sent, and how those are to whom it is sent.
+    pub fn ledger(&self) -> Ledger {
+        Ledger::new(self.shared.clone())
     }
 
     /// `server` has just sent an authenticated request: it is there, whatever was thought of it.

@@ -11,7 +11,7 @@ use model::{Committed, RoomNid, SigningKey};
 use peers::{Failure, PeerError, testing::alone};
 use rooms::{Rooms, RoomsConfig};
 use ruma::{
-    ServerName,
+    OwnedEventId, OwnedServerName, RoomVersionId, ServerName,
     api::federation::transactions::send_transaction_message::v1::{Request, Response},
     server_name,
 };
@@ -26,36 +26,41 @@ use users::{Users, UsersConfig};
 
 use crate::{Curves, FederationConfig, Sender, Way};
 
-const LONG: Duration = Duration::from_secs(20);
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 /// So long that a test which waits for it fails.
 const NEVER: Duration = Duration::from_secs(3_600);
 
 /// What the destination does with a transaction.
-#[derive(Clone, Copy, Debug)]
-enum Act {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Act {
     /// Takes it.
     Take,
+    /// Takes it, but for the messages whose numbers three divides.
+    TakeSome,
     /// Takes it, and the answer is lost.
     LoseAnswer,
     /// Can't be connected to.
     Away,
     /// Answers with an HTTP status.
     Refuse(u16),
-    /// Says nothing for ever.
+    /// Says nothing until it is told to, and then takes it.
     Hang,
 }
 
 /// A destination that does as it is told, and takes what it was told nothing about.
 #[derive(Default)]
-struct Script {
+pub(crate) struct Script {
     acts: Mutex<VecDeque<Act>>,
     heard: Mutex<Vec<Heard>>,
     news: Notify,
+    released: Notify,
 }
 
 /// A transaction that reached the destination, or would have.
 #[derive(Clone, Debug)]
-struct Heard {
+pub(crate) struct Heard {
+    pub(crate) to: OwnedServerName,
+    pub(crate) act: Act,
     id: String,
     pdus: Vec<Value>,
     edus: Vec<Value>,
@@ -63,22 +68,27 @@ struct Heard {
 
 impl Heard {
     /// The numbers of its messages.
-    fn numbers(&self) -> Vec<i64> {
+    pub(crate) fn numbers(&self) -> Vec<i64> {
         self.pdus.iter().filter_map(|pdu| pdu["content"]["n"].as_i64()).collect()
     }
 }
 
 impl Script {
-    fn plan(&self, acts: &[Act]) {
+    pub(crate) fn plan(&self, acts: &[Act]) {
         self.acts.lock().unwrap_or_else(PoisonError::into_inner).extend(acts);
     }
 
-    fn heard(&self) -> Vec<Heard> {
+    /// Ends one [`Act::Hang`].
+    pub(crate) fn release(&self) {
+        self.released.notify_one();
+    }
+
+    pub(crate) fn heard(&self) -> Vec<Heard> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Waits until that many transactions were tried.
-    async fn tried(&self, count: usize) -> Vec<Heard> {
+    pub(crate) async fn tried(&self, count: usize) -> Vec<Heard> {
         let enough = async {
             loop {
                 let news = self.news.notified();
@@ -104,6 +114,8 @@ impl Way for Script {
             let act = self.acts.lock().unwrap_or_else(PoisonError::into_inner).pop_front().unwrap_or(Act::Take);
             let parse = |json: &str| serde_json::from_str(json).expect("it is JSON");
             self.heard.lock().unwrap_or_else(PoisonError::into_inner).push(Heard {
+                to: destination.to_owned(),
+                act,
                 id: request.transaction_id.to_string(),
                 pdus: request.pdus.iter().map(|pdu| parse(pdu.get())).collect(),
                 edus: request.edus.iter().map(|edu| parse(edu.json().get())).collect(),
@@ -113,28 +125,47 @@ impl Way for Script {
             let broken = |failure| PeerError::Unreachable { server: server.clone(), failure, source: None };
             match act {
                 Act::Take => Ok(Response::new(BTreeMap::new())),
+                Act::TakeSome => Ok(Response::new(refuse_some(&request))),
                 Act::LoseAnswer => Err(broken(Failure::Broken)),
                 Act::Away => Err(broken(Failure::Connect)),
                 Act::Refuse(status) => {
                     let message = "no".to_owned();
                     Err(PeerError::Refused { server, status, errcode: None, message, retry_after: None })
                 }
-                Act::Hang => std::future::pending().await,
+                Act::Hang => {
+                    self.released.notified().await;
+                    Ok(Response::new(BTreeMap::new()))
+                }
             }
         })
     }
 }
 
+/// Why [`Act::TakeSome`] refuses.
+pub(crate) const NOT_THIS: &str = "not this one";
+
+fn refuse_some(request: &Request) -> BTreeMap<OwnedEventId, Result<(), String>> {
+    let rules = model::rules_of(&RoomVersionId::V11).expect("it is known");
+    let answers = request.pdus.iter().map(|pdu| {
+        let event: Value = serde_json::from_str(pdu.get()).expect("it is JSON");
+        let is_refused = event["content"]["n"].as_i64().is_some_and(|number| number % 3 == 0);
+        let object = serde_json::from_value(event).expect("it is canonical");
+        let pdu = model::Pdu::from_canonical(object, &rules).expect("it is an event");
+        (pdu.event_id, if is_refused { Err(NOT_THIS.to_owned()) } else { Ok(()) })
+    });
+    answers.collect()
+}
+
 /// A server that sends.
-struct Node {
-    store: Store,
+pub(crate) struct Node {
+    pub(crate) store: Store,
     way: Arc<Script>,
-    sender: Sender,
+    pub(crate) sender: Sender,
     stop: CancellationToken,
     running: JoinHandle<()>,
 }
 
-type Listener = Arc<Mutex<Option<Sender>>>;
+pub(crate) type Listener = Arc<Mutex<Option<Sender>>>;
 
 /// Hears of commits, and tells whichever sender there is.
 fn listener() -> (OnCommit, Listener) {
@@ -148,19 +179,26 @@ fn listener() -> (OnCommit, Listener) {
     (on_commit, sender)
 }
 
-fn quick() -> FederationConfig {
+pub(crate) fn quick() -> FederationConfig {
     let curve = (Duration::from_millis(10), Duration::from_millis(50));
     let curves = Curves { away: curve, rate_limited: curve, unwanted: curve, ours: curve };
     FederationConfig { curves, ..FederationConfig::default() }
 }
 
-fn patient() -> FederationConfig {
+pub(crate) fn patient() -> FederationConfig {
     let curve = (NEVER, NEVER);
     FederationConfig { curves: Curves { away: curve, rate_limited: curve, unwanted: curve, ours: curve }, ..quick() }
 }
 
+/// A Write after which all earlier ones have taken effect.
+pub(crate) fn barrier() -> store::Write {
+    let mut write = store::Write::new();
+    write.position();
+    write
+}
+
 impl Node {
-    async fn start(store: &Store, listener: &Listener, way: &Arc<Script>, config: FederationConfig) -> Self {
+    pub(crate) async fn start(store: &Store, listener: &Listener, way: &Arc<Script>, config: FederationConfig) -> Self {
         let name = server_name!("a.test");
         let key = SigningKey::from_seed(name.to_owned(), "test", &[7; 32]).expect("any seed makes a key");
         let peers = alone(name, store.clone());
@@ -174,9 +212,23 @@ impl Node {
         Self { store: store.clone(), way: way.clone(), sender, stop, running }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.stop.cancel();
         timeout(LONG, self.running).await.expect("it stops soon").expect("it doesn't panic");
+    }
+
+    /// How long its ledger keeps rows.
+    pub(crate) fn keep(&self) -> Duration {
+        self.sender.shared.config.ledger_keep
+    }
+
+    /// Ends in the middle of whatever it does.
+    pub(crate) async fn crash(self) {
+        self.running.abort();
+        let _ = self.running.await;
+        self.stop.cancel();
+        // What it had handed to the store takes effect before anything else does.
+        self.store.commit(barrier()).await.expect("the store is there");
     }
 
     async fn owe(&self, room: i64, nid: i64) {
@@ -184,7 +236,7 @@ impl Node {
     }
 
     /// Waits until nothing is owed any more.
-    async fn all_delivered(&self) {
+    pub(crate) async fn all_delivered(&self) {
         let empty = async {
             while self.store.outbox().length().await.expect("the store is there") > 0 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
@@ -194,7 +246,7 @@ impl Node {
     }
 }
 
-async fn on_each(story: impl AsyncFn(Store, Listener, Arc<Script>)) {
+pub(crate) async fn on_each(story: impl AsyncFn(Store, Listener, Arc<Script>)) {
     on_each_engine_heard(listener, async |store, listener| {
         story(store, listener, Arc::default()).await;
         Ok::<_, store::Error>(())

@@ -26,7 +26,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     Failure, PeerError, Peers, PeersConfig,
-    resolver::{Place, Resolver, Step},
+    lookup::Lookup,
+    resolver::{Place, Resolver},
     tls,
     well_known::root_cause,
     x_matrix,
@@ -43,6 +44,7 @@ const AT_ONCE: usize = 16;
 /// For how many hosts it is remembered where connections lead.
 const HOSTS: usize = 20_000;
 const IDLE: Duration = Duration::from_secs(90);
+pub(crate) const USER_AGENT: &str = concat!("Comity/", env!("CARGO_PKG_VERSION"));
 
 /// What requests to other servers are made with.
 pub(crate) struct Wire {
@@ -74,7 +76,7 @@ impl Resolve for Hosts {
 
 impl Wire {
     pub(crate) fn new(config: &PeersConfig) -> Result<Self, PeerError> {
-        let tls = tls::client_config(config)?;
+        let tls = tls::client_config(config, &Arc::new(tls::roots(config)?))?;
         Ok(Self {
             resolver: Resolver::new(config, &tls)?,
             explicit: Route::new(config, &tls)?,
@@ -108,7 +110,7 @@ impl Route {
             .tcp_keepalive(Duration::from_secs(60))
             .tcp_nodelay(true)
             .no_proxy()
-            .user_agent(concat!("Comity/", env!("CARGO_PKG_VERSION")))
+            .user_agent(USER_AGENT)
             .build()
             .map_err(|error| PeerError::Configuration(error.to_string()))?;
         Ok(Self { client, hosts })
@@ -121,13 +123,14 @@ pub struct Finder(Resolver);
 impl Finder {
     /// As the server would, by the same configuration.
     pub fn new(config: &PeersConfig) -> Result<Self, PeerError> {
-        Ok(Self(Resolver::new(config, &tls::client_config(config)?)?))
+        let roots = Arc::new(tls::roots(config)?);
+        Ok(Self(Resolver::new(config, &tls::client_config(config, &roots)?)?))
     }
 
     /// Every step of finding `server`, and where it is.
-    pub async fn trace(&self, server: &ServerName) -> (Vec<Step>, Result<Place, String>) {
-        let (found, _, steps) = self.0.look(server).await;
-        (steps, found)
+    pub async fn trace(&self, server: &ServerName) -> (Vec<Lookup>, Result<Place, String>) {
+        let (found, _, lookups) = self.0.look(server).await;
+        (lookups, found)
     }
 }
 
@@ -298,11 +301,7 @@ impl Peers {
         if !place.is_literal() {
             route.hosts.0.insert(place.host.to_ascii_lowercase(), place.addresses.clone().into());
         }
-        let mut request = route.client.request(asked.method, format!("https://{}{}", place.authority(), asked.uri));
-        request = request.headers(asked.headers).body(asked.body);
-        if place.is_literal() {
-            request = request.header(header::HOST, place.host_header());
-        }
+        let request = place.request(&route.client, asked.method, &asked.uri).headers(asked.headers).body(asked.body);
         let response = request.send().await.map_err(|error| failed(destination, error))?;
         Ok((response, turn))
     }
@@ -392,21 +391,24 @@ pub(crate) fn refused(destination: &ServerName, answer: &http::Response<Bytes>) 
 }
 
 /// What failed before there was an answer.
-fn failed(destination: &ServerName, error: reqwest::Error) -> PeerError {
-    let is_tls = causes(&error).any(|cause| {
+pub(crate) fn failed(destination: &ServerName, error: reqwest::Error) -> PeerError {
+    let reason = root_cause(&error);
+    unreachable(destination, failure_of(&error), Some(reason.into()))
+}
+
+pub(crate) fn failure_of(error: &reqwest::Error) -> Failure {
+    let is_tls = causes(error).any(|cause| {
         cause.is::<rustls::Error>()
             || cause
                 .downcast_ref::<std::io::Error>()
                 .is_some_and(|io| io.get_ref().is_some_and(|inner| inner.is::<rustls::Error>()))
     });
-    let failure = match () {
+    match () {
         () if is_tls => Failure::Tls,
         () if error.is_timeout() => Failure::Timeout,
         () if error.is_connect() => Failure::Connect,
         () => Failure::Broken,
-    };
-    let reason = root_cause(&error);
-    unreachable(destination, failure, Some(reason.into()))
+    }
 }
 
 fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {

@@ -26,7 +26,9 @@ use ruma::{CanonicalJsonObject, OwnedServerName, ServerName, signatures};
 use store::Store;
 use tokio::sync::Semaphore;
 
+pub(crate) use answer::KeyAnswer;
 pub use error::KeyError;
+pub(crate) use error::span;
 pub(crate) use fetch::Fetch;
 pub use known::{RetiredKey, ServerKey};
 pub use publish::NotaryWish;

@@ -8,9 +8,11 @@
 mod addresses;
 mod client;
 mod config;
+pub mod doctor;
 mod error;
 mod fetch;
 pub mod keys;
+mod lookup;
 mod refusals;
 mod resolver;
 mod streamed;
@@ -32,12 +34,15 @@ use tokio::sync::Semaphore;
 
 pub use client::Finder;
 pub use config::PeersConfig;
+pub use doctor::{Doctor, Examination};
 pub use error::{Failure, PeerError};
 pub use keys::{KeyError, KeyRing, NotaryWish, RetiredKey, ServerKey};
-pub use resolver::{Place, Step};
+pub use lookup::{Addresses, Family, Lookup, Missing};
+pub use resolver::Place;
 pub use streamed::Streamed;
 pub use token::{NativeRequest, Scope, Token, TokenError};
 pub use trust::{Trust, TrustConfig, TrustError};
+pub use well_known::Unnamed;
 pub use x_matrix::{AuthError, Claim};
 
 /// The way to other servers. Cheap to clone.
@@ -56,6 +61,8 @@ struct Shared {
     /// The bytes of large bodies that are being read from servers which have proved nothing yet.
     large_bodies: Semaphore,
     on_heard: OnceLock<OnHeard>,
+    /// Whose turn it is to be examined.
+    examinations: Semaphore,
     used: token::Used,
 }
 
@@ -64,6 +71,8 @@ pub type OnHeard = Box<dyn Fn(&ServerName) + Send + Sync>;
 
 /// How many bytes of large bodies are read at once.
 const LARGE_BODIES: usize = 256 << 20;
+/// How many servers are examined at once.
+const EXAMINATIONS: usize = 4;
 
 impl Peers {
     /// `key`: what this server signs with, and the name it does so for.
@@ -96,7 +105,8 @@ impl Peers {
         let large_bodies = Semaphore::new(LARGE_BODIES);
         let on_heard = OnceLock::new();
         let wire = client::Wire::new(&config)?;
-        let shared = Shared { config, key, keys, wire, refusals, trust, large_bodies, on_heard, used };
+        let examinations = Semaphore::new(EXAMINATIONS);
+        let shared = Shared { config, key, keys, wire, refusals, trust, large_bodies, on_heard, examinations, used };
         Ok(Self { shared: Arc::new(shared) })
     }
 

@@ -3,8 +3,7 @@
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#resolving-server-names>
 
 use std::{
-    collections::HashMap,
-    fmt,
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -13,14 +12,20 @@ use std::{
 use hickory_resolver::{
     TokioResolver,
     config::{ConnectionConfig, NameServerConfig, ResolverConfig},
-    net::{DnsError, NetError, runtime::TokioRuntimeProvider},
+    net::{NetError, runtime::TokioRuntimeProvider},
     proto::rr::RData,
 };
+use http::{Method, header};
 use quick_cache::sync::Cache;
 use rand::RngExt as _;
 use ruma::{OwnedServerName, ServerName};
 
-use crate::{Failure, PeerError, PeersConfig, addresses::is_open, well_known::WellKnown};
+use crate::{
+    Failure, PeerError, PeersConfig,
+    addresses::is_open,
+    lookup::{Addresses, Family, Lookup, Missing},
+    well_known::WellKnown,
+};
 
 /// Where servers speak to each other if nothing else is said.
 const PORT: u16 = 8448;
@@ -28,6 +33,8 @@ const PORT: u16 = 8448;
 const REMEMBERED: usize = 10_000;
 /// A place is looked up again after this, however long its records live; the resolver has a cache of its own.
 const LONGEST: Duration = Duration::from_secs(60);
+/// How many hosts of an SRV record are looked up.
+const MOST_TARGETS: usize = 8;
 /// A name that led nowhere is not tried again for this long.
 const SHORTEST: Duration = Duration::from_secs(10);
 
@@ -60,27 +67,15 @@ impl Place {
         }
     }
 
+    /// A request to it, by a client that knows where its host is.
+    pub(crate) fn request(&self, client: &reqwest::Client, method: Method, uri: &str) -> reqwest::RequestBuilder {
+        let request = client.request(method, format!("https://{}{uri}", self.authority()));
+        if self.is_literal() { request.header(header::HOST, self.host_header()) } else { request }
+    }
+
     /// Whether the host is an address.
     pub(crate) fn is_literal(&self) -> bool {
         literal(&self.host).is_some()
-    }
-}
-
-/// What was tried, and what came of it.
-#[derive(Clone, Debug)]
-pub struct Step {
-    /// What was tried.
-    pub what: String,
-    /// What came of it.
-    pub outcome: Result<String, String>,
-}
-
-impl fmt::Display for Step {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.outcome {
-            Ok(found) => write!(f, "{}: {found}", self.what),
-            Err(reason) => write!(f, "{}: no ({reason})", self.what),
-        }
     }
 }
 
@@ -161,22 +156,22 @@ impl Resolver {
     }
 
     /// Looks `server` up, step by step.
-    pub(crate) async fn look(&self, server: &ServerName) -> (Result<Place, String>, Instant, Vec<Step>) {
-        let mut search = Search { resolver: self, steps: Vec::new(), until: Instant::now() + LONGEST };
+    pub(crate) async fn look(&self, server: &ServerName) -> (Result<Place, String>, Instant, Vec<Lookup>) {
+        let mut search = Search { resolver: self, lookups: Vec::new(), until: Instant::now() + LONGEST };
         let found = search.run(server).await;
         let until = if found.is_ok() {
             search.until.max(Instant::now() + Duration::from_secs(1))
         } else {
             Instant::now() + SHORTEST
         };
-        (found, until, search.steps)
+        (found, until, search.lookups)
     }
 }
 
 /// One look.
 struct Search<'a> {
     resolver: &'a Resolver,
-    steps: Vec<Step>,
+    lookups: Vec<Lookup>,
     until: Instant,
 }
 
@@ -187,7 +182,7 @@ impl Search<'_> {
         }
         let host = server.host();
         let delegated = self.resolver.well_known.find(host).await;
-        self.note(format!("https://{host}/.well-known/matrix/server"), delegated.as_ref().map(ToString::to_string));
+        self.lookups.push(Lookup::WellKnown { domain: host.to_owned(), said: delegated.clone() });
         if let Ok(delegated) = delegated {
             if let Some(place) = self.named(&delegated).await {
                 return place;
@@ -201,7 +196,7 @@ impl Search<'_> {
     async fn named(&mut self, server: &ServerName) -> Option<Result<Place, String>> {
         let (host, port) = (server.host(), server.port());
         if let Some(ip) = literal(host) {
-            let addresses = self.checked(host, vec![SocketAddr::new(ip, port.unwrap_or(PORT))]);
+            let addresses = self.checked(host, Vec::new(), vec![SocketAddr::new(ip, port.unwrap_or(PORT))]);
             return Some(addresses.map(|addresses| Place { host: host.to_owned(), port, addresses }));
         }
         let port = port?;
@@ -232,75 +227,75 @@ impl Search<'_> {
 
     /// The targets of SRV records, in the order in which they are to be tried.
     async fn services(&mut self, name: &str) -> Vec<(String, u16)> {
-        let answer = self.resolver.dns.srv_lookup(format!("{name}.")).await;
-        let lookup = match answer {
-            Ok(lookup) => lookup,
-            Err(error) => {
-                self.note(format!("SRV {name}"), Err::<String, _>(&reason_of(&error)));
-                return Vec::new();
-            }
-        };
-        self.until = self.until.min(lookup.valid_until());
-        let mut by_priority: HashMap<u16, Vec<(u16, String, u16)>> = HashMap::new();
-        for record in lookup.answers() {
-            // A target of `.` says that the service is not there.
-            if let RData::SRV(srv) = &record.data
-                && !srv.target.is_root()
-            {
-                let target = srv.target.to_utf8().trim_end_matches('.').to_owned();
-                by_priority.entry(srv.priority).or_default().push((srv.weight, target, srv.port));
-            }
-        }
-        let mut priorities: Vec<u16> = by_priority.keys().copied().collect();
-        priorities.sort_unstable();
-        let mut targets = Vec::new();
-        for priority in priorities {
-            targets.extend(in_weighted_order(by_priority.remove(&priority).unwrap_or_default()));
-        }
-        let told: Vec<String> = targets.iter().map(|(target, port)| format!("{target}:{port}")).collect();
-        self.note(format!("SRV {name}"), Ok::<_, &String>(told.join(", ")));
-        targets
+        let found = self.resolver.dns.srv_lookup(format!("{name}.")).await.map_err(Missing::from);
+        let targets = found.map(|records| {
+            self.until = self.until.min(records.valid_until());
+            let services = records.answers().iter().filter_map(|record| match &record.data {
+                // A target of `.` says that the service is not there.
+                RData::SRV(srv) if !srv.target.is_root() => {
+                    let target = srv.target.to_utf8().trim_end_matches('.').to_owned();
+                    Some((srv.priority, (srv.weight, target, srv.port)))
+                }
+                _ => None,
+            });
+            in_order(services)
+        });
+        self.lookups.push(Lookup::Services { name: name.to_owned(), found: targets.clone() });
+        targets.unwrap_or_default()
     }
 
     async fn addresses_of(&mut self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
         if let Some(ip) = literal(host) {
-            return self.checked(host, vec![SocketAddr::new(ip, port)]);
+            return self.checked(host, Vec::new(), vec![SocketAddr::new(ip, port)]);
         }
-        match self.resolver.dns.lookup_ip(format!("{}.", host.trim_end_matches('.'))).await {
-            Ok(found) => {
-                self.until = self.until.min(found.as_lookup().valid_until());
-                let addresses = found.iter().map(|ip| SocketAddr::new(ip, port)).collect();
-                self.checked(host, addresses)
-            }
-            Err(error) => {
-                let reason = reason_of(&error);
-                self.note(format!("addresses of {host}"), Err::<String, _>(&reason));
-                Err(format!("{host} has no address: {reason}"))
-            }
+        let name = format!("{}.", host.trim_end_matches('.'));
+        let dns = &self.resolver.dns;
+        let (v6, v4) = tokio::join!(dns.ipv6_lookup(name.clone()), dns.ipv4_lookup(name));
+        let mut asked = Vec::with_capacity(2);
+        for (family, found) in [(Family::V6, v6), (Family::V4, v4)] {
+            let found = found.map_err(Missing::from).map(|records| {
+                self.until = self.until.min(records.valid_until());
+                records.answers().iter().filter_map(|record| record.data.ip_addr()).collect::<Vec<IpAddr>>()
+            });
+            asked.push((
+                family,
+                found.and_then(|found| if found.is_empty() { Err(Missing::NoRecord) } else { Ok(found) }),
+            ));
         }
+        let found = asked.iter().filter_map(|(_, found)| found.as_ref().ok()).flatten();
+        let addresses = found.map(|ip| SocketAddr::new(*ip, port)).collect();
+        self.checked(host, asked, addresses)
     }
 
     /// Only addresses that may be connected to; every one of a name is looked at.
-    fn checked(&mut self, host: &str, addresses: Vec<SocketAddr>) -> Result<Vec<SocketAddr>, String> {
+    fn checked(
+        &mut self,
+        host: &str,
+        asked: Vec<(Family, Result<Vec<IpAddr>, Missing>)>,
+        addresses: Vec<SocketAddr>,
+    ) -> Result<Vec<SocketAddr>, String> {
         let (open, closed): (Vec<_>, Vec<_>) =
             addresses.into_iter().partition(|address| self.resolver.allow_private_addresses || is_open(address.ip()));
-        let told = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        if open.is_empty() {
-            let reason = format!(
-                "{} is not on the public internet; federation.allow_private_addresses would let it be",
-                told(&closed)
-            );
-            self.note(format!("addresses of {host}"), Err::<String, _>(&reason));
-            return Err(format!("{host}: {reason}"));
-        }
-        self.note(format!("addresses of {host}"), Ok::<_, &String>(told(&open)));
-        Ok(open)
+        let addresses = Addresses { host: host.to_owned(), asked, open, closed };
+        let usable = match addresses.usable() {
+            Ok(usable) => Ok(usable.to_vec()),
+            Err(reason) if addresses.closed.is_empty() => Err(format!("{host} has no address: {reason}")),
+            Err(reason) => Err(format!("{host}: {reason}")),
+        };
+        self.lookups.push(Lookup::Addresses(addresses));
+        usable
     }
+}
 
-    fn note(&mut self, what: String, outcome: Result<impl Into<String>, &(impl ToString + ?Sized)>) {
-        let outcome = outcome.map(Into::into).map_err(ToString::to_string);
-        self.steps.push(Step { what, outcome });
+/// Those of first priority first, the heavier the more probably.
+fn in_order(services: impl Iterator<Item = (u16, (u16, String, u16))>) -> Vec<(String, u16)> {
+    let mut by_priority: BTreeMap<u16, Vec<(u16, String, u16)>> = BTreeMap::new();
+    for (priority, service) in services {
+        by_priority.entry(priority).or_default().push(service);
     }
+    let mut targets: Vec<_> = by_priority.into_values().flat_map(in_weighted_order).collect();
+    targets.truncate(MOST_TARGETS);
+    targets
 }
 
 /// Of one priority, each is as likely to come first as its weight says.
@@ -326,13 +321,6 @@ fn literal(host: &str) -> Option<IpAddr> {
     match inner {
         Some(v6) => v6.parse().ok().map(IpAddr::V6),
         None => host.parse().ok().map(IpAddr::V4),
-    }
-}
-
-fn reason_of(error: &NetError) -> String {
-    match error {
-        NetError::Dns(DnsError::NoRecordsFound(_)) => "there is no such record".to_owned(),
-        error => error.to_string(),
     }
 }
 

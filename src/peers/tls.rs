@@ -12,21 +12,28 @@ use tracing::warn;
 
 use crate::{PeerError, PeersConfig};
 
-/// What connections to other servers are made with.
-pub(crate) fn client_config(config: &PeersConfig) -> Result<ClientConfig, PeerError> {
-    let provider = Arc::new(ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|error| PeerError::Configuration(error.to_string()))?;
+/// What connections to other servers are made with. `roots`: as [`roots`] has them.
+pub(crate) fn client_config(config: &PeersConfig, roots: &Arc<RootCertStore>) -> Result<ClientConfig, PeerError> {
+    let unusable = |error: rustls::Error| PeerError::Configuration(error.to_string());
     if !config.verify_tls {
         warn!("federation.verify_tls is off: anybody between this server and others can pass for them");
-        let anybody = Arc::new(Anybody(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth());
+        return believing_anybody().map_err(unusable);
     }
-    Ok(builder.with_root_certificates(roots(config)?).with_no_client_auth())
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
+    Ok(builder.with_root_certificates(roots.clone()).with_no_client_auth())
 }
 
-fn roots(config: &PeersConfig) -> Result<RootCertStore, PeerError> {
+/// Connections that prove nothing: for tests, and for looking at what somebody shows.
+pub(crate) fn believing_anybody() -> Result<ClientConfig, rustls::Error> {
+    let provider = Arc::new(ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
+    let anybody = Arc::new(Anybody(provider));
+    Ok(builder.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth())
+}
+
+/// The authorities that are trusted: the system's, and those that the configuration names.
+pub(crate) fn roots(config: &PeersConfig) -> Result<RootCertStore, PeerError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
@@ -53,7 +60,7 @@ fn roots(config: &PeersConfig) -> Result<RootCertStore, PeerError> {
     Ok(roots)
 }
 
-/// Believes anybody; for tests.
+/// Believes anybody.
 #[derive(Debug)]
 struct Anybody(Arc<CryptoProvider>);
 

@@ -10,16 +10,16 @@ use std::{
 
 use futures_util::StreamExt as _;
 use hickory_resolver::TokioResolver;
-use http::header;
+use http::{StatusCode, header};
 use quick_cache::sync::Cache;
 use reqwest::{
     dns::{Addrs, Name, Resolve, Resolving},
     redirect,
 };
-use ruma::OwnedServerName;
+use ruma::{OwnedServerName, ServerName};
 use serde::Deserialize;
 
-use crate::{PeerError, PeersConfig, addresses::is_open};
+use crate::{Failure, PeerError, PeersConfig, addresses::is_open, client::failure_of};
 
 /// No answer is longer.
 const LONGEST_ANSWER: usize = 50 << 10;
@@ -44,8 +44,33 @@ pub(crate) struct WellKnown {
     said: Cache<String, Arc<Said>>,
 }
 
+/// Why a domain names no server.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Unnamed {
+    /// Nobody answers there.
+    #[error("{reason}")]
+    Unreachable {
+        /// What failed: the connection, TLS, time.
+        failure: Failure,
+        /// The innermost reason.
+        reason: String,
+    },
+    /// The answer is an error.
+    #[error("HTTP status {0}")]
+    Status(StatusCode),
+    /// It led to where nobody goes on to, or in circles.
+    #[error("it is redirected to {0}, where it is not followed: too often, not to https, or to a private address")]
+    Redirected(String),
+    /// The answer is no JSON object with `m.server`.
+    #[error("the answer names no server: {0}")]
+    Malformed(String),
+    /// What it names can't be the name of a server.
+    #[error("the answer names `{0}`, which can't be the name of a server")]
+    Misnamed(String),
+}
+
 struct Said {
-    server: Result<OwnedServerName, String>,
+    server: Result<OwnedServerName, Unnamed>,
     until: Instant,
     /// What was said before, for when nobody answers.
     before: Option<OwnedServerName>,
@@ -54,7 +79,7 @@ struct Said {
 #[derive(Deserialize)]
 struct Answer {
     #[serde(rename = "m.server")]
-    server: OwnedServerName,
+    server: String,
 }
 
 impl WellKnown {
@@ -70,7 +95,7 @@ impl WellKnown {
             .dns_resolver(Arc::new(Guarded { dns, allow_private_addresses }))
             .redirect(policy)
             .connect_timeout(config.connect_timeout.min(TIMEOUT))
-            .timeout(TIMEOUT)
+            .timeout(config.request_timeout.min(TIMEOUT))
             .pool_max_idle_per_host(0)
             .no_proxy()
             .build()
@@ -79,7 +104,7 @@ impl WellKnown {
     }
 
     /// Which server speaks for `domain`, or why nobody is named.
-    pub(crate) async fn find(&self, domain: &str) -> Result<OwnedServerName, String> {
+    pub(crate) async fn find(&self, domain: &str) -> Result<OwnedServerName, Unnamed> {
         let said = self.said.get(domain);
         if let Some(said) = said.as_ref().filter(|said| said.until > Instant::now()) {
             return said.server.clone();
@@ -107,18 +132,25 @@ impl WellKnown {
         }
     }
 
-    async fn ask(&self, domain: &str) -> (Result<OwnedServerName, String>, Duration) {
+    async fn ask(&self, domain: &str) -> (Result<OwnedServerName, Unnamed>, Duration) {
+        let unreachable = |error: reqwest::Error| {
+            let (failure, reason) = (failure_of(&error), root_cause(&error));
+            (Err(Unnamed::Unreachable { failure, reason }), LIFE_OF_FAILURE)
+        };
+        let malformed = |reason: String| (Err(Unnamed::Malformed(reason)), LIFE_OF_NONE);
         let request = self.client.get(format!("https://{domain}/.well-known/matrix/server"));
         let response = match request.send().await {
             Ok(response) => response,
-            Err(error) => return (Err(root_cause(&error)), LIFE_OF_FAILURE),
+            Err(error) => return unreachable(error),
         };
         let status = response.status();
-        if status.is_server_error() {
-            return (Err(format!("HTTP status {status}")), LIFE_OF_FAILURE);
+        if status.is_redirection() {
+            let to = response.headers().get(header::LOCATION).and_then(|to| to.to_str().ok()).unwrap_or("nowhere");
+            return (Err(Unnamed::Redirected(to.chars().take(200).collect())), LIFE_OF_NONE);
         }
         if !status.is_success() {
-            return (Err(format!("HTTP status {status}")), LIFE_OF_NONE);
+            let life = if status.is_server_error() { LIFE_OF_FAILURE } else { LIFE_OF_NONE };
+            return (Err(Unnamed::Status(status)), life);
         }
         let life = life_of(response.headers());
         let mut body = Vec::new();
@@ -126,13 +158,16 @@ impl WellKnown {
         while let Some(chunk) = stream.next().await {
             match chunk {
                 Ok(chunk) if body.len() + chunk.len() <= LONGEST_ANSWER => body.extend_from_slice(&chunk),
-                Ok(_) => return (Err(format!("the answer is longer than {LONGEST_ANSWER} bytes")), LIFE_OF_NONE),
-                Err(error) => return (Err(root_cause(&error)), LIFE_OF_FAILURE),
+                Ok(_) => return malformed(format!("it is longer than {LONGEST_ANSWER} bytes")),
+                Err(error) => return unreachable(error),
             }
         }
         match serde_json::from_slice::<Answer>(&body) {
-            Ok(answer) => (Ok(answer.server), life),
-            Err(error) => (Err(format!("the answer names no server: {error}")), LIFE_OF_NONE),
+            Ok(answer) => match ServerName::parse(&*answer.server) {
+                Ok(server) => (Ok(server), life),
+                Err(_) => (Err(Unnamed::Misnamed(answer.server.chars().take(200).collect())), LIFE_OF_NONE),
+            },
+            Err(error) => malformed(error.to_string()),
         }
     }
 }

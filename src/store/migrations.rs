@@ -27,7 +27,9 @@ const SHARED: &[Step] = migrations![
     8 "0008_shared_rooms",
     9 "0009_media",
     10 "0010_peers",
+    11 "0011_ledger",
     12 "0012_remote_users",
+    13 "0013_roles",
     14 "0014_native_federation",
 ];
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use model::{Change, Position, Receipt, RoomNid};
-use ruma::{OwnedEventId, RoomId, UserId, events::receipt::ReceiptThread};
+use ruma::{OwnedEventId, OwnedUserId, RoomId, UserId, events::receipt::ReceiptThread};
 
 use crate::{Arg, Error, Row, Store, Table, Write, args};
 
@@ -77,6 +77,24 @@ impl Receipts<'_> {
     pub async fn of(&self, room: RoomNid, user_id: &UserId) -> Result<Vec<(Position, Arc<Receipt>)>, Error> {
         let sql = format!("{COLUMNS} WHERE room_nid = $1 AND user_id = $2 ORDER BY position");
         self.0.query(sql, args![room.0, user_id.as_str()]).await?.iter().map(receipt).collect()
+    }
+
+    /// Who has publicly read a room up to `event_position` or further, in one of these threads; `limit` at most, by user id.
+    pub async fn readers(
+        &self,
+        room: RoomNid,
+        event_position: Position,
+        threads: [&str; 2],
+        limit: i64,
+    ) -> Result<Vec<OwnedUserId>, Error> {
+        const READERS: &str = "
+            SELECT DISTINCT user_id
+            FROM receipts
+            WHERE room_nid = $1 AND type = 'm.read' AND thread IN ($2, $3) AND event_position >= $4
+            ORDER BY user_id
+            LIMIT $5";
+        let args = args![room.0, threads[0], threads[1], event_position, limit];
+        self.0.query(READERS, args).await?.iter().map(|row| row.parse(0)).collect()
     }
 
     /// Of the rooms that `user_id` has joined, those with receipts after `since`, with the position of the latest.

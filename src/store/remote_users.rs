@@ -1,7 +1,7 @@
 //! What users of other domains last said of themselves.
 
 use model::Millis;
-use ruma::{OwnedUserId, ServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 
 use crate::{Error, Store, Table, Write, args};
 
@@ -120,6 +120,12 @@ impl RemoteUsers<'_> {
         }))
     }
 
+    /// Of which servers there are users.
+    pub async fn servers(&self) -> Result<Vec<OwnedServerName>, Error> {
+        let rows = self.0.query("SELECT DISTINCT server FROM remote_users", Vec::new()).await?;
+        rows.iter().map(|row| row.parse(0)).collect()
+    }
+
     /// Of how many users something is known.
     pub async fn count(&self) -> Result<i64, Error> {
         let rows = self.0.query("SELECT COUNT(*) FROM remote_users", Vec::new()).await?;
@@ -178,6 +184,8 @@ mod tests {
             put(&mut write, &row(bob, 8));
             store.commit(write).await?;
             assert_eq!(store.remote_users().find(bob).await?, Some(row(bob, 8)), "it has answered");
+            let servers = store.remote_users().servers().await?;
+            assert!(servers.len() == 2 && servers.iter().any(|server| server == "b.test"), "{servers:?}");
             let mut write = Write::new();
             purge(&mut write, server_name!("b.test"));
             store.commit(write).await?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use model::{Change, EventNid, Pdu, Position, RoomNid, TimelineEvent};
+use model::{Change, EventNid, Millis, Pdu, Position, RoomNid, TimelineEvent};
 use ruma::{CanonicalJsonObject, RoomVersionId, ServerName};
 
 use crate::{Arg, Error, Location, OnCommit, Store, Write, engine::Pool, events, migrations, outbox};
@@ -86,9 +86,20 @@ async fn fresh_postgres(server: &str) -> String {
 
 /// Puts a message numbered `nid` into a room, and owes it to `destination`. Answers its position.
 pub async fn owe_event(store: &Store, destination: &ServerName, room: RoomNid, nid: i64) -> Result<Position, Error> {
+    owe_event_made_at(store, destination, room, nid, 1).await
+}
+
+/// As [`owe_event`], made at a moment of the test's choice.
+pub async fn owe_event_made_at(
+    store: &Store,
+    destination: &ServerName,
+    room: RoomNid,
+    nid: i64,
+    made_at: Millis,
+) -> Result<Position, Error> {
     let object: CanonicalJsonObject = serde_json::from_value(serde_json::json!({
         "type": "m.room.message", "sender": "@alice:a.test", "room_id": format!("!{room}:a.test"),
-        "content": { "n": nid }, "origin_server_ts": 1, "depth": nid, "prev_events": [], "auth_events": [],
+        "content": { "n": nid }, "origin_server_ts": made_at, "depth": nid, "prev_events": [], "auth_events": [],
         "hashes": { "sha256": "x" }, "signatures": {}, "unsigned": { "age": 1 },
     }))
     .expect("it is canonical");

@@ -69,8 +69,13 @@ impl Users {
         Ok(())
     }
 
-    /// Writes when devices were seen, now and then, until it is dropped.
+    /// Sees to what time does by itself, until it is dropped.
     pub async fn tend(self: Arc<Self>) {
+        tokio::join!(self.tend_last_seen(), self.remote_users().tend());
+    }
+
+    /// Writes when devices were seen, now and then.
+    async fn tend_last_seen(&self) {
         loop {
             tokio::time::sleep(EVERY).await;
             if let Err(error) = self.flush_last_seen().await {

@@ -27,7 +27,8 @@ mod remote_fetch;
 mod remote_key_updates;
 mod remote_keys;
 mod remote_lists;
-mod remote_profiles;
+mod remote_users;
+mod roles;
 mod search;
 mod secrets;
 mod tokens;
@@ -56,6 +57,8 @@ pub use login::{Credentials, LoginError, LoginRequest};
 pub use openid::{OPENID_LIFETIME, OpenIdError};
 pub use profiles::{Profile, ProfileError};
 pub use remote_keys::RemoteFailures;
+pub use remote_users::{RemoteProfile, RemoteUser, RemoteUserError, RemoteUsers, RemoteUsersConfig, native_name};
+pub use roles::{Role, UnknownRole};
 pub use search::{People, Person};
 pub use store::key_backups::{BackedUpKeyRow as BackedUpKey, KeyRange};
 pub use tokens::{NewSession, Session, SessionData, TokenError};
@@ -73,6 +76,8 @@ pub struct UsersConfig {
     pub registration: RegistrationConfig,
     /// `[rate_limits]`.
     pub rate_limits: RateLimitsConfig,
+    /// `[federation] remote_user…`.
+    pub remote_users: RemoteUsersConfig,
 }
 
 /// The users of this server.
@@ -88,7 +93,7 @@ pub struct Users {
     passwords: passwords::Passwords,
     sessions: tokens::Sessions,
     last_seen: last_seen::LastSeen,
-    remote_profiles: remote_profiles::RemoteProfiles,
+    remote_users: RemoteUsers,
     list_fetches: remote_fetch::ListFetches,
     signer: secrets::Signer,
 }
@@ -106,8 +111,12 @@ impl Users {
         peers: Peers,
         clock: Clock,
     ) -> Result<Arc<Self>, store::Error> {
+        let server_name = peers.server_name().to_owned();
+        let parts =
+            remote_users::Parts { source: Arc::new(peers.clone()), trust: peers.trust().clone(), clock: clock.clone() };
         Ok(Arc::new(Self {
-            server_name: peers.server_name().to_owned(),
+            remote_users: RemoteUsers::new(config.remote_users.clone(), server_name.clone(), store.clone(), parts),
+            server_name,
             signer: secrets::Signer::open(&store).await?,
             limits: Arc::new(Limits::new(&config.rate_limits)),
             lookups: discovery::Lookups::default(),
@@ -115,7 +124,6 @@ impl Users {
             passwords: passwords::Passwords::new(config.accounts.concurrent_hashes, config.accounts.hash_costs),
             sessions: tokens::Sessions::new(config.accounts.session_cache),
             last_seen: last_seen::LastSeen::default(),
-            remote_profiles: remote_profiles::RemoteProfiles::default(),
             list_fetches: remote_fetch::ListFetches::default(),
             config,
             store,
@@ -127,6 +135,11 @@ impl Users {
     /// The rate limits of this server, for those who take what users send.
     pub fn limits(&self) -> Arc<Limits> {
         self.limits.clone()
+    }
+
+    /// What is known of users of other domains.
+    pub fn remote_users(&self) -> &RemoteUsers {
+        &self.remote_users
     }
 
     /// How accounts and their sessions behave.

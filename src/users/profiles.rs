@@ -12,7 +12,7 @@ use store::{
     profiles::{put_profile_field, remove_profile_field},
 };
 
-use crate::Users;
+use crate::{RemoteUserError, Users};
 
 /// The fields of a profile.
 pub type Profile = BTreeMap<String, Value>;
@@ -26,7 +26,7 @@ pub(crate) const MAX_PROFILE_BYTES: usize = 64 << 10;
 /// Spec: "keys must not exceed 255 bytes".
 const MAX_FIELD_BYTES: usize = 255;
 const MAX_DISPLAY_NAME_BYTES: usize = 256;
-const MAX_AVATAR_URL_BYTES: usize = 1_000;
+pub(crate) const MAX_AVATAR_URL_BYTES: usize = 1_000;
 
 /// Why a profile was not shown or changed.
 #[derive(Debug, thiserror::Error)]
@@ -63,14 +63,9 @@ pub enum ProfileError {
     /// The profile would be too large.
     #[error("a profile has at most 64 KiB")]
     TooLarge,
-    /// Another server could not be asked, or refused.
-    #[error("{reason}")]
-    Remote {
-        /// What kind of refusal that is.
-        kind: Kind,
-        /// What it said, or why it said nothing.
-        reason: String,
-    },
+    /// Nothing can be told of a user of another server.
+    #[error(transparent)]
+    Remote(#[from] RemoteUserError),
     /// The store failed.
     #[error("the profile could not be read or changed")]
     Store(#[from] store::Error),
@@ -85,7 +80,7 @@ impl Refusal for ProfileError {
             Self::Field(_) | Self::FieldTooLong | Self::Value { .. } | Self::NotText { .. } | Self::TooLarge => {
                 Kind::Invalid
             }
-            Self::Remote { kind, .. } => *kind,
+            Self::Remote(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
     }
@@ -98,13 +93,21 @@ impl Refusal for ProfileError {
             _ => None,
         }
     }
+
+    fn retry_after_ms(&self) -> Option<u64> {
+        match self {
+            Self::Remote(error) => error.retry_after_ms(),
+            _ => None,
+        }
+    }
 }
 
 impl Users {
-    /// The profile of a user. That of a user of another server is asked there, and may be some minutes old.
-    pub async fn profile(&self, user_id: &UserId) -> Result<Profile, ProfileError> {
+    /// The profile of a user. That of a user of another server is what it said a while ago; see
+    /// [`RemoteUsers::get`](crate::RemoteUsers::get), whose `asker` this is.
+    pub async fn profile(&self, asker: Option<&UserId>, user_id: &UserId) -> Result<Profile, ProfileError> {
         if !self.is_ours(user_id) {
-            return self.remote_profile(user_id).await;
+            return Ok(self.remote_users().get(asker, user_id).await?.profile.to_profile());
         }
         let rows = self.store.profiles().get(user_id).await?;
         if rows.is_empty() {
@@ -122,9 +125,14 @@ impl Users {
             .collect()
     }
 
-    /// One field of the profile of a user.
-    pub async fn profile_field(&self, user_id: &UserId, field: &str) -> Result<Value, ProfileError> {
-        let mut profile = self.profile(user_id).await?;
+    /// One field of the profile of a user, as [`Self::profile`] has it.
+    pub async fn profile_field(
+        &self,
+        asker: Option<&UserId>,
+        user_id: &UserId,
+        field: &str,
+    ) -> Result<Value, ProfileError> {
+        let mut profile = self.profile(asker, user_id).await?;
         profile.remove(field).ok_or(ProfileError::NotFound("the profile has no such field"))
     }
 
@@ -142,7 +150,7 @@ impl Users {
         self.check_may_change(asker, user_id, field)?;
         check_field_name(field)?;
         check_value(field, value)?;
-        let mut profile = self.profile(user_id).await?;
+        let mut profile = self.profile(Some(asker), user_id).await?;
         let is_removal = matches!(field, DISPLAY_NAME | AVATAR_URL) && value.as_str().is_none_or(str::is_empty);
         if is_removal {
             return self.remove(&mut profile, user_id, field).await;
@@ -168,7 +176,7 @@ impl Users {
         field: &str,
     ) -> Result<bool, ProfileError> {
         self.check_may_change(asker, user_id, field)?;
-        let mut profile = self.profile(user_id).await?;
+        let mut profile = self.profile(Some(asker), user_id).await?;
         self.remove(&mut profile, user_id, field).await
     }
 
@@ -247,7 +255,7 @@ mod tests {
     async fn fields_are_set_changed_and_removed() {
         with_users(async |users, _| {
             let alice = users.register_for_tests("alice").await.user_id;
-            assert_eq!(users.profile_field(&alice, "displayname").await.expect("new users have a name"), "alice");
+            assert_eq!(users.profile_field(None, &alice, "displayname").await.expect("new users have a name"), "alice");
             let set = async |field: &str, value: Value| users.set_profile_field(&alice, &alice, field, &value).await;
             assert!(set("displayname", json!("Alice")).await.expect("it is hers"));
             assert!(!set("displayname", json!("Alice")).await.expect("nothing changes"));
@@ -256,7 +264,7 @@ mod tests {
             set("com.example.pets", json!(["cat"])).await.expect("any JSON will do");
             set("avatar_url", json!("")).await.expect("nothing is a removal");
             users.remove_profile_field(&alice, &alice, "m.tz").await.expect("it is hers");
-            let profile = users.profile(&alice).await.expect("she is there");
+            let profile = users.profile(None, &alice).await.expect("she is there");
             assert_eq!(json!(profile), json!({ "displayname": "Alice", "com.example.pets": ["cat"] }));
         })
         .await;
@@ -283,7 +291,7 @@ mod tests {
             let mallory = user_id!("@mallory:a.test");
             let refused = users.set_profile_field(mallory, &alice, "displayname", &json!("M")).await;
             assert!(matches!(refused, Err(ProfileError::NotYours)));
-            assert!(matches!(users.profile(mallory).await, Err(ProfileError::NotFound(_))));
+            assert!(matches!(users.profile(None, mallory).await, Err(ProfileError::NotFound(_))));
         })
         .await;
     }

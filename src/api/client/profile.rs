@@ -5,14 +5,17 @@
 use axum::response::Response;
 use http::Method;
 use ruma::{
-    UserId,
-    api::client::profile::{delete_profile_field, get_profile, get_profile_field},
+    OwnedUserId, UserId,
+    api::{
+        IncomingRequest,
+        client::profile::{delete_profile_field, get_profile, get_profile_field},
+    },
     profile::ProfileFieldValue,
 };
 use serde_json::{Map, Value};
 
 use crate::{
-    Answer, Ask, Error, Route, Services,
+    Answer, Ask, Authenticate, Error, Route, Services,
     endpoint::{PlainAsk, empty_answer, endpoint, parse_json, plain_endpoint},
 };
 
@@ -29,15 +32,25 @@ pub(crate) fn routes() -> Vec<Route> {
 }
 
 async fn get(ask: Ask<get_profile::v3::Request>) -> Answer<get_profile::v3::Response> {
-    let profile = ask.services.users.profile(&ask.request.user_id).await?;
+    let asker = asker_of(&ask).await;
+    let profile = ask.services.users.profile(asker.as_deref(), &ask.request.user_id).await?;
     Ok(profile.into_iter().collect())
 }
 
 async fn get_field(ask: Ask<get_profile_field::v3::Request>) -> Answer<get_profile_field::v3::Response> {
-    let field = ask.request.field.as_str();
-    let value = ask.services.users.profile_field(&ask.request.user_id, field).await?;
+    let (asker, field) = (asker_of(&ask).await, ask.request.field.as_str());
+    let value = ask.services.users.profile_field(asker.as_deref(), &ask.request.user_id, field).await?;
     let value = ProfileFieldValue::new(field, value).map_err(|_| Error::not_found("the profile has no such field"))?;
     Ok(get_profile_field::v3::Response::new(value))
+}
+
+/// Anybody may ask; but who it is can matter to what is told of users of other servers.
+async fn asker_of<R>(ask: &Ask<R>) -> Option<OwnedUserId>
+where
+    R: IncomingRequest,
+    R::Authentication: Authenticate,
+{
+    ask.user().await.ok().map(|session| session.user_id.clone())
 }
 
 /// Looks at the body itself: ruma's type says less of what is wrong, and does not know that a name may be null.

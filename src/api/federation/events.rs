@@ -2,6 +2,9 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#retrieving-events>
 
+use std::sync::Arc;
+
+use model::{EventNid, TimelineEvent};
 use ruma::{
     MilliSecondsSinceUnixEpoch, UInt,
     api::federation::{
@@ -11,8 +14,11 @@ use ruma::{
     },
 };
 
-use super::membership::{event, events};
-use crate::{Answer, Ask, Route, endpoint};
+use super::{
+    Origin,
+    membership::{event, events},
+};
+use crate::{Answer, Ask, Route, Services, endpoint};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
@@ -29,6 +35,7 @@ pub(crate) fn routes() -> Vec<Route> {
 
 async fn one_event(ask: Ask<get_event::v1::Request>) -> Answer<get_event::v1::Response> {
     let found = ask.services.rooms.event_for(&ask.session.server, &ask.request.event_id).await?;
+    ask.services.ledger.fetched(&ask.session.server, &[found.nid]).await;
     let us = ask.services.rooms.server_name().to_owned();
     Ok(get_event::v1::Response::new(us, MilliSecondsSinceUnixEpoch::now(), event(&found.pdu)?))
 }
@@ -36,13 +43,14 @@ async fn one_event(ask: Ask<get_event::v1::Request>) -> Answer<get_event::v1::Re
 async fn state(ask: Ask<get_room_state::v1::Request>) -> Answer<get_room_state::v1::Response> {
     let get_room_state::v1::Request { room_id, event_id, .. } = &ask.request;
     let (state, chain) = ask.services.rooms.state_for(&ask.session.server, room_id, event_id).await?;
+    note_fetched(&ask.services, &ask.session, &state).await;
     Ok(get_room_state::v1::Response::new(events(&chain)?, events(&state)?))
 }
 
 async fn state_ids(ask: Ask<get_room_state_ids::v1::Request>) -> Answer<get_room_state_ids::v1::Response> {
     let get_room_state_ids::v1::Request { room_id, event_id, .. } = &ask.request;
     let (state, chain) = ask.services.rooms.state_for(&ask.session.server, room_id, event_id).await?;
-    let ids = |events: &[std::sync::Arc<model::TimelineEvent>]| {
+    let ids = |events: &[Arc<TimelineEvent>]| {
         events.iter().map(|event| event.pdu.event_id.clone()).collect::<Vec<_>>()
     };
     Ok(get_room_state_ids::v1::Response::new(ids(&chain), ids(&state)))
@@ -57,6 +65,7 @@ async fn auth_chain(ask: Ask<get_event_authorization::v1::Request>) -> Answer<ge
 async fn backfill(ask: Ask<get_backfill::v1::Request>) -> Answer<get_backfill::v1::Response> {
     let get_backfill::v1::Request { room_id, v, limit, .. } = &ask.request;
     let found = ask.services.rooms.history_for(&ask.session.server, room_id, v, count(*limit)).await?;
+    note_fetched(&ask.services, &ask.session, &found).await;
     let us = ask.services.rooms.server_name().to_owned();
     Ok(get_backfill::v1::Response::new(us, MilliSecondsSinceUnixEpoch::now(), events(&found)?))
 }
@@ -65,6 +74,7 @@ async fn missing_events(ask: Ask<get_missing_events::v1::Request>) -> Answer<get
     let get_missing_events::v1::Request { room_id, limit, earliest_events, latest_events, .. } = &ask.request;
     let rooms = &ask.services.rooms;
     let found = rooms.gap_for(&ask.session.server, room_id, earliest_events, latest_events, count(*limit)).await?;
+    note_fetched(&ask.services, &ask.session, &found).await;
     Ok(get_missing_events::v1::Response::new(events(&found)?))
 }
 
@@ -73,6 +83,12 @@ async fn nearest(ask: Ask<get_event_by_timestamp::v1::Request>) -> Answer<get_ev
     let found = ask.services.rooms.nearest_for(&ask.session.server, room_id, ts.get().into(), *dir).await?;
     let at = found.pdu.origin_server_ts;
     Ok(get_event_by_timestamp::v1::Response::new(found.pdu.event_id.clone(), at))
+}
+
+/// The server that asks has these events from now on, whatever it was sent.
+async fn note_fetched(services: &Services, origin: &Origin, events: &[Arc<TimelineEvent>]) {
+    let nids: Vec<EventNid> = events.iter().map(|event| event.nid).collect();
+    services.ledger.fetched(&origin.server, &nids).await;
 }
 
 fn count(limit: UInt) -> usize {

@@ -17,7 +17,7 @@ async fn query_profile(ask: Ask<profile::Request>) -> Answer<profile::Response> 
     let profile::Request { user_id, field, .. } = ask.request;
     check_is_ours(&ask.services, &user_id)?;
     let allowed = allow_about(&ask.services, &ask.session.server, Capability::Profiles, &user_id).await?;
-    let mut fields = ask.services.users.profile(&user_id).await?;
+    let mut fields = ask.services.users.profile(None, &user_id).await?;
     if allowed.grant != Grant::Yes {
         fields.retain(|name, _| matches!(name.as_str(), "displayname" | "avatar_url"));
     }

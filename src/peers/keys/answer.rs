@@ -18,19 +18,19 @@ const MAX_BYTES: usize = 64 << 10;
 
 /// What a server says of its keys; they have signed it.
 #[derive(Debug)]
-pub(super) struct KeyAnswer {
-    pub(super) server: OwnedServerName,
+pub(crate) struct KeyAnswer {
+    pub(crate) server: OwnedServerName,
     /// As it came.
     pub(super) json: String,
     pub(super) object: CanonicalJsonObject,
-    pub(super) keys: KeySet,
+    pub(crate) keys: KeySet,
     /// As the server says, however long that is.
-    pub(super) valid_until: Millis,
+    pub(crate) valid_until: Millis,
 }
 
 impl KeyAnswer {
     /// `now`: when it was fetched.
-    pub(super) fn read(raw: &Raw<ServerSigningKeys>, now: Millis) -> Result<Self, KeyError> {
+    pub(crate) fn read(raw: &Raw<ServerSigningKeys>, now: Millis) -> Result<Self, KeyError> {
         let json = raw.json().get();
         if json.len() > MAX_BYTES {
             return Err(malformed("it is too long"));

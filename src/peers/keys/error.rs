@@ -76,7 +76,7 @@ impl From<store::Error> for KeyError {
 }
 
 /// A length of time, for people: its two largest units.
-pub(super) fn span(length: Millis) -> String {
+pub(crate) fn span(length: Millis) -> String {
     let seconds = length / 1_000;
     let (days, hours, minutes) = (seconds / 86_400, seconds / 3_600 % 24, seconds / 60 % 60);
     match (days, hours, minutes) {

@@ -4,14 +4,14 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, sync::Arc};
 
-use model::{Millis, Position, Receipt, RoomNid};
+use model::{Millis, Position, Receipt, RoomNid, TimelineEvent};
 use ruma::{
-    EventId, OwnedEventId, UserId,
+    EventId, OwnedEventId, OwnedUserId, UserId,
     events::receipt::{ReceiptThread, ReceiptType},
 };
 
 use crate::{
-    Sync, SyncError,
+    Shown, Sync, SyncError,
     cells::Membership,
     filter::{allows_room, allows_type},
     now,
@@ -168,6 +168,20 @@ impl Sync {
             self.shared.store.commit(write).await?;
         }
         Ok(true)
+    }
+
+    /// Who has publicly read the room as far as `event`, or its thread if it is part of one: others than its sender, `limit`
+    /// at most, by user id.
+    pub async fn readers_of(&self, event: &TimelineEvent, limit: usize) -> Result<Vec<OwnedUserId>, SyncError> {
+        let root = Shown::new(event.clone()).thread();
+        let thread = root.as_ref().map_or("main", |root| root.as_str());
+        // The sender may be among them.
+        let most = limit.saturating_add(1) as i64;
+        let receipts = self.shared.store.receipts();
+        let mut readers = receipts.readers(event.room_nid, event.position, ["", thread], most).await?;
+        readers.retain(|reader| *reader != event.pdu.sender);
+        readers.truncate(limit);
+        Ok(readers)
     }
 
     /// A receipt that would go back is not worth telling.

@@ -1,0 +1,14 @@
+//! The admin API, `/api/v1/admin/…`: how far peers are trusted, what they do, and what was done about it.
+//!
+//! Three roles: admins change things; operators look, and have what failed tried again; auditors look and export.
+
+mod audit;
+mod peers;
+mod staff;
+
+use crate::native::Endpoint;
+
+/// Every endpoint of this face; it is mounted, and described, as a part of the native one.
+pub(crate) fn endpoints() -> Vec<Endpoint> {
+    [peers::endpoints(), audit::endpoints()].concat()
+}

@@ -1,0 +1,60 @@
+//! Who may call the admin API.
+
+use std::net::IpAddr;
+
+use http::request::Parts;
+use users::Role;
+
+use crate::{Incoming, Problem, Services, Session, native::Caller};
+
+/// Somebody who may look: an admin, an operator or an auditor.
+pub(super) struct Viewer;
+
+/// Somebody who may change things: an admin.
+pub(super) struct Admin {
+    /// Who it is.
+    pub(super) session: Session,
+}
+
+/// Somebody who may take copies away: an admin or an auditor.
+pub(super) struct Exporter;
+
+async fn with_role(
+    parts: &Parts,
+    body: &mut Incoming,
+    address: IpAddr,
+    services: &Services,
+    roles: &[Role],
+) -> Result<Session, Problem> {
+    let session = Session::authenticate(parts, body, address, services).await?;
+    let role = services.users.role(&session).await?;
+    if roles.contains(&role) {
+        return Ok(session);
+    }
+    let wanted: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    let detail = format!("this needs one of the roles {}; yours is {}", wanted.join(", "), role.as_str());
+    Err(Problem::forbidden(detail).with("roles", wanted))
+}
+
+macro_rules! callers {
+    ($($caller:ident, $roles:expr, $made:expr;)*) => {$(
+        impl Caller for $caller {
+            const SCHEMES: &'static [&'static str] = Session::SCHEMES;
+
+            async fn authenticate(
+                parts: &Parts,
+                body: &mut Incoming,
+                address: IpAddr,
+                services: &Services,
+            ) -> Result<Self, Problem> {
+                with_role(parts, body, address, services, &$roles).await.map($made)
+            }
+        }
+    )*};
+}
+
+callers! {
+    Viewer, [Role::Admin, Role::Operator, Role::Auditor], |_| Self;
+    Exporter, [Role::Admin, Role::Auditor], |_| Self;
+    Admin, [Role::Admin], |session| Self { session };
+}

@@ -1,0 +1,226 @@
+//! `comity peer …`: how far other servers are trusted.
+
+use std::io::{self, Write};
+
+use clap::{Args, Subcommand};
+use model::peer::{Capability, Override, PeerPattern, TrustLevel};
+use peers::{
+    Peers,
+    trust::{Author, PeerChange, Simulation, View},
+};
+use tokio::runtime;
+
+use super::Failure;
+use crate::{config::Config, homeserver::Core};
+
+const PEER_HELP: &str = "A server's name, such as chat.example.org, or all below a domain, such as '*.example.org'";
+
+#[derive(Debug, Subcommand)]
+pub enum PeerCommand {
+    /// List the peers that are set, one a line: name, level, standing, until when; tabs between
+    List,
+    /// Print what is set for a peer, as JSON
+    Show {
+        #[arg(help = PEER_HELP)]
+        peer: PeerPattern,
+    },
+    /// Set a peer, or change what is set for it; in force on running servers within a second
+    #[command(alias = "add")]
+    Set {
+        #[arg(help = PEER_HELP)]
+        peer: PeerPattern,
+        #[command(flatten)]
+        change: Change,
+    },
+    /// Let nothing go to a peer, and take nothing from it
+    Block {
+        #[arg(help = PEER_HELP)]
+        peer: PeerPattern,
+        /// Why: for other admins, and for the log
+        #[arg(long)]
+        reason: String,
+    },
+    /// Forget what is set for a peer: it is trusted like a server that nobody knows
+    Remove {
+        #[arg(help = PEER_HELP)]
+        peer: PeerPattern,
+        /// Why: for other admins, and for the log
+        #[arg(long)]
+        reason: String,
+    },
+    /// Print what a level would have refused of what a peer did in the last days; changes nothing
+    Simulate {
+        #[arg(help = PEER_HELP)]
+        peer: PeerPattern,
+        /// full, limited, restricted or blocked
+        #[arg(long)]
+        level: TrustLevel,
+        /// How many days back
+        #[arg(long, default_value_t = 7)]
+        days: i64,
+    },
+    /// Print who changed what and why, the latest first, and whether the log is as it was written
+    Audit {
+        #[arg(help = PEER_HELP)]
+        peer: Option<PeerPattern>,
+    },
+    /// Print what the trust levels mean
+    Levels,
+}
+
+/// What is to be changed.
+#[derive(Debug, Args)]
+pub struct Change {
+    /// full, limited, restricted or blocked; a new peer needs it
+    #[arg(long)]
+    level: Option<TrustLevel>,
+    /// Switch the peer on or off, whatever its level
+    #[arg(long)]
+    active: Option<bool>,
+    /// Set a capability apart from the level, such as typing=yes; typing=level undoes it
+    #[arg(long = "grant", value_name = "CAPABILITY=GRANT")]
+    grants: Vec<String>,
+    /// Only count and log what would be refused
+    #[arg(long)]
+    shadow: Option<bool>,
+    /// For other admins
+    #[arg(long)]
+    notes: Option<String>,
+    /// The peer's new key is known to be right: end the alarm
+    #[arg(long)]
+    clear_alarm: bool,
+    /// Until when it holds, such as 30d
+    #[arg(long, value_name = "DURATION")]
+    expires_in: Option<humantime::Duration>,
+    /// Why: for other admins, and for the log
+    #[arg(long)]
+    reason: String,
+}
+
+/// Does it, and says on standard output what was done.
+pub fn run(command: PeerCommand, config: &Config) -> Result<(), Failure> {
+    if matches!(command, PeerCommand::Levels) {
+        write!(io::stdout(), "{}", model::peer::markdown())?;
+        return Ok(());
+    }
+    let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    runtime.block_on(async {
+        let core = Core::open(config).await?;
+        let done = execute(command, &core.peers, &mut io::stdout()).await;
+        core.store.close().await;
+        done
+    })
+}
+
+async fn execute(command: PeerCommand, peers: &Peers, out: &mut impl Write) -> Result<(), Failure> {
+    let trust = peers.trust();
+    match command {
+        PeerCommand::List => {
+            for view in trust.list().await? {
+                writeln!(out, "{}", line(&view))?;
+            }
+        }
+        PeerCommand::Show { peer } => {
+            let view = trust.get(&peer).await?.ok_or_else(|| format!("nothing is set for {peer}"))?;
+            writeln!(out, "{}", serde_json::to_string_pretty(&view)?)?;
+        }
+        PeerCommand::Set { peer, change } => {
+            let author = author(change.reason.clone());
+            let view = trust.change(&peer, &change.read()?, &author, None).await?;
+            writeln!(out, "{}", line(&view))?;
+        }
+        PeerCommand::Block { peer, reason } => {
+            let change = PeerChange { level: Some(TrustLevel::Blocked), ..PeerChange::default() };
+            let view = trust.change(&peer, &change, &author(reason), None).await?;
+            writeln!(out, "{}", line(&view))?;
+        }
+        PeerCommand::Remove { peer, reason } => {
+            trust.remove(&peer, &author(reason), None).await?;
+            writeln!(out, "nothing is set for {peer} any more")?;
+        }
+        PeerCommand::Simulate { peer, level, days } => {
+            let change = PeerChange { level: Some(level), ..PeerChange::default() };
+            tell(&trust.simulate(&peer, &change, days).await?, level, out)?;
+        }
+        PeerCommand::Audit { peer } => {
+            for entry in trust.audit(None, peer.as_ref(), 1_000).await? {
+                writeln!(out, "{}", serde_json::to_string(&entry)?)?;
+            }
+            match trust.verify_audit().await? {
+                Ok(entries) => writeln!(io::stderr(), "the log of {entries} entries is as it was written")?,
+                Err(broken) => return Err(format!("entry {} of the log was tampered with", broken.number).into()),
+            }
+        }
+        PeerCommand::Levels => {}
+    }
+    Ok(())
+}
+
+impl Change {
+    fn read(&self) -> Result<PeerChange, Failure> {
+        let mut change = PeerChange {
+            level: self.level,
+            active: self.active,
+            shadow: self.shadow,
+            notes: self.notes.clone(),
+            clear_alarm: self.clear_alarm,
+            ..PeerChange::default()
+        };
+        if let Some(length) = self.expires_in {
+            let at = std::time::SystemTime::now() + *length;
+            let since = at.duration_since(std::time::UNIX_EPOCH)?;
+            change.expires_at = Some(Some(i64::try_from(since.as_millis())?));
+        }
+        for wish in &self.grants {
+            let (capability, grant) =
+                wish.split_once('=').ok_or_else(|| format!("`{wish}` is not of the form typing=yes"))?;
+            let capability: Capability = capability.parse()?;
+            let grant = match grant {
+                "level" => None,
+                grant => Some(Override { grant: capability.grant_of(grant)?, reason: self.reason.clone() }),
+            };
+            change.overrides.insert(capability, grant);
+        }
+        Ok(change)
+    }
+}
+
+fn author(reason: String) -> Author {
+    Author { actor: "command line".to_owned(), reason }
+}
+
+fn line(view: &View) -> String {
+    let standing = serde_json::to_value(view.standing).ok();
+    let standing = standing.as_ref().and_then(|word| word.as_str()).unwrap_or_default().to_owned();
+    let until = match view.expires_at {
+        _ if view.expired => "expired".to_owned(),
+        Some(at) => {
+            let at = std::time::Duration::from_millis(at.unsigned_abs());
+            humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + at).to_string()
+        }
+        None => "-".to_owned(),
+    };
+    format!("{}\t{}\t{standing}\t{until}", view.pattern, view.level)
+}
+
+fn tell(simulation: &Simulation, level: TrustLevel, out: &mut impl Write) -> io::Result<()> {
+    let days = simulation.days;
+    if simulation.acts.is_empty() {
+        return writeln!(out, "nothing is known of the peer in the last {days} days");
+    }
+    writeln!(out, "capability\tway\tallowed then\trefused then\tallowed by {level}\trefused by {level}\tundecided")?;
+    for act in &simulation.acts {
+        writeln!(
+            out,
+            "{}\t{}\t{}\t{}\t{}\t{}\t{}",
+            act.capability,
+            act.direction.as_str(),
+            act.allowed_then,
+            act.refused_then,
+            act.allowed,
+            act.refused,
+            act.undecided
+        )?;
+    }
+    Ok(())
+}
