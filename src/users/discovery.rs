@@ -130,7 +130,7 @@ impl Users {
         if !self.is_listed(user_id).await? && !self.is_acquainted(peer, user_id).await? {
             return Err(LookupError::NotFound);
         }
-        match self.profile(user_id).await {
+        match self.profile(None, user_id).await {
             Ok(profile) => Ok(profile),
             Err(ProfileError::NotFound(_)) => Err(LookupError::NotFound),
             Err(error) => Err(LookupError::Profile(error)),
