@@ -74,12 +74,6 @@ impl Bridge<'_> {
         self.0.query(sql, args![remote.as_str(), user_id.as_str()]).await?.first().map(room).transpose()
     }
 
-    /// Whether the two have ever talked.
-    pub async fn has_talked(&self, remote: &UserId, user_id: &UserId) -> Result<bool, Error> {
-        const TALKED: &str = "SELECT room_id FROM bridge_rooms WHERE remote = $1 AND user_id = $2 LIMIT 1";
-        Ok(!self.0.query(TALKED, args![remote.as_str(), user_id.as_str()]).await?.is_empty())
-    }
-
     /// Whose server hears what is said in a room, if it is one of the bridge's.
     pub async fn server_of(&self, room_id: &RoomId) -> Result<Option<OwnedServerName>, Error> {
         const SERVER: &str = "SELECT server FROM bridge_rooms WHERE room_id = $1 AND closed_at IS NULL";
@@ -171,7 +165,6 @@ mod tests {
             store.commit(write).await?;
             assert_eq!(store.bridge().room_of(bob, alice).await?, None);
             assert_eq!(store.bridge().server_of(&row.room_id).await?, None);
-            assert!(store.bridge().has_talked(bob, alice).await? && !store.bridge().has_talked(alice, bob).await?);
             Ok::<_, Error>(())
         })
         .await;

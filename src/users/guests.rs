@@ -68,7 +68,7 @@ mod tests {
             let guest = users.ensure_guest(bob).await.expect("there is room for him");
             assert_eq!(guest, "@_bridge_=42ob=3dx=40b.test=3a8449:a.test");
             assert_eq!(users.ensure_guest(bob).await.expect("he is there"), guest);
-            let name = users.profile_field(&guest, "displayname").await.expect("he has a name");
+            let name = users.profile_field(None, &guest, "displayname").await.expect("he has a name");
             assert_eq!(name, "Bob=x@b.test:8449 (via bridge)");
             assert!(users.is_guest(&guest) && !users.is_guest(user_id!("@bob:a.test")));
             assert!(users.check_available(guest.localpart()).await.is_err());

@@ -161,8 +161,13 @@ impl Shared {
 
     /// Refuses who may not write to somebody first. Answers whether it is to be shown as a request.
     async fn may_write_first(&self, from: &UserId, to: &UserId) -> Result<bool, BridgeError> {
+        let guest = self.users.guest_id(from)?;
         let look_up = async |fact| match fact {
-            Fact::Contact => Ok::<_, BridgeError>(self.store.bridge().has_talked(from, to).await?),
+            // As themselves, or as the guest that they were before.
+            Fact::Contact => Ok::<_, BridgeError>(
+                self.rooms.is_contact(to, from.server_name(), Some(from)).await?
+                    || self.rooms.is_contact(to, self.rooms.server_name(), Some(&guest)).await?,
+            ),
             _ => Ok(false),
         };
         let (server, context) = (from.server_name(), Context::inbound());

@@ -201,7 +201,7 @@ async fn a_message_in_the_simple_form_becomes_one_event_in_a_room_of_two() {
 async fn a_message_is_taken_as_far_as_its_server_is_trusted() {
     with_federating_server(&[server_name!("b.test")], async |server| {
         server.register("alice").await;
-        server.register("carol").await;
+        let (carol, _) = server.register("carol").await;
         let b = server_name!("b.test");
         let deliver = async |id: &str, to: &str| {
             let body = json!({ "message_id": id, "from": "bob@b.test", "to": to, "body": "hello" });
@@ -217,6 +217,10 @@ async fn a_message_is_taken_as_far_as_its_server_is_trusted() {
         server.trust(b, TrustLevel::Restricted).await;
         assert_eq!(deliver("3", "alice@a.test").await.0, "accepted", "they have talked before");
         assert_eq!(deliver("4", "carol@a.test").await, refused);
+        let direct = json!({ "@bob:b.test": [] }).to_string();
+        let path = "/_matrix/client/v3/user/@carol:a.test/account_data/m.direct";
+        assert_eq!(server.ask(Method::PUT, path, Some(&carol), direct).await.0, StatusCode::OK);
+        assert_eq!(deliver("4", "carol@a.test").await.0, "accepted", "she counts him among her contacts");
         server.trust(b, TrustLevel::Blocked).await;
         assert_eq!(deliver("5", "alice@a.test").await, refused);
         let transaction = json!({ "txn_id": "1", "pdus": [] });

@@ -64,8 +64,12 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 async fn look_up(call: Call<Peer>) -> Answer<FoundUser> {
     let user_id = call.argument::<Address>("user_id")?;
     let (peers, users) = (&call.services.peers, &call.services.users);
+    let (server, rooms) = (&call.caller.server, &call.services.rooms);
     let is_acquainted = async |fact| match fact {
-        Fact::Acquainted => Ok(users.is_acquainted(&call.caller.server, user_id.user_id()).await?),
+        Fact::Acquainted => {
+            let user_id = user_id.user_id();
+            Ok(rooms.shares_room(user_id, server).await? || rooms.is_contact(user_id, server, None).await?)
+        }
         _ => Ok(false),
     };
     let grant = call.caller.check(peers, Scope::Users, Capability::Profiles, is_acquainted).await?;
