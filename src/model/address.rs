@@ -161,7 +161,8 @@ mod tests {
         for text in ["", "alice", "@alice", "@b.example", "@:b.example", "alice.b.example"] {
             assert_eq!(read(text), Err(AddressError::Shape), "{text}");
         }
-        for text in ["alice@", "alice@b/example", "alice@b example", "@alice:", "@alice:b_example", "alice@b.example:x"] {
+        for text in ["alice@", "alice@b/example", "alice@b example", "@alice:", "@alice:b_example", "alice@b.example:x"]
+        {
             assert_eq!(read(text), Err(AddressError::Domain), "{text}");
         }
         assert_eq!(read("al:ice@b.example"), Err(AddressError::Name));

@@ -64,10 +64,8 @@ async fn what_leaves_the_outbox_enters_the_ledger_once() {
             .into_iter()
             .map(|row| (row.outcome, row.queued_at, row.sent_at, row.answered_at, row.reason))
             .collect();
-        let expected = [
-            (Outcome::Accepted, 1, Some(20), 50, None),
-            (Outcome::Refused, 1, Some(20), 50, Some("no".to_owned())),
-        ];
+        let expected =
+            [(Outcome::Accepted, 1, Some(20), 50, None), (Outcome::Refused, 1, Some(20), 50, Some("no".to_owned()))];
         assert_eq!(rows, expected);
         assert!(store.ledger().of_event(EventNid(3)).await?.is_empty());
         assert_eq!(store.ledger().owed_to(positions[2]).await?, [b]);
