@@ -257,7 +257,7 @@ impl World<'_> {
     async fn fetch_some(&mut self) {
         let count = self.owed.len() as i64;
         let some: BTreeSet<i64> =
-            (0..self.dice.random_range(0..60)).map(|_| self.dice.random_range(1..=count)).collect();
+            (0..self.dice.random_range(0..20)).map(|_| self.dice.random_range(1..=count)).collect();
         for server in [server_name!("b.test"), server_name!("c.test")] {
             let nids: Vec<EventNid> = some.iter().copied().map(EventNid).collect();
             self.ledger().fetched(server, &nids).await;
