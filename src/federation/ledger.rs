@@ -211,11 +211,7 @@ impl Ledger {
     /// What became of the events that were queued since `since`, at `destination` or at all servers together.
     ///
     /// Counted are whole days: from the beginning of the day of `since`, in UTC.
-    pub async fn figures(
-        &self,
-        destination: Option<&ServerName>,
-        since: Millis,
-    ) -> Result<Figures, store::Error> {
+    pub async fn figures(&self, destination: Option<&ServerName>, since: Millis) -> Result<Figures, store::Error> {
         let ledger = self.shared.store.ledger();
         let queues = ledger.queues(destination).await?;
         let sums = ledger.sums(destination, figures::day_of(since)).await?;

@@ -152,8 +152,7 @@ impl Records {
     pub(crate) async fn skipped(&self, destination: &ServerName, position: Position) -> Result<(), store::Error> {
         let skipped = self.store.ledger().count_skipped(position).await?;
         counter!("comity_federation_delivered_total", "outcome" => word(Outcome::Skipped)).increment(skipped);
-        let early: Vec<EventNid> =
-            self.fetching().early.get(destination).into_iter().flatten().copied().collect();
+        let early: Vec<EventNid> = self.fetching().early.get(destination).into_iter().flatten().copied().collect();
         self.note_fetched(destination, &early).await
     }
 

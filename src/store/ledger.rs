@@ -277,9 +277,7 @@ impl Ledger<'_> {
             WHERE event_id = $1 AND position IS NOT NULL";
         let rows = self.0.query(FIND, args![event_id.as_str()]).await?;
         rows.first()
-            .map(|row| {
-                Ok(Known { nid: EventNid(row.int(0)?), position: Position(row.int(1)?), made_at: row.int(2)? })
-            })
+            .map(|row| Ok(Known { nid: EventNid(row.int(0)?), position: Position(row.int(1)?), made_at: row.int(2)? }))
             .transpose()
     }
 

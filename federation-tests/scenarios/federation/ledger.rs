@@ -90,11 +90,14 @@ async fn one_event_of_a_transaction_is_refused_with_its_reason_until_the_peer_fe
             said.push(alice.say(&room, text).await);
         }
         eventually("the reason is known", async || {
-            stands(&alice, &room, &said[2], "queued").await["reason"].as_str().map(|reason| assert_eq!(reason, "server"))
+            stands(&alice, &room, &said[2], "queued").await["reason"]
+                .as_str()
+                .map(|reason| assert_eq!(reason, "server"))
         })
         .await;
         peer.answer(move |heard| {
-            let pdus = heard.path.starts_with("/_matrix/federation/v1/send/").then(|| heard.body["pdus"].as_array())??;
+            let pdus =
+                heard.path.starts_with("/_matrix/federation/v1/send/").then(|| heard.body["pdus"].as_array())??;
             let answers = pdus.iter().map(|event| {
                 let is_unwanted = event["content"]["body"] == "two";
                 (known.id_of(event), if is_unwanted { json!({ "error": "not in my house" }) } else { json!({}) })

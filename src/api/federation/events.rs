@@ -50,9 +50,7 @@ async fn state(ask: Ask<get_room_state::v1::Request>) -> Answer<get_room_state::
 async fn state_ids(ask: Ask<get_room_state_ids::v1::Request>) -> Answer<get_room_state_ids::v1::Response> {
     let get_room_state_ids::v1::Request { room_id, event_id, .. } = &ask.request;
     let (state, chain) = ask.services.rooms.state_for(&ask.session.server, room_id, event_id).await?;
-    let ids = |events: &[Arc<TimelineEvent>]| {
-        events.iter().map(|event| event.pdu.event_id.clone()).collect::<Vec<_>>()
-    };
+    let ids = |events: &[Arc<TimelineEvent>]| events.iter().map(|event| event.pdu.event_id.clone()).collect::<Vec<_>>();
     Ok(get_room_state_ids::v1::Response::new(ids(&chain), ids(&state)))
 }
 

@@ -76,9 +76,8 @@ pub(super) fn of_each(since: Millis, sums: &[Sum], queues: &[Queue]) -> Vec<Figu
 
 impl Figures {
     pub(super) fn new(server: Option<OwnedServerName>, since: Millis, sums: &[Sum], queues: &[Queue]) -> Self {
-        let count = |wanted: Outcome| -> u64 {
-            sums.iter().filter(|sum| sum.outcome == wanted).map(|sum| sum.events).sum()
-        };
+        let count =
+            |wanted: Outcome| -> u64 { sums.iter().filter(|sum| sum.outcome == wanted).map(|sum| sum.events).sum() };
         let accepted = count(Outcome::Accepted);
         // What was fetched has a row of its own besides that of having been missed.
         let (of_refused, of_skipped) = (count(Outcome::RefusedThenPulled), count(Outcome::SkippedThenPulled));
@@ -122,7 +121,12 @@ impl Lag {
             }
             max
         };
-        Some(Self { mean: together / i64::try_from(count.max(1)).unwrap_or(i64::MAX), p50: at(0.5), p99: at(0.99), max })
+        Some(Self {
+            mean: together / i64::try_from(count.max(1)).unwrap_or(i64::MAX),
+            p50: at(0.5),
+            p99: at(0.99),
+            max,
+        })
     }
 }
 

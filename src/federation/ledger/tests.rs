@@ -80,7 +80,9 @@ async fn an_event_is_queued_with_the_reason_until_its_destination_is_back_or_som
         node.all_delivered().await;
         let accepted = told(&ledger, &store, 1).await.remove(0);
         assert_eq!((accepted.state, accepted.reason, accepted.next_try_at), (State::Accepted, None, None));
-        assert!(accepted.queued_at < accepted.sent_at.expect("it was sent") && accepted.sent_at <= accepted.answered_at);
+        assert!(
+            accepted.queued_at < accepted.sent_at.expect("it was sent") && accepted.sent_at <= accepted.answered_at
+        );
         assert!(ledger.destinations().is_empty());
         node.stop().await;
     })
@@ -171,9 +173,11 @@ struct World<'a> {
 
 impl World<'_> {
     async fn start(&mut self) {
-        let config =
-            FederationConfig { catch_up_after: Duration::ZERO, catch_up_over: 10, ..quick() };
-        self.node = Some(Node::start(&self.store, self.listener, &self.way, config).await);
+        let config = FederationConfig { catch_up_after: Duration::ZERO, catch_up_over: 10, ..quick() };
+        let node = Node::start(&self.store, self.listener, &self.way, config).await;
+        // As the ledger does first when it runs.
+        node.sender.ledger().shared.records.load().await.expect("the store is there");
+        self.node = Some(node);
     }
 
     fn node(&self) -> &Node {
@@ -241,8 +245,8 @@ impl World<'_> {
             assert_eq!(told.len(), 1, "{nid}: {told:?}");
             assert_eq!(told[0].server, self.owed[&nid]);
             let expected = self.last_answer(nid).unwrap_or(State::Skipped);
-            let is_right = told[0].state == expected
-                || (self.doubtful.contains(&nid) && told[0].state == State::Skipped);
+            let is_right =
+                told[0].state == expected || (self.doubtful.contains(&nid) && told[0].state == State::Skipped);
             assert!(is_right, "{nid} is {:?} and should be {expected:?}", told[0]);
             assert_eq!(told[0].reason.as_deref(), (told[0].state == State::Refused).then_some(NOT_THIS));
             self.states.insert(nid, told[0].state);
@@ -253,7 +257,7 @@ impl World<'_> {
     async fn fetch_some(&mut self) {
         let count = self.owed.len() as i64;
         let some: BTreeSet<i64> =
-            (0..self.dice.random_range(0..60)).map(|_| self.dice.random_range(1..=count)).collect();
+            (0..self.dice.random_range(0..20)).map(|_| self.dice.random_range(1..=count)).collect();
         for server in [server_name!("b.test"), server_name!("c.test")] {
             let nids: Vec<EventNid> = some.iter().copied().map(EventNid).collect();
             self.ledger().fetched(server, &nids).await;
@@ -314,7 +318,7 @@ impl World<'_> {
 
 #[tokio::test]
 async fn the_ledgers_arithmetic_equals_the_events() {
-    const ROUNDS: usize = 25;
+    const ROUNDS: usize = 10;
     let seed: u64 = rand::random();
     println!("seed {seed}");
     on_each(async |store, listener, way| {

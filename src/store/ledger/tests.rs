@@ -64,10 +64,8 @@ async fn what_leaves_the_outbox_enters_the_ledger_once() {
             .into_iter()
             .map(|row| (row.outcome, row.queued_at, row.sent_at, row.answered_at, row.reason))
             .collect();
-        let expected = [
-            (Outcome::Accepted, 1, Some(20), 50, None),
-            (Outcome::Refused, 1, Some(20), 50, Some("no".to_owned())),
-        ];
+        let expected =
+            [(Outcome::Accepted, 1, Some(20), 50, None), (Outcome::Refused, 1, Some(20), 50, Some("no".to_owned()))];
         assert_eq!(rows, expected);
         assert!(store.ledger().of_event(EventNid(3)).await?.is_empty());
         assert_eq!(store.ledger().owed_to(positions[2]).await?, [b]);
@@ -247,12 +245,13 @@ async fn what_noting_costs() {
                 }
                 let began = std::time::Instant::now();
                 let mut pending = Vec::new();
-                for upto in positions.chunks(at_once).filter_map(<[Position]>::last) {
+                for chunk in positions.chunks(at_once) {
+                    let stretch = (Position(chunk[0].0 - 1), chunk[chunk.len() - 1]);
                     let mut write = Write::new();
                     if is_noted {
-                        answer(&mut write, a).record(&mut write, (Position(0), *upto), Outcome::Accepted, None);
+                        answer(&mut write, a).record(&mut write, stretch, Outcome::Accepted, None);
                     }
-                    outbox::delivered(&mut write, b, *upto);
+                    outbox::delivered(&mut write, b, stretch.1);
                     pending.push(store.reserve().await?.enqueue(write));
                 }
                 for pending in pending {
