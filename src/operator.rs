@@ -2,7 +2,7 @@
 
 use rooms::RoomError;
 use ruma::{OwnedUserId, UserId};
-use users::{AccountError, NewAccount, RegisterError};
+use users::{AccountError, NewAccount, RegisterError, Role};
 
 use crate::{
     config::{Config, Secret},
@@ -56,6 +56,14 @@ impl Operator {
             is_admin: admin,
         };
         Ok(self.core.users.create_account(account).await?.to_string())
+    }
+
+    /// Gives an account a role, and answers its user id.
+    pub async fn set_role(&self, name: &str, role: Role) -> Result<String, OperatorError> {
+        let user_id = self.user_id(name)?;
+        self.core.users.get_account(&user_id).await?;
+        self.core.users.set_role(&user_id, role).await?;
+        Ok(user_id.to_string())
     }
 
     /// Up to `limit` accounts, by user id, those after `after`.

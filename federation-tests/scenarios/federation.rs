@@ -19,6 +19,7 @@ mod silence;
 mod split;
 mod synapse;
 mod three_domains;
+mod trust;
 mod two_domains;
 
 use std::{

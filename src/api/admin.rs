@@ -3,6 +3,8 @@
 //! Three roles: admins change things; operators look, and have what failed tried again; auditors look and export.
 
 mod audit;
+mod delivery;
+mod doctor;
 mod peers;
 mod staff;
 
@@ -10,5 +12,5 @@ use crate::native::Endpoint;
 
 /// Every endpoint of this face; it is mounted, and described, as a part of the native one.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
-    [peers::endpoints(), audit::endpoints()].concat()
+    [peers::endpoints(), audit::endpoints(), delivery::endpoints(), doctor::endpoints()].concat()
 }

@@ -7,6 +7,7 @@ use std::{
 
 use clap::Subcommand;
 use tokio::runtime;
+use users::Role;
 
 use super::{Failure, password::Password};
 use crate::{
@@ -43,6 +44,13 @@ pub enum UserCommand {
         /// Forget the display name, avatar and other profile fields too
         #[arg(long)]
         erase: bool,
+    },
+    /// Give an account another role; counts at the user's next login, or within a minute
+    SetRole {
+        #[arg(help = NAME_HELP)]
+        name: String,
+        /// user, auditor (looks and exports), operator (looks and retries) or admin
+        role: Role,
     },
     /// Give an account a new password and end its sessions
     SetPassword {
@@ -81,6 +89,10 @@ async fn execute(command: UserCommand, operator: &Operator, out: &mut impl Write
         UserCommand::Deactivate { name, erase } => {
             let user_id = operator.deactivate_user(&name, erase).await?;
             writeln!(out, "deactivated {user_id}")?;
+        }
+        UserCommand::SetRole { name, role } => {
+            let user_id = operator.set_role(&name, role).await?;
+            writeln!(out, "{user_id} is {} now", role.as_str())?;
         }
         UserCommand::SetPassword { name, password_stdin, keep_sessions } => {
             let password = Password::obtain(password_stdin)?;

@@ -168,8 +168,14 @@ async fn change(call: Call<Admin, Nothing, Change>) -> Answer<Peer> {
     let pattern: PeerPattern = call.argument("pattern")?;
     let Change { reason, revision, .. } = &call.body;
     let (author, seen) = (author(&call.caller, reason.clone()), *revision);
-    let trust = call.services.peers.trust();
-    Ok(Peer(trust.change(&pattern, &call.body.into(), &author, seen).await?))
+    let services = &call.services;
+    let view = services.peers.trust().change(&pattern, &call.body.into(), &author, seen).await?;
+    // What is no longer to be known is not kept either; and who may be talked with again is not waited for.
+    services.users.remote_users().purge(&pattern).await?;
+    if let PeerPattern::Exact(server) = &pattern {
+        services.ledger.retry(server);
+    }
+    Ok(Peer(view))
 }
 
 async fn remove(call: Call<Admin, Removal>) -> Answer<Nothing> {

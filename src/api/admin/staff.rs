@@ -10,6 +10,9 @@ use crate::{Incoming, Problem, Services, Session, native::Caller};
 /// Somebody who may look: an admin, an operator or an auditor.
 pub(super) struct Viewer;
 
+/// Somebody who may have things tried again: an admin or an operator.
+pub(super) struct Tender;
+
 /// Somebody who may change things: an admin.
 pub(super) struct Admin {
     /// Who it is.
@@ -56,5 +59,6 @@ macro_rules! callers {
 callers! {
     Viewer, [Role::Admin, Role::Operator, Role::Auditor], |_| Self;
     Exporter, [Role::Admin, Role::Auditor], |_| Self;
+    Tender, [Role::Admin, Role::Operator], |_| Self;
     Admin, [Role::Admin], |session| Self { session };
 }

@@ -37,6 +37,7 @@ enum Stage {
 
 /// What became of an event.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = EventDelivery)]
 struct Delivery {
     /// The event.
     #[schema(value_type = String)]

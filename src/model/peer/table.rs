@@ -294,6 +294,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_documentation_has_this_very_table() {
+        let page = include_str!("../../../docs/trust.md");
+        let (_, rest) = page.split_once("<!-- levels -->\n").expect("there is a place for it");
+        let (table, _) = rest.split_once("<!-- /levels -->").expect("it ends");
+        assert_eq!(table, markdown(), "put what `comity peer levels` prints into docs/trust.md");
+    }
+
+    #[test]
     fn the_table_is_in_the_order_of_the_capabilities_and_each_of_its_grants_is_possible() {
         for (at, row) in TABLE.iter().enumerate() {
             assert_eq!(row.capability as usize, at, "{}", row.word);

@@ -1,0 +1,186 @@
+//! What the trust in a peer allows and refuses, on the real binary.
+
+use federation_tests::{
+    Answer, Client, Engine, FakePeer, Network, Server, enc, eventually, on_each_engine,
+};
+use model::peer::{Capability, Grant, TABLE, TrustLevel};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::{agree, arrives, becomes, is_known, share_history};
+
+/// Somebody who may decide about peers.
+async fn admin_of(server: &Server) -> Client {
+    let mut admin = server.anonymous();
+    admin.register_with_secret(server.shared_secret(), "root", "a long password", true).await;
+    admin
+}
+
+async fn patch(admin: &Client, peer: &str, change: Value) -> Answer {
+    let path = format!("/api/v1/admin/peers/{}", enc(peer));
+    admin.attempt(Method::PATCH, &path, Some(&change)).await.expect("the server answers")
+}
+
+async fn trust(admin: &Client, peer: &str, level: TrustLevel) -> Value {
+    patch(admin, peer, json!({ "level": level, "reason": "a story" })).await.ok()
+}
+
+#[tokio::test]
+async fn each_capability_is_at_each_level_what_the_table_says() {
+    let network = Network::new();
+    let server = network.server(&Engine::Sqlite, "a.test").await.start().await;
+    let peer = FakePeer::start(&network, "b.test").await;
+    let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
+    let room = alice.create_public_room().await;
+    let uploaded = alice.raw_saying(Method::POST, "/_matrix/media/v3/upload", "text/plain", "hello".into(), &[]);
+    let uploaded = uploaded.await.expect("it is taken").ok();
+    let media = uploaded["content_uri"].as_str().expect("it has a name").rsplit('/').next().unwrap_or_default().to_owned();
+    // How each of them is asked for. What isn't a request has a story of its own.
+    let probe = |capability| {
+        let path = match capability {
+            Capability::Profiles => format!("query/profile?user_id={}", enc(&alice.user_id)),
+            Capability::Join => format!("make_join/{}/{}?ver=12", enc(&room), enc("@bob:b.test")),
+            Capability::Events => format!("query/directory?room_alias={}", enc("#nowhere:a.test")),
+            Capability::Devices => format!("user/devices/{}", enc(&alice.user_id)),
+            Capability::PublicRooms => "publicRooms".to_owned(),
+            Capability::Media => format!("media/download/{media}"),
+            _ => return None,
+        };
+        Some(format!("/_matrix/federation/v1/{path}"))
+    };
+    let mut probed = 0;
+    for level in TrustLevel::ALL {
+        trust(&admin, "b.test", level).await;
+        for row in &TABLE {
+            let Some(path) = probe(row.capability) else { continue };
+            let answer = peer.get(&server, &path).await;
+            // Nobody of b.test is in a room here, is a contact of Alice's, or is invited.
+            let hangs_on_nothing = !matches!(
+                row.capability.at(level),
+                Grant::No | Grant::Acquainted | Grant::Contacts | Grant::Invited | Grant::Shared
+            );
+            assert_eq!(answer.status != 403, hangs_on_nothing, "{} at {level}: {}", row.word, answer.body);
+            if answer.status == 403 {
+                let rule = format!("{level}.{}", row.word);
+                let is_named = level == TrustLevel::Blocked || answer.body["error"].to_string().contains(&rule);
+                assert!(is_named, "the peer's admin is told by which rule: {}", answer.body);
+            }
+            probed += 1;
+        }
+    }
+    assert_eq!(probed, 6 * 4);
+
+    // One capability can be set apart from the level, and the whole peer can be switched off.
+    trust(&admin, "b.test", TrustLevel::Full).await;
+    let profile = probe(Capability::Profiles).expect("there is one");
+    let no = json!({ "overrides": { "profiles": { "grant": "no", "reason": "asked to" } }, "reason": "a story" });
+    patch(&admin, "b.test", no).await.ok();
+    peer.get(&server, &profile).await.refused(403, "M_FORBIDDEN");
+    let undone = patch(&admin, "b.test", json!({ "overrides": { "profiles": null }, "reason": "a story" })).await.ok();
+    peer.get(&server, &profile).await.ok();
+    let off = patch(&admin, "b.test", json!({ "active": false, "reason": "a story" })).await.ok();
+    assert!(peer.get(&server, &profile).await.refused(403, "M_FORBIDDEN")["error"].to_string().contains("peer.inactive"));
+    // Who looked at an older revision is told.
+    let late = json!({ "active": true, "reason": "a story", "revision": undone["revision"] });
+    patch(&admin, "b.test", late).await.problem(409, "conflict");
+    let now = json!({ "active": true, "reason": "a story", "revision": off["revision"] });
+    patch(&admin, "b.test", now).await.ok();
+    peer.get(&server, &profile).await.ok();
+
+    // All of it is in the log, and the log is whole.
+    let audit = admin.get("/api/v1/admin/audit?peer=b.test").await.ok();
+    let entries = audit["entries"].as_array().expect("it is a list");
+    assert_eq!(entries.len(), 9, "{audit}");
+    assert!(entries.iter().all(|entry| entry["actor"] == "@root:a.test" && entry["reason"] == "a story"));
+    assert_eq!(admin.get("/api/v1/admin/audit/verify").await.ok()["intact"], true);
+    // What happened can be tried with another level.
+    let tried = eventually("what was done is written down", async || {
+        let path = "/api/v1/admin/peers/b.test/simulate";
+        let tried = admin.post(path, json!({ "level": "blocked", "days": 7 })).await.ok();
+        let acts = tried["acts"].as_array().cloned().unwrap_or_default();
+        acts.into_iter().find(|act| act["capability"] == "public_rooms")
+    })
+    .await;
+    assert_eq!((&tried["allowed"], &tried["refused"]), (&json!(0), &json!(4)), "{tried}");
+    // Alice is nobody to decide.
+    alice.get("/api/v1/admin/peers").await.problem(403, "forbidden");
+}
+
+#[tokio::test]
+async fn what_a_server_says_that_a_room_does_not_trust_is_withheld_until_it_does() {
+    on_each_engine(async |engine| {
+        let (_network, [a, b, c]) = Network::start(&engine, ["a.test", "b.test", "c.test"]).await;
+        let admin = admin_of(&a).await;
+        trust(&admin, "c.test", TrustLevel::Restricted).await;
+        let alice = a.register_with_secret("alice").await;
+        let bob = b.register_with_secret("bob").await;
+        let carol = c.register_with_secret("carol").await;
+        let room = alice.create_public_room().await;
+        alice.set_state(&room, "org.comity.room.trust", "", json!({ "minimum": "full" })).await.ok();
+        bob.join_via(&room, &["a.test"]).await;
+        becomes(&alice, &room, &bob.user_id, "join").await;
+        // Not through a server that obeys the room, and nobody of it brings her in; but Bob's server takes her in.
+        let refused = carol.try_join_via(&room, &["a.test"]).await;
+        assert_eq!(refused.status, 403, "{}", refused.body);
+        let invited = alice.act_on(&room, "invite", &carol.user_id).await;
+        assert!(invited.refused(403, "M_FORBIDDEN")["error"].to_string().contains("ceiling.full"));
+        carol.join_via(&room, &["b.test"]).await;
+        becomes(&bob, &room, &carol.user_id, "join").await;
+
+        let mut since = alice.now().await;
+        let from_carol = carol.say(&room, "can anybody hear me?").await;
+        arrives(&bob, &room, &from_carol).await;
+        let from_bob = bob.say(&room, "I can").await;
+        // What Bob says follows it: when Alice has that, her server has it all.
+        alice.sync_until_event(&mut since, &room, &from_bob).await;
+        assert!(!is_known(&alice, &room, &from_carol).await);
+        let history = alice.history(&room).await;
+        assert!(history.iter().all(|event| event["sender"] != carol.user_id.as_str()), "{history:#?}");
+        assert_eq!(alice.membership(&room, &carol.user_id).await, None);
+        let whole = alice.sync(None).await.to_string();
+        assert!(!whole.contains(carol.user_id.as_str()), "{whole}");
+
+        // The state was the same all the time, event by event.
+        trust(&admin, "c.test", TrustLevel::Full).await;
+        arrives(&alice, &room, &from_carol).await;
+        agree(&room, &[&alice, &bob, &carol]).await;
+        share_history(&room, &[&alice, &bob, &carol]).await;
+        // What a blocked server has said already stays readable.
+        trust(&admin, "c.test", TrustLevel::Blocked).await;
+        let later = carol.say(&room, "and now?").await;
+        arrives(&bob, &room, &later).await;
+        let from_bob = bob.say(&room, "not any more").await;
+        arrives(&alice, &room, &from_bob).await;
+        assert!(!is_known(&alice, &room, &later).await);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_that_nobody_has_set_is_trusted_as_the_configuration_says() {
+    let network = Network::new();
+    let server = network.server(&Engine::Sqlite, "a.test").await;
+    let mut server = server.set("federation", "default_trust", "blocked").start().await;
+    let (known, unknown) = (FakePeer::start(&network, "b.test").await, FakePeer::start(&network, "c.test").await);
+    let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
+    let profile = format!("/_matrix/federation/v1/query/profile?user_id={}", enc(&alice.user_id));
+    for peer in [&known, &unknown] {
+        peer.get(&server, &profile).await.refused(403, "M_FORBIDDEN");
+    }
+    trust(&admin, "B.Test", TrustLevel::Limited).await;
+    known.get(&server, &profile).await.ok();
+    unknown.get(&server, &profile).await.refused(403, "M_FORBIDDEN");
+    // The other way too: nobody here asks a server that is blocked anything.
+    let asked = alice.get(&format!("profile/{}", enc(&unknown.user("carol")))).await;
+    assert_eq!(asked.status, 403, "{}", asked.body);
+    assert!(unknown.heard().iter().all(|heard| !heard.path.contains("query/profile")));
+    server.restart().await;
+    known.get(&server, &profile).await.ok();
+    unknown.get(&server, &profile).await.refused(403, "M_FORBIDDEN");
+    // Nobody becomes a peer of themselves, and what makes no sense is refused with what would.
+    patch(&admin, "a.test", json!({ "level": "full", "reason": "a story" })).await.problem(400, "invalid");
+    let nonsense = patch(&admin, "d.test", json!({ "level": "best", "reason": "a story" })).await;
+    assert!(nonsense.problem(400, "invalid")["detail"].to_string().contains("restricted"));
+    let silent = patch(&admin, "d.test", json!({ "level": "full", "reason": "" })).await;
+    assert!(silent.problem(400, "invalid")["detail"].to_string().contains("reason"));
+}
