@@ -143,7 +143,7 @@ async fn deliver(call: Call<Peer, Nothing, Delivery>) -> Answer<Outcome> {
 async fn deliver_messages(
     services: &Services,
     caller: &Peer,
-    messages: Vec<Result<SimpleMessage, MessageOutcome>>,
+    messages: Vec<Result<SimpleMessage, Box<MessageOutcome>>>,
 ) -> Answer<Outcome> {
     if messages.len() > MAX_MESSAGES {
         let detail = format!("a request holds {MAX_MESSAGES} messages at most");
@@ -157,7 +157,7 @@ async fn deliver_messages(
                 let message_id = message.message_id.clone();
                 told(message_id, services.bridge.receive(&caller.server, message).await, caller, services)
             }
-            Err(malformed) => malformed,
+            Err(malformed) => *malformed,
         });
     }
     Ok(Outcome { pdus: None, messages: Some(outcomes) })
@@ -192,15 +192,15 @@ fn required<T>(field: Option<T>, name: &str) -> Result<T, Problem> {
 }
 
 /// One message of many: what is wrong with it doesn't harm the others.
-fn read_message(message: &RawValue) -> Result<SimpleMessage, MessageOutcome> {
+fn read_message(message: &RawValue) -> Result<SimpleMessage, Box<MessageOutcome>> {
     serde_json::from_str(message.get()).map_err(|error| {
         let read: serde_json::Value = serde_json::from_str(message.get()).unwrap_or_default();
-        MessageOutcome {
+        Box::new(MessageOutcome {
             message_id: read["message_id"].as_str().map(|id| id.chars().take(255).collect()),
             status: "refused",
             code: Some("invalid".to_owned()),
             detail: Some(format!("the message is malformed: {error}")),
             ..MessageOutcome::default()
-        }
+        })
     })
 }
