@@ -203,16 +203,12 @@ where
     let caller = W::authenticate(&parts, &mut body, address, &services).await?;
     let arguments = names.iter().cloned().zip(path_arguments(&mut parts).await?).collect();
     let query = read_query(parts.uri.query().unwrap_or_default())?;
-    let body = match B::READ {
-        None => B::nothing().unwrap_or_else(|| unreachable!("what isn't read is nothing")),
-        Some(read) => {
-            let bytes = match body {
-                Incoming::Read(bytes) => bytes,
-                Incoming::Unread(body) => read_body(body, services.config.max_body).await?,
-            };
-            read(&or_empty_object(bytes))?
-        }
+    let body = match body {
+        _ if !B::IS_THERE => Bytes::new(),
+        Incoming::Read(body) => or_empty_object(body),
+        Incoming::Unread(body) => or_empty_object(read_body(body, services.config.max_body).await?),
     };
+    let body = B::read(&body)?;
     Ok(Call { caller, query, body, address, headers: parts.headers, services, arguments })
 }
 

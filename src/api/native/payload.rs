@@ -42,21 +42,21 @@ pub(super) type Schemas = Vec<(String, RefOr<Schema>)>;
 
 /// What a body holds: JSON, or nothing.
 pub trait Payload: Sized + Send + 'static {
-    /// Reads a body. `None`: there is none to be read.
-    const READ: Option<fn(&[u8]) -> Result<Self, Problem>>;
+    /// Whether there is one.
+    const IS_THERE: bool;
 
-    /// What is taken where nothing is read.
-    fn nothing() -> Option<Self>;
+    /// Reads it. `body`: empty where there is none.
+    fn read(body: &[u8]) -> Result<Self, Problem>;
 
     /// Says what a body looks like.
     fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder;
 }
 
 impl Payload for Nothing {
-    const READ: Option<fn(&[u8]) -> Result<Self, Problem>> = None;
+    const IS_THERE: bool = false;
 
-    fn nothing() -> Option<Self> {
-        Some(Self)
+    fn read(_: &[u8]) -> Result<Self, Problem> {
+        Ok(Self)
     }
 
     fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
@@ -65,10 +65,12 @@ impl Payload for Nothing {
 }
 
 impl<T: DeserializeOwned + ToSchema + Send + 'static> Payload for T {
-    const READ: Option<fn(&[u8]) -> Result<Self, Problem>> = Some(read_json);
+    const IS_THERE: bool = true;
 
-    fn nothing() -> Option<Self> {
-        None
+    fn read(body: &[u8]) -> Result<Self, Problem> {
+        check_json(body)?;
+        let mut deserializer = serde_json::Deserializer::from_slice(body);
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| misread("body", error))
     }
 
     fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder {
@@ -151,12 +153,6 @@ impl Reply for File {
         let content = Content::new(Some(RefOr::T(Schema::from(ObjectBuilder::new().schema_type(Type::String)))));
         operation.response("200", ResponseBuilder::new().description("A file.").content("*/*", content))
     }
-}
-
-fn read_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    check_json(body)?;
-    let mut deserializer = serde_json::Deserializer::from_slice(body);
-    serde_path_to_error::deserialize(&mut deserializer).map_err(|error| misread("body", error))
 }
 
 /// Why something that came could not be read, and where.

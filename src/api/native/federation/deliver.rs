@@ -23,7 +23,7 @@ const MAX_MESSAGES: usize = 100;
 /// A transaction (`origin`, `txn_id`, `pdus`, `edus`), one message (`message_id`, `from`, `to`, `body`), or many
 /// (`messages`): one of the three.
 #[derive(Deserialize, ToSchema)]
-struct Delivery {
+struct InboundDelivery {
     /// Of a transaction: the name of the server that sends it.
     #[schema(value_type = Option<String>)]
     origin: Option<OwnedServerName>,
@@ -53,7 +53,7 @@ struct Delivery {
 
 /// What became of each event or message.
 #[derive(Serialize, ToSchema)]
-struct Outcome {
+struct DeliveryOutcome {
     /// Of a transaction: each event, by its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pdus: Option<BTreeMap<String, PduOutcome>>,
@@ -100,7 +100,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     )]
 }
 
-async fn deliver(call: Call<Peer, Nothing, Delivery>) -> Answer<Outcome> {
+async fn deliver(call: Call<Peer, Nothing, InboundDelivery>) -> Answer<DeliveryOutcome> {
     // What each message hangs on, the bridge finds out.
     call.caller.check_scope(Scope::Messaging, &call.services.peers)?;
     let body = call.body;
@@ -137,14 +137,14 @@ async fn deliver(call: Call<Peer, Nothing, Delivery>) -> Answer<Outcome> {
     let (pdus, edus) = (body.pdus.unwrap_or_default(), body.edus.unwrap_or_default());
     let answers = call.services.inbound.receive(Incoming { origin, transaction_id, pdus, edus }).await?;
     let pdus = answers.into_iter().map(|(id, outcome)| (id.to_string(), PduOutcome { error: outcome.err() }));
-    Ok(Outcome { pdus: Some(pdus.collect()), messages: None })
+    Ok(DeliveryOutcome { pdus: Some(pdus.collect()), messages: None })
 }
 
 async fn deliver_messages(
     services: &Services,
     caller: &Peer,
-    messages: Vec<Result<SimpleMessage, MessageOutcome>>,
-) -> Answer<Outcome> {
+    messages: Vec<Result<SimpleMessage, Box<MessageOutcome>>>,
+) -> Answer<DeliveryOutcome> {
     if messages.len() > MAX_MESSAGES {
         let detail = format!("a request holds {MAX_MESSAGES} messages at most");
         return Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_many", detail).with("limit", MAX_MESSAGES));
@@ -157,10 +157,10 @@ async fn deliver_messages(
                 let message_id = message.message_id.clone();
                 told(message_id, services.bridge.receive(&caller.server, message).await, caller, services)
             }
-            Err(malformed) => malformed,
+            Err(malformed) => *malformed,
         });
     }
-    Ok(Outcome { pdus: None, messages: Some(outcomes) })
+    Ok(DeliveryOutcome { pdus: None, messages: Some(outcomes) })
 }
 
 fn told(
@@ -192,15 +192,15 @@ fn required<T>(field: Option<T>, name: &str) -> Result<T, Problem> {
 }
 
 /// One message of many: what is wrong with it doesn't harm the others.
-fn read_message(message: &RawValue) -> Result<SimpleMessage, MessageOutcome> {
+fn read_message(message: &RawValue) -> Result<SimpleMessage, Box<MessageOutcome>> {
     serde_json::from_str(message.get()).map_err(|error| {
         let read: serde_json::Value = serde_json::from_str(message.get()).unwrap_or_default();
-        MessageOutcome {
+        Box::new(MessageOutcome {
             message_id: read["message_id"].as_str().map(|id| id.chars().take(255).collect()),
             status: "refused",
             code: Some("invalid".to_owned()),
             detail: Some(format!("the message is malformed: {error}")),
             ..MessageOutcome::default()
-        }
+        })
     })
 }

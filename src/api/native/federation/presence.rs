@@ -31,7 +31,7 @@ struct UserPresence {
     #[schema(value_type = String)]
     user_id: Address,
     #[schema(inline)]
-    presence: State,
+    presence: PresenceWord,
     /// What the user says of it.
     status_msg: Option<String>,
     /// How long ago the user last did something, in milliseconds.
@@ -46,7 +46,7 @@ struct UserPresence {
 /// How one is.
 #[derive(Clone, Copy, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
-enum State {
+enum PresenceWord {
     Online,
     Unavailable,
     Offline,
@@ -62,12 +62,12 @@ struct PresenceOutcome {
     /// How many concern nobody here.
     unconcerned: usize,
     /// Those that were refused, with the reason.
-    refused: Vec<Refused>,
+    refused: Vec<RefusedPresence>,
 }
 
 /// What was refused.
 #[derive(Serialize, ToSchema)]
-struct Refused {
+struct RefusedPresence {
     /// Of whom it was.
     user_id: String,
     /// What programs may rely on.
@@ -107,8 +107,8 @@ async fn sync(call: Call<Peer, Nothing, PresenceSync>) -> Answer<PresenceOutcome
 
 impl UserPresence {
     /// Only a server's own users are for it to tell of.
-    fn check(self, caller: &ServerName) -> Result<PresenceNews, Refused> {
-        let refused = |code| Err(Refused { user_id: self.user_id.to_string(), code });
+    fn check(self, caller: &ServerName) -> Result<PresenceNews, RefusedPresence> {
+        let refused = |code| Err(RefusedPresence { user_id: self.user_id.to_string(), code });
         if self.user_id.server_name() != caller {
             return refused("foreign_user");
         }
@@ -117,9 +117,9 @@ impl UserPresence {
         }
         Ok(PresenceNews {
             state: match self.presence {
-                State::Online => PresenceState::Online,
-                State::Unavailable => PresenceState::Unavailable,
-                State::Offline => PresenceState::Offline,
+                PresenceWord::Online => PresenceState::Online,
+                PresenceWord::Unavailable => PresenceState::Unavailable,
+                PresenceWord::Offline => PresenceState::Offline,
             },
             user_id: self.user_id.into_user_id(),
             status_msg: self.status_msg,

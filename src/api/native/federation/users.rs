@@ -23,7 +23,7 @@ struct Search {
 
 /// Who was found.
 #[derive(Serialize, ToSchema)]
-struct Found {
+struct FoundUsers {
     /// 20 at most, by their ids.
     users: Vec<FoundUser>,
     /// There are more: the name should be longer.
@@ -55,7 +55,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/federation/users/{user_id}", "One user of this server.", look_up)
             .explained("`user_id` in either spelling, `alice@a.example` or `@alice:a.example`."),
         get("/api/v1/federation/users", "Looks for users of this server.", search).explained(
-            "Found are users who have not opted out. A server that seems to read the whole list, by what it finds or by \
+            "FoundUsers are users who have not opted out. A server that seems to read the whole list, by what it finds or by \
              what it misses, is told `enumeration` for a while.",
         ),
     ]
@@ -82,7 +82,7 @@ async fn look_up(call: Call<Peer>) -> Answer<FoundUser> {
     Ok(found)
 }
 
-async fn search(call: Call<Peer, Search>) -> Answer<Found> {
+async fn search(call: Call<Peer, Search>) -> Answer<FoundUsers> {
     let (peers, users) = (&call.services.peers, &call.services.users);
     let grant = call.caller.check(peers, Scope::Search, Capability::PeopleSearch, async |_| Ok(false)).await?;
     let found = users.search_for_peer(&call.caller.server, &call.query.q, grant == Grant::Exact).await;
@@ -94,7 +94,7 @@ async fn search(call: Call<Peer, Search>) -> Answer<Found> {
         avatar_url: person.avatar_url,
         fields: Map::new(),
     });
-    Ok(Found { users: people.collect(), limited: found.is_limited })
+    Ok(FoundUsers { users: people.collect(), limited: found.is_limited })
 }
 
 fn shown(user_id: Address, profile: Profile) -> FoundUser {
