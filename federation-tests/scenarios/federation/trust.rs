@@ -1,8 +1,6 @@
 //! What the trust in a peer allows and refuses, on the real binary.
 
-use federation_tests::{
-    Answer, Client, Engine, FakePeer, Network, Server, enc, eventually, on_each_engine,
-};
+use federation_tests::{Answer, Client, Engine, FakePeer, Network, Server, enc, eventually, on_each_engine};
 use model::peer::{Capability, Grant, TABLE, TrustLevel};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -34,7 +32,8 @@ async fn each_capability_is_at_each_level_what_the_table_says() {
     let room = alice.create_public_room().await;
     let uploaded = alice.raw_saying(Method::POST, "/_matrix/media/v3/upload", "text/plain", "hello".into(), &[]);
     let uploaded = uploaded.await.expect("it is taken").ok();
-    let media = uploaded["content_uri"].as_str().expect("it has a name").rsplit('/').next().unwrap_or_default().to_owned();
+    let media =
+        uploaded["content_uri"].as_str().expect("it has a name").rsplit('/').next().unwrap_or_default().to_owned();
     // How each of them is asked for. What isn't a request has a story of its own.
     let probe = |capability| {
         let path = match capability {
@@ -79,7 +78,9 @@ async fn each_capability_is_at_each_level_what_the_table_says() {
     let undone = patch(&admin, "b.test", json!({ "overrides": { "profiles": null }, "reason": "a story" })).await.ok();
     peer.get(&server, &profile).await.ok();
     let off = patch(&admin, "b.test", json!({ "active": false, "reason": "a story" })).await.ok();
-    assert!(peer.get(&server, &profile).await.refused(403, "M_FORBIDDEN")["error"].to_string().contains("peer.inactive"));
+    assert!(
+        peer.get(&server, &profile).await.refused(403, "M_FORBIDDEN")["error"].to_string().contains("peer.inactive")
+    );
     // Who looked at an older revision is told.
     let late = json!({ "active": true, "reason": "a story", "revision": undone["revision"] });
     patch(&admin, "b.test", late).await.problem(409, "conflict");

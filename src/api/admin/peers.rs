@@ -15,8 +15,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         get("/api/v1/admin/peers", "Every peer that is set, by name.", list),
         get("/api/v1/admin/peers/{pattern}", "What is set for a peer.", show),
-        patch("/api/v1/admin/peers/{pattern}", "Sets a peer, or changes what is set for it.", change)
-            .explained(CHANGE),
+        patch("/api/v1/admin/peers/{pattern}", "Sets a peer, or changes what is set for it.", change).explained(CHANGE),
         delete("/api/v1/admin/peers/{pattern}", "Forgets what is set for a peer.", remove),
         post("/api/v1/admin/peers/{pattern}/simulate", "What a change would have meant for the last days.", simulate),
         get("/api/v1/admin/servers/{server}/trust", "How a server is regarded, and by which row.", regard),
