@@ -196,8 +196,12 @@ impl Trust {
     /// As [`Self::allow`], but what hangs on something that isn't known is let pass: whoever goes on decides it.
     pub fn admit(&self, server: &ServerName, capability: Capability, direction: Direction) -> Result<(), TrustError> {
         let context = Context { direction, ..Context::inbound() };
+        // Whoever answers, or asks, decides the rest, and counts it then.
+        let is_decided_here =
+            matches!((capability, direction), (Capability::Events, _) | (Capability::Media, Direction::Out));
         match self.decide(server, capability, &context) {
             Decision::Ask(_) => Ok(()),
+            Decision::Allow(_) if !is_decided_here => Ok(()),
             decided => self.settle(server, capability, &context, decided).map(drop),
         }
     }

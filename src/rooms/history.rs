@@ -193,7 +193,16 @@ impl Rooms {
     ) -> Result<Vec<store::rooms::MembershipRow>, RoomError> {
         self.check_joined(room, user_id).await?;
         let join = ruma::events::room::member::MembershipState::Join;
-        Ok(self.shared.store.rooms().members(room.nid, &join).await?)
+        let mut rows = self.shared.store.rooms().members(room.nid, &join).await?;
+        let withheld: std::collections::HashSet<_> = self
+            .events(rows.iter().map(|row| row.event_nid))
+            .await?
+            .iter()
+            .filter(|event| self.withholds(event))
+            .map(|event| event.nid)
+            .collect();
+        rows.retain(|row| !withheld.contains(&row.event_nid));
+        Ok(rows)
     }
 }
 

@@ -24,12 +24,13 @@ impl SyncReads<'_> {
     }
 
     /// The first `limit` members of the room after whom it may be called: joined or invited, or, if there is nobody, those
-    /// who were. `reader` is not among them.
+    /// who were. `reader` is not among them, nor whose coming was withheld from people when it happened.
     pub async fn heroes(&self, room: RoomNid, reader: &UserId, limit: i64) -> Result<Vec<OwnedUserId>, Error> {
         const PRESENT: &str = "
             SELECT user_id
-            FROM memberships
+            FROM memberships m
             WHERE room_nid = $1 AND user_id <> $2 AND membership IN ('join', 'invite')
+                AND NOT EXISTS (SELECT 1 FROM events e WHERE e.nid = m.event_nid AND e.withheld_below IS NOT NULL)
             ORDER BY position
             LIMIT $3";
         const GONE: &str = "

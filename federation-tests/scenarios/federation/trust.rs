@@ -30,7 +30,7 @@ async fn each_capability_is_at_each_level_what_the_table_says() {
     let peer = FakePeer::start(&network, "b.test").await;
     let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
     let room = alice.create_public_room().await;
-    let uploaded = alice.raw_saying(Method::POST, "/_matrix/media/v3/upload", "text/plain", "hello".into(), &[]);
+    let uploaded = alice.raw(Method::POST, "/_matrix/media/v3/upload", "text/plain", "hello".into());
     let uploaded = uploaded.await.expect("it is taken").ok();
     let media =
         uploaded["content_uri"].as_str().expect("it has a name").rsplit('/').next().unwrap_or_default().to_owned();
