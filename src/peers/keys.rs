@@ -10,6 +10,7 @@ mod error;
 mod events;
 mod fetch;
 mod known;
+mod pins;
 mod publish;
 #[cfg(test)]
 mod tests;
@@ -33,6 +34,7 @@ pub(crate) use fetch::Fetch;
 pub use known::{RetiredKey, ServerKey};
 pub use publish::NotaryWish;
 
+use crate::Trust;
 use fetch::Attempt;
 use known::{KeySet, Need, key_ids_of};
 
@@ -58,6 +60,7 @@ struct Shared {
     ours: Arc<KeySet>,
     notaries: Vec<OwnedServerName>,
     fetch: Arc<dyn Fetch>,
+    trust: Trust,
     clock: Clock,
     known: Cache<OwnedServerName, Arc<KeySet>>,
     /// What came of asking a server for its keys last.
@@ -74,12 +77,14 @@ pub(crate) struct Parts {
     pub(crate) retired: Vec<RetiredKey>,
     pub(crate) notaries: Vec<OwnedServerName>,
     pub(crate) fetch: Arc<dyn Fetch>,
+    /// Which servers are pinned to which keys.
+    pub(crate) trust: Trust,
     pub(crate) clock: Clock,
 }
 
 impl KeyRing {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { store, key, retired, mut notaries, fetch, clock } = parts;
+        let Parts { store, key, retired, mut notaries, fetch, trust, clock } = parts;
         notaries.retain(|notary| notary != key.server_name());
         Self {
             shared: Arc::new(Shared {
@@ -89,6 +94,7 @@ impl KeyRing {
                 retired,
                 notaries,
                 fetch,
+                trust,
                 clock,
                 known: Cache::new(CACHED_SERVERS),
                 attempts: Cache::new(CACHED_SERVERS),
@@ -134,6 +140,7 @@ impl KeyRing {
         if valid.is_empty() {
             return Err(self.explain(&need, &keys));
         }
+        let valid = self.only_pinned(server, valid);
         for (at, text) in texts.enumerate() {
             let is_signed = by.iter().any(|(key_id, signature)| {
                 valid.get(key_id).is_some_and(|key| {

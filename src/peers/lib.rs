@@ -99,6 +99,7 @@ impl Peers {
             retired: config.retired_keys.clone(),
             notaries: config.trusted_key_servers.clone(),
             fetch,
+            trust: trust.clone(),
             clock,
         });
         let refusals = refusals::Refusals::default();

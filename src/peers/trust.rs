@@ -14,6 +14,7 @@ mod settings;
 mod simulate;
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -221,6 +222,11 @@ impl Trust {
     /// Whether an admin has approved of people of this server joining `room_id` through `server`.
     pub fn has_approved(&self, server: &ServerName, room_id: &RoomId) -> bool {
         self.register().find(server).settings.approved_rooms.iter().any(|approved| approved == room_id)
+    }
+
+    /// The only keys that a server may sign with, by their ids, base64; none: whatever it says of itself.
+    pub(crate) fn pinned_keys(&self, server: &ServerName) -> BTreeMap<String, String> {
+        self.register().find(server).settings.pinned_keys.clone()
     }
 
     /// How large a file a peer is given at most, where an admin has set that.

@@ -290,6 +290,13 @@ impl KeyRing {
         if answers.is_empty() {
             return Ok(());
         }
+        let mut believed = Vec::with_capacity(answers.len());
+        for answer in answers {
+            if self.heeds_pins(&answer).await? {
+                believed.push(answer);
+            }
+        }
+        let answers = believed;
         let now = self.now();
         let known = self.known(answers.iter().map(|answer| &*answer.server)).await?;
         let mut write = Write::new();

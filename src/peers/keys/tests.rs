@@ -17,8 +17,13 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 use store::testing::on_each_engine;
 
+use model::peer::{Capability, Context, Standing, TrustLevel};
+
 use super::*;
-use crate::{Failure, PeerError};
+use crate::{
+    Failure, PeerError,
+    trust::{Author, PeerChange},
+};
 
 const NOW: Millis = 1_700_000_000_000;
 const HOUR: Millis = 60 * 60_000;
@@ -137,17 +142,26 @@ struct Rig {
     others: Arc<Others>,
     clock: Arc<AtomicI64>,
     store: Store,
+    trust: Trust,
 }
 
 impl Rig {
     fn new(store: Store, notaries: &[&ServerName]) -> Self {
         let others = Arc::new(Others::default());
         let clock = Arc::new(AtomicI64::new(NOW));
-        let ring = Self::ring(&store, &others, &clock, notaries);
-        Self { ring, others, clock, store }
+        let us = server_name!("us.test").to_owned();
+        let trust = Trust::new(store.clone(), us, crate::TrustConfig::default());
+        let ring = Self::ring(&store, &others, &clock, notaries, &trust);
+        Self { ring, others, clock, store, trust }
     }
 
-    fn ring(store: &Store, others: &Arc<Others>, clock: &Arc<AtomicI64>, notaries: &[&ServerName]) -> KeyRing {
+    fn ring(
+        store: &Store,
+        others: &Arc<Others>,
+        clock: &Arc<AtomicI64>,
+        notaries: &[&ServerName],
+        trust: &Trust,
+    ) -> KeyRing {
         let time = clock.clone();
         KeyRing::new(Parts {
             store: store.clone(),
@@ -159,6 +173,7 @@ impl Rig {
             }],
             notaries: notaries.iter().map(|notary| (*notary).to_owned()).collect(),
             fetch: others.clone(),
+            trust: trust.clone(),
             clock: Arc::new(move || time.load(Ordering::SeqCst)),
         })
     }
@@ -172,6 +187,82 @@ impl Rig {
         let server = <&ServerName>::try_from(server).expect("it is a name");
         self.ring.keys_of(server, key_id).await.map(|key| key.ends_at()).map_err(|error| error.reason())
     }
+}
+
+impl Rig {
+    /// An admin pins a.test to the key that it has.
+    async fn pin(&self, version: &str, seed: u8) {
+        let key = key("a.test", version, seed);
+        let public: Base64 = Base64::new(key.public_key().to_vec());
+        let change = PeerChange {
+            level: Some(TrustLevel::Full),
+            pinned_keys: Some([(key.key_id().to_string(), public.encode())].into()),
+            clear_alarm: true,
+            ..PeerChange::default()
+        };
+        let author = Author { actor: "@admin:us.test".into(), reason: "we compared it by phone".into() };
+        let pattern = "a.test".parse().expect("it is one");
+        self.trust.change(&pattern, &change, &author, None).await.expect("it makes sense");
+    }
+
+    /// Whether something that a.test signs counts.
+    async fn believes(&self, version: &str, seed: u8) -> bool {
+        let key = key("a.test", version, seed);
+        let (_, signature) = key.sign(b"x").into_parts();
+        let signature: [u8; 64] = signature.try_into().expect("it is ed25519");
+        let by = [(key.key_id().to_string(), signature)];
+        self.ring.check_texts(server_name!("a.test"), &by, std::iter::once(&b"x"[..])).await.is_ok()
+    }
+
+    fn standing(&self) -> Standing {
+        self.trust.regard(server_name!("a.test")).standing
+    }
+}
+
+#[tokio::test]
+async fn a_pinned_server_that_shows_another_key_raises_an_alarm_and_is_not_believed() {
+    rigged(&[], async |rig| {
+        rig.pin("k1", 11).await;
+        rig.others.say(&says("a.test", ("k1", 11)));
+        assert!(rig.believes("k1", 11).await);
+        assert_eq!(rig.standing(), Standing::Active);
+        // Somebody in between: another key by another name, or by the same.
+        for (version, seed) in [("k2", 66), ("k1", 66)] {
+            rig.pin("k1", 11).await;
+            rig.advance(HOUR);
+            rig.others.say(&says("a.test", (version, seed)));
+            rig.ring.ask_origin(server_name!("a.test")).await;
+            assert_eq!(rig.standing(), Standing::Alarmed, "{version}");
+            assert!(!rig.believes(version, seed).await);
+            let refused = rig.trust.allow(server_name!("a.test"), Capability::Events, &Context::inbound());
+            assert_eq!(refused.expect_err("nothing is taken").rule().to_string(), "peer.key_alarm");
+        }
+        // An admin has looked at it: the new key is right.
+        rig.pin("k2", 66).await;
+        rig.advance(HOUR);
+        rig.others.say(&says("a.test", ("k2", 66)));
+        assert!(rig.believes("k2", 66).await && !rig.believes("k1", 11).await);
+        assert_eq!(rig.standing(), Standing::Active);
+        assert!(rig.trust.verify_audit().await.expect("it can be read").is_ok());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_pin_moves_to_keys_that_the_pinned_one_has_signed() {
+    rigged(&[], async |rig| {
+        rig.pin("k1", 11).await;
+        let said = says("a.test", ("k2", 12));
+        let mut object = said.object();
+        said.sign(&mut object, "a.test", &key("a.test", "k1", 11));
+        rig.others.say_object("a.test", object);
+        assert!(rig.believes("k2", 12).await);
+        assert_eq!(rig.standing(), Standing::Active);
+        assert!(!rig.believes("k1", 11).await);
+        let last = rig.trust.audit(None, None, 1).await.expect("it can be read").remove(0);
+        assert_eq!((last.action.as_str(), last.actor.as_str()), ("peer.keys_rotated", "key pinning"));
+    })
+    .await;
 }
 
 async fn rigged(notaries: &[&ServerName], story: impl AsyncFn(Rig)) {
@@ -206,7 +297,7 @@ async fn a_server_is_asked_once_and_remembered_over_a_restart() {
         assert_eq!(both, (Ok(NOW + DAY), Ok(NOW + DAY)));
         assert_eq!(rig.others.asked(), 1);
         rig.others.silence("a.test");
-        let again = Rig { ring: Rig::ring(&rig.store, &rig.others, &rig.clock, &[]), ..rig };
+        let again = Rig { ring: Rig::ring(&rig.store, &rig.others, &rig.clock, &[], &rig.trust), ..rig };
         assert_eq!(again.look_up("a.test", "ed25519:k1").await, Ok(NOW + DAY));
         assert_eq!(again.others.asked(), 1);
     })

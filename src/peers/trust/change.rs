@@ -6,14 +6,15 @@ use model::{
     Kind, Millis, Refusal,
     peer::{Capability, Override, PeerPattern, Regard, TrustLevel, WrongGrant},
 };
-use ruma::OwnedRoomId;
+use metrics::counter;
+use ruma::{OwnedRoomId, ServerName};
 use serde::{Deserialize, Deserializer};
 use store::{
     Write,
     audit::{self as log, AuditRow},
     peers::{self, PeerRow},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Author, Limits, PeerSettings, Rate, Transport, Trust, View, audit, standing_of};
 
@@ -139,6 +140,58 @@ impl Trust {
         self.write(pattern, "peer.remove", author, seen, gone).await.map(drop)
     }
 
+    /// A server signs with other keys than those it was pinned to: nothing of it is believed any more.
+    pub(crate) async fn raise_alarm(&self, server: &ServerName, what: &str) -> Result<(), store::Error> {
+        counter!("comity_trust_key_alarms_total").increment(1);
+        let author = Author { actor: "key pinning".to_owned(), reason: format!("{server}: {what}") };
+        let alarmed = |before: Option<&PeerRow>| {
+            let row = before.filter(|row| row.alarm.is_none()).cloned();
+            Ok(row.map(|row| PeerRow { alarm: Some(what.to_owned()), ..row }))
+        };
+        self.write_own(server, "peer.key_alarm", &author, alarmed).await
+    }
+
+    /// A server has changed its keys, and the old one has signed that: it is pinned to `keys` from now on.
+    pub(crate) async fn move_pins(
+        &self,
+        server: &ServerName,
+        keys: BTreeMap<String, String>,
+    ) -> Result<(), store::Error> {
+        let reason = "a pinned key has signed the new ones".to_owned();
+        let author = Author { actor: "key pinning".to_owned(), reason };
+        let moved = |before: Option<&PeerRow>| {
+            let Some(row) = before else { return Ok(None) };
+            let settings = PeerSettings { pinned_keys: keys.clone(), ..settings_of(row) };
+            let settings = serde_json::to_string(&settings).expect("settings are JSON");
+            Ok(Some(PeerRow { settings, ..row.clone() }))
+        };
+        self.write_own(server, "peer.keys_rotated", &author, moved).await
+    }
+
+    /// As [`Self::write`], where nobody is there to be told; nothing happens where nothing becomes of the row.
+    async fn write_own(
+        &self,
+        server: &ServerName,
+        action: &str,
+        author: &Author,
+        become_: impl Fn(Option<&PeerRow>) -> Result<Option<PeerRow>, ChangeError>,
+    ) -> Result<(), store::Error> {
+        let Ok(pattern) = server.as_str().parse::<PeerPattern>() else { return Ok(()) };
+        let change = |before: Option<&PeerRow>| match become_(before)? {
+            Some(row) => Ok(Some(row)),
+            // Somebody else has done it, or the row is gone.
+            None => Err(ChangeError::Unknown(pattern.clone())),
+        };
+        match self.write(&pattern, action, author, None, change).await {
+            Ok(_) | Err(ChangeError::Unknown(_)) => Ok(()),
+            Err(ChangeError::Store(error)) => Err(error),
+            Err(error) => {
+                warn!(server.name = %server, error = &error as &dyn std::error::Error, "could not change a peer");
+                Ok(())
+            }
+        }
+    }
+
     /// What becomes of the row, together with an entry of the log that says so.
     async fn write(
         &self,
@@ -223,6 +276,9 @@ fn apply(pattern: &PeerPattern, change: &PeerChange, before: Option<&PeerRow>) -
         settings.limits = limits;
     }
     if let Some(keys) = &change.pinned_keys {
+        if matches!(pattern, PeerPattern::Below(_)) && !keys.is_empty() {
+            return Err(ChangeError::Invalid("`pinned_keys` are those of one server, not of all below a domain"));
+        }
         check_keys(keys)?;
         settings.pinned_keys.clone_from(keys);
     }
