@@ -236,15 +236,14 @@ impl Trust {
 
     /// Why `server` is regarded as it is, and how: for its own admins and ours.
     pub fn source(&self, server: &ServerName) -> Source {
-        self.register().find(server).source
+        self.register().find(server).source.clone()
     }
 
     /// Takes one request of a peer's from what it may ask in a time.
     pub fn pace(&self, server: &ServerName) -> Result<(), TrustError> {
         let entry = self.register().find(server);
-        let regard = entry.regard;
-        let Err(retry_after) = self.shared.rates.take(server, regard.grant(Capability::Events), entry.rate.as_deref())
-        else {
+        let grant = entry.regard.grant(Capability::Events);
+        let Err(retry_after) = self.shared.rates.take(server, grant, entry.rate.as_ref()) else {
             return Ok(());
         };
         let rule = Rule::Rate(Capability::Events);

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use model::peer::{Capability, Context};
+use model::peer::{Capability, Context, Grant};
 use model::{Draft, Pdu};
 use ruma::{
     CanonicalJsonObject, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId,
@@ -34,6 +34,9 @@ const STRIPPED: [StateEventType; 8] = [
     StateEventType::RoomEncryption,
     StateEventType::RoomHistoryVisibility,
 ];
+
+/// Among what an invitation shows: it comes from a server of which little is known, and is to be shown as a request.
+const REQUEST: &str = "org.comity.request";
 
 impl Rooms {
     /// Invites a user of another server: that server signs the invitation before it becomes part of the room.
@@ -131,7 +134,8 @@ impl Rooms {
                 None => Ok(false),
             }
         };
-        self.shared.peers.trust().allow_knowing(origin, Capability::FirstContact, &context, is_contact).await?;
+        let trust = self.shared.peers.trust();
+        let allowed = trust.allow_knowing(origin, Capability::FirstContact, &context, is_contact).await?;
         let signed = Pdu::countersign(pdu.object(), &rules, &self.shared.key)?;
         let answer = signed.object();
         let room = self.get_or_note(invitation.room_id, invitation.version).await?;
@@ -142,7 +146,14 @@ impl Rooms {
             }
             return Ok(answer);
         }
-        let shown = self.checked_stripped(invitation.room_id, invitation.shown, &rules).await;
+        let mut shown = self.checked_stripped(invitation.room_id, invitation.shown, &rules).await;
+        if allowed.grant == Grant::Request {
+            // Clients that know it show the invitation as a request of a stranger.
+            let level = trust.regard(origin).level;
+            shown.push(serde_json::json!({
+                "type": REQUEST, "state_key": "", "sender": signed.sender, "content": { "level": level },
+            }));
+        }
         self.note_outside(&room, with_unsigned(signed, "invite_room_state", Value::Array(shown))?).await?;
         Ok(answer)
     }

@@ -5,7 +5,7 @@ use model::peer::{Capability, Grant, TABLE, TrustLevel};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{agree, arrives, becomes, is_known, share_history};
+use super::{Two, agree, arrives, becomes, is_known, share_history};
 
 /// Somebody who may decide about peers.
 async fn admin_of(server: &Server) -> Client {
@@ -184,4 +184,63 @@ async fn a_server_that_nobody_has_set_is_trusted_as_the_configuration_says() {
     assert!(nonsense.problem(400, "invalid")["detail"].to_string().contains("restricted"));
     let silent = patch(&admin, "d.test", json!({ "level": "full", "reason": "" })).await;
     assert!(silent.problem(400, "invalid")["detail"].to_string().contains("reason"));
+}
+
+/// Who types in the room, as an answer of a sync has it.
+fn typists(answer: &Value, room: &str) -> Option<Vec<String>> {
+    let events = answer["rooms"]["join"][room]["ephemeral"]["events"].as_array()?;
+    let typing = events.iter().find(|event| event["type"] == "m.typing")?;
+    serde_json::from_value(typing["content"]["user_ids"].clone()).ok()
+}
+
+#[tokio::test]
+async fn what_passes_is_told_and_heard_as_far_as_a_peer_is_trusted() {
+    let two = Two::meet_mixed().await;
+    let admin = admin_of(&two.a).await;
+    trust(&admin, "b.test", TrustLevel::Limited).await;
+    let room = two.room("12").await;
+    let types = async |who: &Client, typing: bool| {
+        let path = format!("rooms/{room}/typing/{}", who.user_id);
+        who.put(&path, json!({ "typing": typing, "timeout": 60_000 })).await.ok();
+    };
+    let read_me = two.alice.say(&room, "read me").await;
+    arrives(&two.bob, &room, &read_me).await;
+    let mut since = two.alice.now().await;
+    types(&two.alice, true).await;
+    types(&two.bob, true).await;
+    two.bob.post(&format!("rooms/{room}/receipt/m.read/{read_me}"), json!({})).await.ok();
+    // Receipts are told at this level. They come after who types: what would have come has come.
+    let seen = two.alice.sync_until(&mut since, |answer| {
+        assert!(!typists(answer, &room).unwrap_or_default().contains(&two.bob.user_id), "{answer}");
+        assert!(!answer["presence"].to_string().contains(&two.bob.user_id), "{answer}");
+        answer["rooms"]["join"][&room]["ephemeral"].to_string().contains("m.read").then_some(())
+    });
+    seen.await;
+    // Each transaction is answered before the next: by the second message all that went before has been heard.
+    for (speaker, listener) in [(&two.bob, &two.alice), (&two.alice, &two.bob)] {
+        for text in ["one", "two"] {
+            let said = speaker.say(&room, text).await;
+            arrives(listener, &room, &said).await;
+        }
+    }
+    assert!(!typists(&two.alice.sync(None).await, &room).unwrap_or_default().contains(&two.bob.user_id));
+    let told = |kind: &str| {
+        let crossings = two.network.link("a.test", "b.test").crossings();
+        crossings.iter().any(|crossing| String::from_utf8_lossy(&crossing.body).contains(kind))
+    };
+    assert!(!told("m.typing") && !told("m.presence"));
+
+    trust(&admin, "b.test", TrustLevel::Full).await;
+    let mut of_bob = two.bob.now().await;
+    for who in [&two.alice, &two.bob] {
+        types(who, false).await;
+        types(who, true).await;
+    }
+    let by = |who: &Client| {
+        let user_id = who.user_id.clone();
+        let room = room.clone();
+        move |answer: &Value| typists(answer, &room)?.contains(&user_id).then_some(())
+    };
+    two.bob.sync_until(&mut of_bob, by(&two.alice)).await;
+    two.alice.sync_until(&mut since, by(&two.bob)).await;
 }

@@ -3,11 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{
-    ServerName,
-    serde::Base64,
-    signatures::PublicKeySet,
-};
+use ruma::{ServerName, serde::Base64, signatures::PublicKeySet};
 use tracing::warn;
 
 use super::{KeyRing, answer::KeyAnswer, known::check_signatures};
@@ -23,7 +19,8 @@ impl KeyRing {
         let in_use = answer.keys.iter().filter(|(_, key)| key.expired_at.is_none());
         let told: BTreeMap<String, String> =
             in_use.map(|(key_id, key)| (key_id.clone(), key.public_key.encode())).collect();
-        let unpinned: Vec<&String> = told.iter().filter(|(id, key)| pins.get(*id) != Some(*key)).map(|(id, _)| id).collect();
+        let unpinned: Vec<&String> =
+            told.iter().filter(|(id, key)| pins.get(*id) != Some(*key)).map(|(id, _)| id).collect();
         if unpinned.is_empty() {
             return Ok(true);
         }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use metrics::counter;
 use model::{
     Kind, Millis, Refusal,
     peer::{Capability, Override, PeerPattern, Regard, TrustLevel, WrongGrant},
 };
-use metrics::counter;
 use ruma::{OwnedRoomId, ServerName};
 use serde::{Deserialize, Deserializer};
 use store::{

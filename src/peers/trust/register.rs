@@ -19,9 +19,9 @@ use super::{
 
 /// All rows that are in force, for looking up.
 pub(crate) struct Register {
-    exact: HashMap<String, Entry>,
-    below: HashMap<String, Entry>,
-    nobody: Entry,
+    exact: HashMap<String, Arc<Entry>>,
+    below: HashMap<String, Arc<Entry>>,
+    nobody: Arc<Entry>,
     /// The audit log's last entry when this was read.
     head: i64,
     /// When the next row expires.
@@ -29,15 +29,14 @@ pub(crate) struct Register {
 }
 
 /// What is known of a server.
-#[derive(Clone)]
 pub(crate) struct Entry {
     pub(crate) regard: Regard,
     pub(crate) source: Source,
     /// Refusals are only logged.
     pub(crate) shadow: bool,
     /// A rate of its own.
-    pub(crate) rate: Option<Arc<Bucket>>,
-    pub(crate) settings: Arc<PeerSettings>,
+    pub(crate) rate: Option<Bucket>,
+    pub(crate) settings: PeerSettings,
 }
 
 /// Why a server is regarded as it is.
@@ -54,13 +53,13 @@ pub enum Source {
 
 impl Register {
     pub(crate) fn empty(default: TrustLevel) -> Self {
-        let nobody = Entry {
+        let nobody = Arc::new(Entry {
             regard: Regard::of_level(default),
             source: Source::Default,
             shadow: false,
             rate: None,
-            settings: Arc::default(),
-        };
+            settings: PeerSettings::default(),
+        });
         Self { exact: HashMap::new(), below: HashMap::new(), nobody, head: -1, next_expiry: None }
     }
 
@@ -88,9 +87,10 @@ impl Register {
                 regard: Regard::new(row.level, standing, &settings.overrides),
                 source,
                 shadow: settings.shadow,
-                rate: settings.limits.requests.map(|rate| Arc::new(bucket(rate))),
-                settings: Arc::new(settings),
+                rate: settings.limits.requests.map(bucket),
+                settings,
             };
+            let entry = Arc::new(entry);
             match &row.pattern {
                 PeerPattern::Exact(name) => register.exact.insert(name.to_string(), entry),
                 PeerPattern::Below(domain) => register.below.insert(domain.clone(), entry),
@@ -103,7 +103,7 @@ impl Register {
     ///
     /// A name with a port that has no row of its own is trusted no further than the host's row says, and no further than
     /// somebody unknown: whoever has the host has all its ports, but not all of its ports are the peer.
-    pub(crate) fn find(&self, server: &ServerName) -> Entry {
+    pub(crate) fn find(&self, server: &ServerName) -> Arc<Entry> {
         let name = normal_name(server);
         if let Some(entry) = self.exact.get(&*name) {
             return entry.clone();
