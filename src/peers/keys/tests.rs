@@ -12,7 +12,7 @@ use ruma::{
     room_version_rules::RoomVersionRules,
     serde::{Base64, Raw},
     server_name,
-    signatures::{hash_and_sign_event, sign_json},
+    signatures::{KeyPair as _, hash_and_sign_event, sign_json},
 };
 use serde_json::{json, value::RawValue};
 use store::testing::on_each_engine;
