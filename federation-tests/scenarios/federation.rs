@@ -1,5 +1,6 @@
 //! Stories between servers of different domains.
 
+mod admin;
 mod backfill;
 mod bad_events;
 mod bad_peers;
