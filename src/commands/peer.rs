@@ -8,6 +8,7 @@ use peers::{
     Peers,
     trust::{Author, PeerChange, Simulation, View},
 };
+use ruma::OwnedRoomId;
 use tokio::runtime;
 
 use super::Failure;
@@ -80,6 +81,9 @@ pub struct Change {
     /// Set a capability apart from the level, such as typing=yes; typing=level undoes it
     #[arg(long = "grant", value_name = "CAPABILITY=GRANT")]
     grants: Vec<String>,
+    /// Let people of this server join a room there, where that needs an admin's approval; may be given more than once
+    #[arg(long = "approve-room", value_name = "ROOM_ID")]
+    approved_rooms: Vec<OwnedRoomId>,
     /// Only count and log what would be refused
     #[arg(long)]
     shadow: Option<bool>,
@@ -126,7 +130,12 @@ async fn execute(command: PeerCommand, peers: &Peers, out: &mut impl Write) -> R
         }
         PeerCommand::Set { peer, change } => {
             let author = author(change.reason.clone());
-            let view = trust.change(&peer, &change.read()?, &author, None).await?;
+            let mut wish = change.read()?;
+            if !change.approved_rooms.is_empty() {
+                let known = trust.get(&peer).await?.map(|view| view.settings.approved_rooms).unwrap_or_default();
+                wish.approved_rooms = Some(known.into_iter().chain(change.approved_rooms).collect());
+            }
+            let view = trust.change(&peer, &wish, &author, None).await?;
             writeln!(out, "{}", line(&view))?;
         }
         PeerCommand::Block { peer, reason } => {

@@ -234,6 +234,11 @@ impl Trust {
         self.register().find(server).settings.limits.media_bytes
     }
 
+    /// The last change of the peers that this node has heard of.
+    pub fn revision(&self) -> i64 {
+        self.register().head()
+    }
+
     /// Why `server` is regarded as it is, and how: for its own admins and ours.
     pub fn source(&self, server: &ServerName) -> Source {
         self.register().find(server).source.clone()

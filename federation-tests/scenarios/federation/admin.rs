@@ -164,6 +164,26 @@ async fn operators_look_and_retry_and_auditors_look_and_export() {
 }
 
 #[tokio::test]
+async fn people_join_rooms_of_a_restricted_server_when_an_admin_has_approved() {
+    let two = Two::meet_mixed().await;
+    let root = register(&two.a, "root", true).await;
+    let change = json!({ "level": "restricted", "reason": "we hardly know them" });
+    root.attempt(Method::PATCH, "/api/v1/admin/peers/b.test", Some(&change)).await.expect("it answers").ok();
+    let room = two.bob.create_public_room().await;
+    let refused = two.alice.try_join_via(&room, &["b.test"]).await.refused(403, "M_FORBIDDEN");
+    assert!(refused["error"].to_string().contains("restricted.join_there.approved"), "{refused}");
+    done(&two.a, &["peer", "set", "b.test", "--approve-room", &room, "--reason", "the fair"]).await;
+    eventually("the server has heard of it", async || {
+        let shown = root.get("/api/v1/admin/servers/b.test/trust").await.ok();
+        (shown["revision"] == 2).then_some(())
+    })
+    .await;
+    two.alice.join_via(&room, &["b.test"]).await;
+    let other = two.bob.create_public_room().await;
+    assert_eq!(two.alice.try_join_via(&other, &["b.test"]).await.status, 403);
+}
+
+#[tokio::test]
 async fn an_invitation_of_a_stranger_is_marked_as_a_request() {
     let network = Network::new();
     let a = network.server(&Engine::Sqlite, "a.test").await.set("federation", "default_trust", "limited").start().await;

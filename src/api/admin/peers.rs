@@ -143,6 +143,8 @@ struct Regarded {
     /// Every capability, by name.
     #[schema(value_type = Object)]
     capabilities: BTreeMap<&'static str, model::peer::Grant>,
+    /// Which change of the peers this server has heard of last, whoever made it: a revision of some peer.
+    revision: i64,
     /// By its own row, by that of a domain, or by default.
     #[schema(value_type = Object)]
     source: peers::trust::Source,
@@ -199,6 +201,7 @@ async fn regard(call: Call<Viewer>) -> Answer<Regarded> {
         level: regard.level,
         standing: regard.standing,
         capabilities: regard.grants(),
+        revision: trust.revision(),
         source: trust.source(&server),
         server,
     })

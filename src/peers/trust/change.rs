@@ -1,6 +1,6 @@
 //! Changing how a peer is trusted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use metrics::counter;
 use model::{
@@ -283,7 +283,7 @@ fn apply(pattern: &PeerPattern, change: &PeerChange, before: Option<&PeerRow>) -
         settings.pinned_keys.clone_from(keys);
     }
     if let Some(rooms) = &change.approved_rooms {
-        settings.approved_rooms.clone_from(rooms);
+        settings.approved_rooms = rooms.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
     }
     settings.transport = change.transport.unwrap_or(settings.transport);
     settings.shadow = change.shadow.unwrap_or(settings.shadow);
