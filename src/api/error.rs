@@ -74,6 +74,21 @@ impl Error {
     }
 }
 
+/// What whoever asked is told of a refusal, on whichever face. A fault of ours goes to the log, and nothing of it to them.
+pub(crate) fn told(refusal: &(dyn Refusal + 'static)) -> String {
+    match refusal.kind() {
+        Kind::Internal => {
+            error!(error = refusal as &dyn std::error::Error, "a request failed by a fault of ours");
+            "internal server error".to_owned()
+        }
+        Kind::Unavailable => {
+            error!(error = refusal as &dyn std::error::Error, "a request failed for want of the database");
+            "the server is temporarily unable to do this; try again".to_owned()
+        }
+        _ => refusal.to_string(),
+    }
+}
+
 /// The status and the error code of each kind of refusal.
 fn words_for(kind: Kind) -> (StatusCode, &'static str) {
     match kind {
@@ -107,19 +122,8 @@ impl Error {
     }
 
     fn of(refusal: &(dyn Refusal + 'static)) -> Self {
-        let kind = refusal.kind();
-        let (status, errcode) = words_for(kind);
-        let message = match kind {
-            Kind::Internal => {
-                error!(error = refusal as &dyn std::error::Error, "a request failed by a fault of ours");
-                "internal server error".to_owned()
-            }
-            Kind::Unavailable => {
-                error!(error = refusal as &dyn std::error::Error, "a request failed for want of the database");
-                "the server is temporarily unable to do this; try again".to_owned()
-            }
-            _ => refusal.to_string(),
-        };
+        let (status, errcode) = words_for(refusal.kind());
+        let message = told(refusal);
         let error = Self::new(status, refusal.errcode().unwrap_or(errcode), message);
         match refusal.retry_after_ms() {
             Some(delay) => error.with("retry_after_ms", delay),

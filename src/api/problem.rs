@@ -10,10 +10,9 @@ use http::{HeaderValue, StatusCode, header};
 use model::{Kind, Refusal};
 use serde::Serialize;
 use serde_json::{Map, Value};
-use tracing::error;
 use utoipa::ToSchema;
 
-use crate::Error;
+use crate::{Error, error::told};
 
 /// What a caller of the native API gets instead of an answer.
 #[derive(Clone, Debug, PartialEq)]
@@ -89,19 +88,8 @@ impl Problem {
     }
 
     fn of(refusal: &(dyn Refusal + 'static)) -> Self {
-        let kind = refusal.kind();
-        let (status, code) = words_for(kind);
-        let detail = match kind {
-            Kind::Internal => {
-                error!(error = refusal as &dyn std::error::Error, "a request failed by a fault of ours");
-                "internal server error".to_owned()
-            }
-            Kind::Unavailable => {
-                error!(error = refusal as &dyn std::error::Error, "a request failed for want of the database");
-                "the server is temporarily unable to do this; try again".to_owned()
-            }
-            _ => refusal.to_string(),
-        };
+        let (status, code) = words_for(refusal.kind());
+        let detail = told(refusal);
         let problem = Self::new(status, refusal.code().unwrap_or(code), detail);
         match refusal.retry_after_ms() {
             Some(delay) => problem.with("retry_after_ms", delay),

@@ -295,7 +295,7 @@ impl Trust {
         decision: Decision,
     ) -> Result<Allowed, TrustError> {
         if *server == self.shared.us {
-            return Ok(Allowed { grant: Capability::row(capability).levels[TrustLevel::Full as usize] });
+            return Ok(Allowed { grant: capability.at(TrustLevel::Full) });
         }
         let denied = match decision {
             Decision::Allow(allowed) => {
@@ -337,7 +337,11 @@ impl Trust {
         let head = self.shared.store.audit().head().await?;
         let rows = self.shared.store.peers().list().await?;
         let register = Register::new(&rows, self.shared.config.default_level, head, crate::keys::wall_clock());
-        *self.shared.register.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(register);
+        let mut current = self.shared.register.write().unwrap_or_else(PoisonError::into_inner);
+        // Of two who read at once, the one who read first must not have the last word.
+        if register.head() >= current.head() {
+            *current = Arc::new(register);
+        }
         Ok(())
     }
 
