@@ -129,6 +129,8 @@ impl Homeserver {
                 heard.alive(server);
                 bridging.alive(server);
             }));
+            let arriving = sender.clone();
+            sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
             Federating::start(sender, inbound.clone(), bridge.clone(), peers.peering())
         });
         let services = Arc::new(Services {

@@ -10,6 +10,7 @@ mod doctor;
 mod ephemeral;
 mod joining;
 mod ledger;
+mod levels;
 mod memberships;
 mod native;
 mod outage;

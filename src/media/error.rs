@@ -55,6 +55,9 @@ pub enum MediaError {
         /// Why not.
         failure: RemoteFailure,
     },
+    /// Its server isn't trusted so far.
+    #[error(transparent)]
+    Trust(#[from] peers::TrustError),
     /// The disk failed.
     #[error("the media folder could not be read or written")]
     Files(#[from] io::Error),
@@ -102,6 +105,7 @@ impl Refusal for MediaError {
                 RemoteFailure::TooLarge { .. } | RemoteFailure::Unreachable => Kind::Unreachable,
                 RemoteFailure::Ours => Kind::Unavailable,
             },
+            Self::Trust(error) => error.kind(),
             // Space can be made; other faults of a disk are somebody's to look at.
             Self::Files(error) if error.kind() == io::ErrorKind::StorageFull => Kind::Unavailable,
             Self::Files(_) => Kind::Internal,

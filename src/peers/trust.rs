@@ -199,8 +199,7 @@ impl Trust {
     pub fn admit(&self, server: &ServerName, capability: Capability, direction: Direction) -> Result<(), TrustError> {
         let context = Context { direction, ..Context::inbound() };
         // Whoever answers, or asks, decides the rest, and counts it then.
-        let is_decided_here =
-            matches!((capability, direction), (Capability::Events, _) | (Capability::Media, Direction::Out));
+        let is_decided_here = capability == Capability::Events;
         match self.decide(server, capability, &context) {
             Decision::Ask(_) => Ok(()),
             Decision::Allow(_) if !is_decided_here => Ok(()),

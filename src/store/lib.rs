@@ -16,6 +16,7 @@ pub mod audit;
 pub mod bridge;
 pub mod destinations;
 pub mod device_keys;
+pub mod device_receipts;
 pub mod devices;
 mod engine;
 mod error;
