@@ -11,7 +11,7 @@ use api::{ApiConfig, Services};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
-use peers::{PeerError, Peers, PeersConfig, TrustConfig};
+use peers::{Lists, PeerError, Peers, PeersConfig, TrustConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
@@ -129,7 +129,7 @@ impl Homeserver {
                 heard.alive(server);
                 bridging.alive(server);
             }));
-            Federating::start(sender, inbound.clone(), bridge.clone())
+            Federating::start(sender, inbound.clone(), bridge.clone(), peers.lists())
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -189,10 +189,12 @@ struct Federating {
     bridging: JoinHandle<()>,
     /// Sums up what was delivered.
     accounting: JoinHandle<()>,
+    /// Keeps up with the lists of others.
+    listing: JoinHandle<()>,
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound, bridge: Bridge) -> Self {
+    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, lists: Lists) -> Self {
         let stop = CancellationToken::new();
         let (until, till, end, to) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let ledger = sender.ledger();
@@ -200,7 +202,9 @@ impl Federating {
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
         let bridging = tokio::spawn(async move { bridge.run(end).await });
-        Self { stop, sending, receiving, bridging, accounting }
+        let ending = stop.clone();
+        let listing = tokio::spawn(async move { lists.tend(ending).await });
+        Self { stop, sending, receiving, bridging, accounting, listing }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -210,6 +214,7 @@ impl Federating {
         let _ = self.receiving.await;
         let _ = self.bridging.await;
         let _ = self.accounting.await;
+        let _ = self.listing.await;
     }
 }
 
@@ -287,7 +292,7 @@ impl Core {
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
         let peers = Peers::new(store.clone(), key.clone(), peers_config(config)?)?;
-        peers.trust().load().await?;
+        peers.trust().open().await?;
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
@@ -364,9 +369,11 @@ pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
         trust: TrustConfig {
             default_level: federation.default_trust,
             shadow: federation.trust_shadow,
+            list_grace: federation.list_grace,
             paced: peer_rate(federation.paced),
             slow: peer_rate(federation.slow),
         },
+        list_refresh: federation.list_refresh,
     })
 }
 

@@ -5,6 +5,7 @@
 mod audit;
 mod delivery;
 mod doctor;
+mod lists;
 mod peers;
 mod staff;
 
@@ -12,5 +13,12 @@ use crate::native::Endpoint;
 
 /// Every endpoint of this face; it is mounted, and described, as a part of the native one.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
-    [peers::endpoints(), audit::endpoints(), delivery::endpoints(), doctor::endpoints()].concat()
+    [
+        peers::endpoints(),
+        lists::endpoints(),
+        audit::endpoints(),
+        delivery::endpoints(),
+        doctor::endpoints(),
+    ]
+    .concat()
 }

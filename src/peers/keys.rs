@@ -32,6 +32,7 @@ pub use error::KeyError;
 pub(crate) use error::span;
 pub(crate) use fetch::Fetch;
 pub use known::{RetiredKey, ServerKey};
+pub(crate) use pins::{is_verify_key, signed_by_one_of};
 pub use publish::NotaryWish;
 
 use crate::Trust;

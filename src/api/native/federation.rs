@@ -2,6 +2,7 @@
 
 mod authenticate;
 mod deliver;
+mod list;
 mod presence;
 mod status;
 #[cfg(test)]
@@ -14,5 +15,12 @@ pub use authenticate::Peer;
 
 /// The endpoints of this folder.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    [deliver::endpoints(), presence::endpoints(), users::endpoints(), status::endpoints()].concat()
+    [
+        deliver::endpoints(),
+        presence::endpoints(),
+        users::endpoints(),
+        status::endpoints(),
+        list::endpoints(),
+    ]
+    .concat()
 }

@@ -158,16 +158,8 @@ impl KeyRing {
     }
 
     async fn attempt(&self, server: &ServerName, before: Option<Attempt>) -> Attempt {
-        let asked = timeout(PATIENCE, async {
-            let _turn = self.shared.fetches.acquire().await;
-            self.shared.fetch.server_keys(server).await
-        });
-        let answer = asked.await.map_err(|_| "it did not answer in time".to_owned());
+        let read = self.told_by(server).await;
         let now = self.now();
-        let read = answer.and_then(|answer| answer.map_err(|error| error.to_string())).and_then(|raw| {
-            let answer = KeyAnswer::read(&raw, now).map_err(|error| error.to_string())?;
-            if answer.server == server { Ok(answer) } else { Err(format!("it answered for {}", answer.server)) }
-        });
         let late_by = read.as_ref().ok().map(|answer| now - answer.valid_until).filter(|late| *late > 0);
         let done = match read {
             Ok(answer) => self.absorb(vec![answer], Source::Origin).await.map_err(|error| error.to_string()),
@@ -187,6 +179,19 @@ impl KeyRing {
             late_by,
             notaries_at: before.map_or(Millis::MIN, |before| before.notaries_at),
         }
+    }
+
+    /// What `server` says of its keys now, for somebody who wants to look at that himself: nothing of it is kept, and what
+    /// the server is pinned to is not looked at. Errors: why there is nothing, in words.
+    pub(crate) async fn told_by(&self, server: &ServerName) -> Result<KeyAnswer, String> {
+        let asked = timeout(PATIENCE, async {
+            let _turn = self.shared.fetches.acquire().await;
+            self.shared.fetch.server_keys(server).await
+        });
+        let answer = asked.await.map_err(|_| "it did not answer in time".to_owned())?;
+        let raw = answer.map_err(|error| error.to_string())?;
+        let answer = KeyAnswer::read(&raw, self.now()).map_err(|error| error.to_string())?;
+        if answer.server == server { Ok(answer) } else { Err(format!("it answered for {}", answer.server)) }
     }
 
     // === notaries ===

@@ -143,6 +143,9 @@ impl Trust {
     /// A server signs with other keys than those it was pinned to: nothing of it is believed any more.
     pub(crate) async fn raise_alarm(&self, server: &ServerName, what: &str) -> Result<(), store::Error> {
         counter!("comity_trust_key_alarms_total").increment(1);
+        if self.is_listed(server) {
+            return self.alarm_listed(server, what).await;
+        }
         let author = Author { actor: "key pinning".to_owned(), reason: format!("{server}: {what}") };
         let alarmed = |before: Option<&PeerRow>| {
             let row = before.filter(|row| row.alarm.is_none()).cloned();
@@ -157,6 +160,9 @@ impl Trust {
         server: &ServerName,
         keys: BTreeMap<String, String>,
     ) -> Result<(), store::Error> {
+        if self.is_listed(server) {
+            return self.move_listed(server, keys).await;
+        }
         let reason = "a pinned key has signed the new ones".to_owned();
         let author = Author { actor: "key pinning".to_owned(), reason };
         let moved = |before: Option<&PeerRow>| {
