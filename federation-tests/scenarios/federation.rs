@@ -10,6 +10,7 @@ mod doctor;
 mod ephemeral;
 mod joining;
 mod ledger;
+mod lists;
 mod memberships;
 mod native;
 mod outage;

@@ -13,12 +13,5 @@ use crate::native::Endpoint;
 
 /// Every endpoint of this face; it is mounted, and described, as a part of the native one.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
-    [
-        peers::endpoints(),
-        lists::endpoints(),
-        audit::endpoints(),
-        delivery::endpoints(),
-        doctor::endpoints(),
-    ]
-    .concat()
+    [peers::endpoints(), lists::endpoints(), audit::endpoints(), delivery::endpoints(), doctor::endpoints()].concat()
 }

@@ -40,12 +40,10 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             "Ends a subscription: what the list says counts for nothing, at once.",
             unsubscribe,
         ),
-        post(
-            "/api/v1/admin/federation-lists/subscriptions/{publisher}/refresh",
-            "Asks for a list now.",
-            refresh,
-        )
-        .explained("Where it can't be taken, what was taken before goes on, and a problem says why: `list_rollback`, …"),
+        post("/api/v1/admin/federation-lists/subscriptions/{publisher}/refresh", "Asks for a list now.", refresh)
+            .explained(
+                "Where it can't be taken, what was taken before goes on, and a problem says why: `list_rollback`, …",
+            ),
         delete(
             "/api/v1/admin/federation-lists/alarms/{server}",
             "Ends the alarm of a listed server that showed other keys than its list names.",

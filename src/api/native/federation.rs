@@ -15,12 +15,5 @@ pub use authenticate::Peer;
 
 /// The endpoints of this folder.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    [
-        deliver::endpoints(),
-        presence::endpoints(),
-        users::endpoints(),
-        status::endpoints(),
-        list::endpoints(),
-    ]
-    .concat()
+    [deliver::endpoints(), presence::endpoints(), users::endpoints(), status::endpoints(), list::endpoints()].concat()
 }

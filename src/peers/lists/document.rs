@@ -158,8 +158,7 @@ impl SignedList {
 
     pub(super) fn of(object: CanonicalJsonObject) -> Result<Self, ListFault> {
         let malformed = |error: String| ListFault::Malformed(error.chars().take(300).collect());
-        let signed =
-            to_canonical_json_string_for_signing(&object).map_err(|error| malformed(error.to_string()))?;
+        let signed = to_canonical_json_string_for_signing(&object).map_err(|error| malformed(error.to_string()))?;
         // What is read is what was signed, and nothing that stands beside it.
         let mut said = object.clone();
         said.remove("signatures");

@@ -99,7 +99,9 @@ pub fn remedy_of(code: &str) -> &'static str {
             "tell the publisher's admin: an older version than before is published, perhaps from a backup; publishing with a \
              higher --version mends that"
         }
-        "list_equivocation" => "tell the publisher's admin: two lists bear one version; publishing a new version mends that",
+        "list_equivocation" => {
+            "tell the publisher's admin: two lists bear one version; publishing a new version mends that"
+        }
         "list_expired" => "tell the publisher's admin, who has to publish again",
         "list_from_future" => "compare the clocks of the publisher and of this server",
         _ => "ask for it again with `comity list refresh`",

@@ -136,8 +136,7 @@ impl Listings {
         }
         let keys = |json: &str| serde_json::from_str(json).unwrap_or_default();
         for row in lists.listed_keys().await? {
-            let shown =
-                Shown { listed: keys(&row.listed), moved: row.moved.as_deref().map(keys), alarm: row.alarm };
+            let shown = Shown { listed: keys(&row.listed), moved: row.moved.as_deref().map(keys), alarm: row.alarm };
             found.shown.insert(row.server.to_string(), shown);
         }
         Ok(found)
@@ -193,14 +192,12 @@ impl Listings {
                 level = level.min(default);
             }
             let is_better = |known: &Decided| {
-                level < known.level
-                    || (level == known.level && known.listed_keys.is_empty() && !entry.keys.is_empty())
+                level < known.level || (level == known.level && known.listed_keys.is_empty() && !entry.keys.is_empty())
             };
             if decisions.servers.get(server.as_str()).is_some_and(|known| !is_better(known)) {
                 continue;
             }
-            let source =
-                Source::List { publisher: listing.publisher.clone(), version: listing.version, state };
+            let source = Source::List { publisher: listing.publisher.clone(), version: listing.version, state };
             // What was shown counts as long as the list names the keys that it named then.
             let shown = self.shown.get(server.as_str()).filter(|shown| shown.listed == entry.keys);
             let is_alarmed = shown.is_some_and(|shown| shown.alarm.is_some());
@@ -313,7 +310,8 @@ mod tests {
         ]);
         assert_eq!((lower.level, by(&lower).0, lower.keys.len()), (Restricted, "q.test", 0));
         // The subscription's own limit is part of that.
-        let limited = decided(vec![listing(p, Restricted, &[(b, entry(Full))]), listing(q, Full, &[(b, entry(Limited))])]);
+        let limited =
+            decided(vec![listing(p, Restricted, &[(b, entry(Full))]), listing(q, Full, &[(b, entry(Limited))])]);
         assert_eq!((limited.level, by(&limited).0), (Restricted, "p.test"));
         let agreed = decided(vec![
             listing(p, Full, &[(b, entry(Full))]),
@@ -325,7 +323,8 @@ mod tests {
     #[test]
     fn a_list_that_has_ended_goes_on_and_then_lifts_nobody_new() {
         use TrustLevel::{Blocked, Full, Limited, Restricted};
-        let (p, b, c, d) = (server_name!("p.test"), server_name!("b.test"), server_name!("c.test"), server_name!("d.test"));
+        let (p, b, c, d) =
+            (server_name!("p.test"), server_name!("b.test"), server_name!("c.test"), server_name!("d.test"));
         let entries = [(b, entry(Full)), (c, entry(Full)), (d, entry(Restricted))];
         let mut listings = Listings { lists: vec![listing(p, Full, &entries)], ..Listings::default() };
         let levels = |listings: &Listings, default, now| {

@@ -91,8 +91,7 @@ impl Lists {
             let mut write = Write::new();
             rows::remove_listed_keys(&mut write, &row.server);
             let before = Some(json!({ "moved": row.moved, "alarm": row.alarm }));
-            let act =
-                Act { action: "list.alarm_cleared", subject: row.server.as_str(), author, before, after: None };
+            let act = Act { action: "list.alarm_cleared", subject: row.server.as_str(), author, before, after: None };
             if trust.record(turn, write, act).await? {
                 return Ok(());
             }

@@ -257,8 +257,9 @@ fn changed(
     now: Millis,
 ) -> Result<ListEntry, ListError> {
     let level = change.level.or(before.map(|entry| entry.level));
-    let level = level
-        .ok_or_else(|| ListError::Invalid(format!("{server} is not in the list yet: say with `level` how far it goes")))?;
+    let level = level.ok_or_else(|| {
+        ListError::Invalid(format!("{server} is not in the list yet: say with `level` how far it goes"))
+    })?;
     let expires_at = change.expires_at.unwrap_or(before.and_then(|entry| entry.expires_at));
     if change.expires_at.flatten().is_some_and(|at| at <= now) {
         return Err(ListError::Invalid(format!("`expires_at` of {server} has passed already")));

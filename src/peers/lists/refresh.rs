@@ -292,7 +292,10 @@ impl Lists {
         let is_empty = row.entries == "{}";
         if left < lifetime / 4 && !is_empty {
             let left = crate::keys::span(left.max(0));
-            warn!(version = row.version, "the list that this server publishes is good for {left} more: publish it again");
+            warn!(
+                version = row.version,
+                "the list that this server publishes is good for {left} more: publish it again"
+            );
         }
     }
 }

@@ -150,7 +150,9 @@ impl Lists {
             after.changed_by.clone_from(&author.actor);
             rows::put(&mut write, &after);
             let mut told = logged(&after);
-            if before.is_none() && let Some(first) = &first {
+            if before.is_none()
+                && let Some(first) = &first
+            {
                 told["changes"] = difference(&Entries::new(), &first.signed.list.entries);
             }
             let act =
@@ -202,8 +204,7 @@ impl Lists {
             let mut write = Write::new();
             rows::remove(&mut write, publisher);
             let before = Some(logged(&row));
-            let act =
-                Act { action: "list.unsubscribed", subject: publisher.as_str(), author, before, after: None };
+            let act = Act { action: "list.unsubscribed", subject: publisher.as_str(), author, before, after: None };
             if trust.record(turn, write, act).await? {
                 return Ok(());
             }

@@ -23,12 +23,7 @@ use ruma::{
 use serde_json::{json, value::RawValue};
 use store::{Store, testing::on_each_engine};
 
-use super::{
-    document::SignedList,
-    judge::Verdict,
-    subscribe::First,
-    *,
-};
+use super::{document::SignedList, judge::Verdict, subscribe::First, *};
 use crate::{
     Failure, PeerError, PeersConfig, TrustConfig,
     keys::{Fetch, wall_clock},
@@ -162,7 +157,10 @@ async fn a_newer_version_is_followed_and_what_cannot_be_taken_changes_nothing() 
     on_each_engine(async |store| {
         let (rig, elsewhere) = (Rig::new(&store), Rig::new(&store));
         let view = rig.subscribe(list(2, HOUR, &[("b.test", entry(Full)), ("c.test", entry(Blocked))]), Full).await;
-        assert_eq!((view.version, view.state, view.servers.map(|servers| servers.len())), (2, ListState::Current, Some(2)));
+        assert_eq!(
+            (view.version, view.state, view.servers.map(|servers| servers.len())),
+            (2, ListState::Current, Some(2))
+        );
         assert_eq!(["b.test", "c.test", "d.test"].map(|server| rig.level(server)), [Full, Blocked, Limited]);
         // Other nodes find it in the store.
         elsewhere.trust().load().await?;
@@ -307,7 +305,10 @@ async fn the_pins_of_a_publisher_move_to_keys_that_a_pinned_one_has_signed() {
 async fn a_listed_server_with_another_key_than_the_listed_one_raises_an_alarm() {
     on_each_engine(async |store| {
         let rig = Rig::new(&store);
-        let key = |seed| SigningKey::from_seed(name("b.test").to_owned(), "k", &[seed; 32]).expect("any seed will do");
+        let key = |seed: u8| {
+            let version = format!("k{seed}");
+            SigningKey::from_seed(name("b.test").to_owned(), &version, &[seed; 32]).expect("any seed will do")
+        };
         let pinned = |seed| ListEntry { keys: pins_of(&key(seed)), ..entry(TrustLevel::Full) };
         rig.subscribe(list(1, HOUR, &[("b.test", pinned(1))]), TrustLevel::Full).await;
         let standing = || rig.trust().regard(name("b.test")).standing;
@@ -385,7 +386,8 @@ async fn an_admin_publishes_what_is_set_and_what_is_said_by_hand() {
         let refused = async |edition: Edition| {
             lists.publish(&edition, &author()).await.expect_err("it makes no sense").to_string()
         };
-        let one = |server: &str, change| Edition { entries: [(server.to_owned(), change)].into(), ..Edition::default() };
+        let one =
+            |server: &str, change| Edition { entries: [(server.to_owned(), change)].into(), ..Edition::default() };
         assert!(refused(one("new.test", Some(change(None)))).await.contains("`level`"));
         assert!(refused(one("*.test", Some(change(Some(Full))))).await.contains("one server"));
         assert!(refused(one("a.test", Some(change(Some(Full))))).await.contains("this server"));

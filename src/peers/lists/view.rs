@@ -157,7 +157,8 @@ impl ListedServer {
 
 /// What is said otherwise, for the log: by server, what is said now; `null`: nothing.
 pub(super) fn difference(before: &Entries, after: &Entries) -> Value {
-    let gone = before.keys().filter(|server| !after.contains_key(*server)).map(|server| (server.to_string(), Value::Null));
+    let gone =
+        before.keys().filter(|server| !after.contains_key(*server)).map(|server| (server.to_string(), Value::Null));
     let said = after.iter().filter(|(server, entry)| before.get(*server) != Some(*entry));
     let said = said.map(|(server, entry)| (server.to_string(), serde_json::to_value(entry).expect("an entry is JSON")));
     Value::Object(gone.chain(said).collect())
