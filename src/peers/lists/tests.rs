@@ -60,7 +60,7 @@ impl Fetch for Keys {
 impl Keys {
     /// `key` is what its server says that its key is from now on; `others` have signed that too.
     fn say(&self, key: &SigningKey, others: &[&SigningKey]) {
-        let answer = key_answer(key, wall_clock() + 1_000 * HOUR);
+        let answer = key_answer(key, wall_clock() + 10_000 * HOUR);
         let mut object: CanonicalJsonObject = serde_json::from_str(answer.json().get()).expect("it is an object");
         for other in others {
             sign_json(key.server_name().as_str(), *other, &mut object).expect("it is an object");
