@@ -9,6 +9,7 @@ mod keys;
 mod list;
 mod password;
 mod peer;
+mod peering;
 mod serve;
 mod user;
 

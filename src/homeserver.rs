@@ -11,7 +11,7 @@ use api::{ApiConfig, Services};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
-use peers::{Lists, PeerError, Peers, PeersConfig, TrustConfig};
+use peers::{PeerError, Peers, PeersConfig, TrustConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
@@ -129,7 +129,7 @@ impl Homeserver {
                 heard.alive(server);
                 bridging.alive(server);
             }));
-            Federating::start(sender, inbound.clone(), bridge.clone(), peers.lists())
+            Federating::start(sender, inbound.clone(), bridge.clone(), peers.clone())
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -187,6 +187,8 @@ struct Federating {
     sending: JoinHandle<()>,
     receiving: JoinHandle<()>,
     bridging: JoinHandle<()>,
+    /// Tells other servers of offers and agreements.
+    peering: JoinHandle<()>,
     /// Sums up what was delivered.
     accounting: JoinHandle<()>,
     /// Keeps up with the lists of others.
@@ -194,17 +196,18 @@ struct Federating {
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, lists: Lists) -> Self {
+    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, peers: Peers) -> Self {
         let stop = CancellationToken::new();
-        let (until, till, end, to) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
+        let (until, till, end, to, stopped) = (stop.clone(), stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let ledger = sender.ledger();
         let accounting = tokio::spawn(async move { ledger.run(to).await });
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
         let bridging = tokio::spawn(async move { bridge.run(end).await });
-        let ending = stop.clone();
-        let listing = tokio::spawn(async move { lists.tend(ending).await });
-        Self { stop, sending, receiving, bridging, accounting, listing }
+        let (peering, lists, ended) = (peers.peering(), peers.lists(), stop.clone());
+        let peering = tokio::spawn(async move { peering.tend(stopped).await });
+        let listing = tokio::spawn(async move { lists.tend(ended).await });
+        Self { stop, sending, receiving, bridging, peering, accounting, listing }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -213,6 +216,7 @@ impl Federating {
         let _ = self.sending.await;
         let _ = self.receiving.await;
         let _ = self.bridging.await;
+        let _ = self.peering.await;
         let _ = self.accounting.await;
         let _ = self.listing.await;
     }

@@ -14,6 +14,7 @@ mod lists;
 mod memberships;
 mod native;
 mod outage;
+mod peering;
 mod remote_keys;
 mod remote_users;
 mod server_keys;

@@ -12,11 +12,10 @@ use model::{Millis, peer::TrustLevel};
 use peers::{
     Lists,
     lists::{Base, Edition, EntryChange, Listable, PublishedView, SubscriptionView, Wish},
-    trust::Author,
 };
 use tokio::runtime;
 
-use super::Failure;
+use super::{Failure, peer::author};
 use crate::{config::Config, homeserver::Core};
 
 const REASON: &str = "Why: for other admins, and for the log";
@@ -48,10 +47,13 @@ pub enum ListCommand {
         highest_level: Option<TrustLevel>,
         /// A key that may sign the list, such as ed25519:a_x=BASE64; may be given more than once
         ///
-        /// Without any, a new subscription takes those that the publisher is pinned to as a peer, or those that it shows, to be
-        /// compared with its admin.
+        /// Without any, a new subscription takes those that the publisher is pinned to as a peer, or those that it shows, whose
+        /// words are to be compared with its admin.
         #[arg(long = "key", value_name = "ID=BASE64")]
         keys: Vec<String>,
+        /// The words of the keys that the publisher shows, as its admin says them by phone (`comity peer words` there)
+        #[arg(long, conflicts_with = "keys")]
+        words: Option<String>,
         #[arg(long, help = REASON)]
         reason: String,
     },
@@ -140,15 +142,13 @@ async fn execute(command: ListCommand, lists: &Lists, us: &Listable, out: &mut i
             let published = lists.withdraw(&author(reason)).await?;
             writeln!(out, "{}", line_of_ours(&published))?;
         }
-        ListCommand::Subscribe { publisher: Listable(publisher), highest_level, keys, reason } => {
+        ListCommand::Subscribe { publisher: Listable(publisher), highest_level, keys, words, reason } => {
             let keys = keys.iter().map(|key| read_key(key)).collect::<Result<BTreeMap<_, _>, _>>()?;
-            let wish = Wish { highest_level, keys: (!keys.is_empty()).then_some(keys) };
+            let wish = Wish { highest_level, keys: (!keys.is_empty()).then_some(keys), words };
             let view = lists.subscribe(&publisher, &wish, &author(reason), None).await?;
             writeln!(out, "{}", line(&view))?;
-            writeln!(out, "these keys sign it; compare them with the admin of {publisher}, by phone:")?;
-            for (id, key) in &view.keys {
-                writeln!(out, "{id}\t{key}")?;
-            }
+            writeln!(out, "words of its keys, to be compared with the admin of {publisher} by phone:")?;
+            writeln!(out, "{}", view.words.join(" "))?;
         }
         ListCommand::Unsubscribe { publisher: Listable(publisher), reason } => {
             lists.unsubscribe(&publisher, &author(reason), None).await?;
@@ -212,10 +212,6 @@ impl Publication {
 fn read_key(text: &str) -> Result<(String, String), Failure> {
     let (id, key) = text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form ed25519:a_x=BASE64"))?;
     Ok((id.to_owned(), key.to_owned()))
-}
-
-fn author(reason: String) -> Author {
-    Author { actor: "command line".to_owned(), reason }
 }
 
 fn line_of_ours(view: &PublishedView) -> String {

@@ -12,7 +12,10 @@ use ruma::OwnedRoomId;
 use serde_json::json;
 use tokio::runtime;
 
-use super::Failure;
+use super::{
+    Failure,
+    peering::{self, PeeringCommand},
+};
 use crate::{config::Config, homeserver::Core};
 
 const PEER_HELP: &str = "A server's name, such as chat.example.org, or all below a domain, such as '*.example.org'";
@@ -68,6 +71,8 @@ pub enum PeerCommand {
     },
     /// Print what the trust levels mean
     Levels,
+    #[command(flatten)]
+    Peering(PeeringCommand),
 }
 
 /// What is to be changed.
@@ -165,6 +170,9 @@ async fn execute(command: PeerCommand, peers: &Peers, out: &mut impl Write) -> R
             }
         }
         PeerCommand::Levels => {}
+        PeerCommand::Peering(command) => {
+            peering::execute(command, &peers.peering(), out, &mut io::stderr()).await?;
+        }
     }
     Ok(())
 }
@@ -198,7 +206,7 @@ impl Change {
     }
 }
 
-fn author(reason: String) -> Author {
+pub(super) fn author(reason: String) -> Author {
     Author { actor: "command line".to_owned(), reason }
 }
 

@@ -3,19 +3,15 @@
 use federation_tests::{
     Answer, Client, Engine, FakePeer, Network, Reply, Server, enc, eventually, now, on_each_engine, pdu,
 };
-use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::admin::{comity, done};
+use super::{
+    admin::{comity, done},
+    trust::{admin_of, patch},
+};
 
 const PATH: &str = "/api/v1/federation/list";
 const HOUR: u64 = 60 * 60 * 1_000;
-
-async fn admin_of(server: &Server) -> Client {
-    let mut admin = server.anonymous();
-    admin.register_with_secret(server.shared_secret(), "root", "a long password", true).await;
-    admin
-}
 
 async fn put(admin: &Client, publisher: &str, wish: Value) -> Answer {
     admin.put(&format!("/api/v1/admin/federation-lists/subscriptions/{}", enc(publisher)), wish).await
@@ -90,8 +86,7 @@ async fn a_server_goes_by_the_list_of_another() {
         c.get(&b, &profile).await.ok();
 
         // What an admin of b.test has set goes before it.
-        let set = json!({ "level": "blocked", "reason": "spam" });
-        admin.attempt(Method::PATCH, "/api/v1/admin/peers/c.test", Some(&set)).await.expect("it answers").ok();
+        patch(&admin, "c.test", json!({ "level": "blocked", "reason": "spam" })).await.ok();
         assert_eq!(regard(&admin, "c.test").await.0, "blocked");
         c.get(&b, &profile).await.refused(403, "M_FORBIDDEN");
         admin.delete("/api/v1/admin/peers/c.test?reason=sorry").await;
@@ -109,8 +104,7 @@ async fn a_server_goes_by_the_list_of_another() {
         assert_eq!(log["entries"][0]["after"]["changes"]["c.test"], Value::Null, "{log}");
         assert_eq!(admin.get("/api/v1/admin/audit/verify").await.ok()["intact"], true);
         // Whoever is blocked is not told the list.
-        let block = json!({ "level": "blocked", "reason": "spam" });
-        publisher.attempt(Method::PATCH, "/api/v1/admin/peers/c.test", Some(&block)).await.expect("it answers").ok();
+        patch(&publisher, "c.test", json!({ "level": "blocked", "reason": "spam" })).await.ok();
         c.get_native(&a, PATH).await.problem(403, "not_trusted");
     })
     .await;
@@ -131,9 +125,9 @@ async fn lists_are_published_and_subscribed_to_by_the_command_line_and_kept_up_w
         let said =
             done(&b, &["list", "subscribe", "a.test", "--highest-level", "full", "--reason", "our federation"]).await;
         let shown: Value = serde_json::from_str(&done(&a, &["list", "show", "a.test"]).await).expect("it is JSON");
-        let (id, key) = shown["keys"].as_object().and_then(|keys| keys.iter().next()).expect("there is a key");
-        let line = format!("{id}\t{}", key.as_str().unwrap_or_default());
-        assert!(said.contains("a.test\t1\tfull\tcurrent\t2 servers\t") && said.contains(&line), "{said}");
+        let words = done(&a, &["peer", "words"]).await;
+        assert_eq!(shown["words"], json!(words.split_whitespace().collect::<Vec<_>>()), "{shown}");
+        assert!(said.contains("a.test\t1\tfull\tcurrent\t2 servers\t") && said.contains(words.trim()), "{said}");
         // The running server hears of it, and keeps up with it by itself.
         becomes(&admin, "c.test", "full").await;
         becomes(&admin, "d.test", "restricted").await;
@@ -149,6 +143,12 @@ async fn lists_are_published_and_subscribed_to_by_the_command_line_and_kept_up_w
         done(&a, &["list", "withdraw", "--reason", "no more"]).await;
         becomes(&admin, "d.test", "limited").await;
         assert!(done(&b, &["list", "refresh"]).await.contains("a.test\t4\tfull"));
+        done(&b, &["list", "unsubscribe", "a.test", "--reason", "no more"]).await;
+        // Words that were said by phone are those of the keys that are shown, or nothing comes of it.
+        let subscribe = ["list", "subscribe", "a.test", "--highest-level", "full", "--reason", "by phone", "--words"];
+        let (is_done, said) = comity(&b, &[&subscribe[..], &["abandon ability"]].concat()).await;
+        assert!(!is_done && said.contains(words.trim()) && said.contains("somebody is in between"), "{said}");
+        done(&b, &[&subscribe[..], &[words.trim()]].concat()).await;
         done(&b, &["list", "unsubscribe", "a.test", "--reason", "no more"]).await;
         for (server, arguments, remedy) in [
             (&b, &["list", "show", "a.test"][..], "not subscribed"),
@@ -401,8 +401,7 @@ async fn a_listed_server_that_shows_another_key_is_not_believed() {
     let standings: Vec<_> = servers.as_array().into_iter().flatten().map(|server| &server["standing"]).collect();
     assert_eq!(standings, ["active", "alarmed"], "{servers}");
     // An admin who knows better sets it.
-    let set = json!({ "level": "limited", "pinned_keys": key(&other), "reason": "by phone" });
-    admin.attempt(Method::PATCH, "/api/v1/admin/peers/d.test", Some(&set)).await.expect("it answers").ok();
+    patch(&admin, "d.test", json!({ "level": "limited", "pinned_keys": key(&other), "reason": "by phone" })).await.ok();
     let answers = async || {
         let answer = other.get(&server, &profile).await;
         (answer.status == 200).then_some(())

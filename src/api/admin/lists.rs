@@ -52,7 +52,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     ]
 }
 
-const SUBSCRIBE: &str = "A new subscription asks for the list, and there is none if it can't be taken. Compare `keys` of the \
+const SUBSCRIBE: &str = "A new subscription asks for the list, and there is none if it can't be taken. Compare `words` of the \
     answer with the publisher's admin. With `revision`, which is what the author has looked at, a change that somebody else made \
     meanwhile is not overwritten: 409 `conflict`.";
 
@@ -118,9 +118,12 @@ struct ListWish {
     #[schema(value_type = Option<String>)]
     highest_level: Option<TrustLevel>,
     /// The only keys that may sign it, by their ids, base64; left out for a new subscription: those that the publisher is pinned
-    /// to as a peer, or those that it says are its own.
+    /// to as a peer, or those that it shows.
     #[serde(default)]
     keys: Option<BTreeMap<String, String>>,
+    /// Instead: the words of the keys that it shows, as its admin says them by phone.
+    #[serde(default)]
+    words: Option<String>,
 }
 
 /// Why something is taken back.
@@ -184,8 +187,8 @@ async fn show(call: Call<Viewer>) -> Answer<ListSubscription> {
 
 async fn subscribe(call: Call<Admin, Nothing, ListWish>) -> Answer<ListSubscription> {
     let Listable(publisher) = call.argument("publisher")?;
-    let ListWish { reason, revision, highest_level, keys } = call.body;
-    let (wish, author) = (Wish { highest_level, keys }, author(&call.caller, &reason));
+    let ListWish { reason, revision, highest_level, keys, words } = call.body;
+    let (wish, author) = (Wish { highest_level, keys, words }, author(&call.caller, &reason));
     let lists = call.services.peers.lists();
     Ok(ListSubscription(lists.subscribe(&publisher, &wish, &author, revision).await.map_err(refused)?))
 }

@@ -1,8 +1,10 @@
-//! What other servers ask on the native API: deliver messages, say who is there, look for people, and ask how they are seen.
+//! What other servers ask on the native API: deliver messages, say who is there, look for people, ask how they are seen, and
+//! offer to be peers.
 
 mod authenticate;
 mod deliver;
 mod list;
+mod peering;
 mod presence;
 mod status;
 #[cfg(test)]
@@ -15,5 +17,13 @@ pub use authenticate::Peer;
 
 /// The endpoints of this folder.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    [deliver::endpoints(), presence::endpoints(), users::endpoints(), status::endpoints(), list::endpoints()].concat()
+    [
+        deliver::endpoints(),
+        presence::endpoints(),
+        users::endpoints(),
+        status::endpoints(),
+        peering::endpoints(),
+        list::endpoints(),
+    ]
+    .concat()
 }

@@ -141,6 +141,27 @@ impl KeyRing {
 
     // === the server itself ===
 
+    /// The keys that `server` says to sign with now, by their ids, base64; whatever is remembered of it.
+    pub(crate) async fn shown_by(&self, server: &ServerName) -> Result<BTreeMap<String, String>, PeerError> {
+        Ok(self.told_by(server).await?.keys_in_use())
+    }
+
+    /// What `server` says of its keys now; nothing of it is remembered.
+    pub(crate) async fn told_by(&self, server: &ServerName) -> Result<KeyAnswer, PeerError> {
+        let malformed = |reason: String| PeerError::Malformed { server: server.to_owned(), reason };
+        let asked = timeout(PATIENCE, self.shared.fetch.server_keys(server)).await;
+        let raw = asked.map_err(|_| PeerError::Unreachable {
+            server: server.to_owned(),
+            failure: crate::Failure::Timeout,
+            source: None,
+        })??;
+        let answer = KeyAnswer::read(&raw, self.now()).map_err(|error| malformed(error.to_string()))?;
+        match answer.server == server {
+            true => Ok(answer),
+            false => Err(malformed(format!("it answered for {}", answer.server))),
+        }
+    }
+
     /// Asks a server for its keys, unless it was asked just now or failed to answer not long ago; of several who want
     /// that at once, one does.
     pub(super) async fn ask_origin(&self, server: &ServerName) -> Attempt {
@@ -158,8 +179,16 @@ impl KeyRing {
     }
 
     async fn attempt(&self, server: &ServerName, before: Option<Attempt>) -> Attempt {
-        let read = self.told_by(server).await;
+        let asked = timeout(PATIENCE, async {
+            let _turn = self.shared.fetches.acquire().await;
+            self.shared.fetch.server_keys(server).await
+        });
+        let answer = asked.await.map_err(|_| "it did not answer in time".to_owned());
         let now = self.now();
+        let read = answer.and_then(|answer| answer.map_err(|error| error.to_string())).and_then(|raw| {
+            let answer = KeyAnswer::read(&raw, now).map_err(|error| error.to_string())?;
+            if answer.server == server { Ok(answer) } else { Err(format!("it answered for {}", answer.server)) }
+        });
         let late_by = read.as_ref().ok().map(|answer| now - answer.valid_until).filter(|late| *late > 0);
         let done = match read {
             Ok(answer) => self.absorb(vec![answer], Source::Origin).await.map_err(|error| error.to_string()),
@@ -179,19 +208,6 @@ impl KeyRing {
             late_by,
             notaries_at: before.map_or(Millis::MIN, |before| before.notaries_at),
         }
-    }
-
-    /// What `server` says of its keys now, for somebody who wants to look at that himself: nothing of it is kept, and what
-    /// the server is pinned to is not looked at. Errors: why there is nothing, in words.
-    pub(crate) async fn told_by(&self, server: &ServerName) -> Result<KeyAnswer, String> {
-        let asked = timeout(PATIENCE, async {
-            let _turn = self.shared.fetches.acquire().await;
-            self.shared.fetch.server_keys(server).await
-        });
-        let answer = asked.await.map_err(|_| "it did not answer in time".to_owned())?;
-        let raw = answer.map_err(|error| error.to_string())?;
-        let answer = KeyAnswer::read(&raw, self.now()).map_err(|error| error.to_string())?;
-        if answer.server == server { Ok(answer) } else { Err(format!("it answered for {}", answer.server)) }
     }
 
     // === notaries ===

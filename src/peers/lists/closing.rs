@@ -77,7 +77,7 @@ impl Trust {
                 subject: publisher.as_str(),
                 author: &author,
                 before: None,
-                after: Some(told),
+                after: Some(told.to_string()),
             };
             if self.record(turn, write, act).await? {
                 warn!(server.name = %publisher, version = row.version, newcomers,

@@ -92,8 +92,8 @@ pub fn remedy_of(code: &str) -> &'static str {
         "list_malformed" => "tell the publisher's admin, or see whether this server is too old for its format",
         "list_wrong_publisher" => "tell the publisher's admin: another server answers by its name",
         "list_wrong_key" => {
-            "compare the publisher's key with its admin by phone; if it is right, subscribe again with --key, and if not, \
-             somebody is in between"
+            "compare the words of the publisher's keys with its admin by phone; if they are right, subscribe again with --words, \
+             and if not, somebody is in between"
         }
         "list_rollback" => {
             "tell the publisher's admin: an older version than before is published, perhaps from a backup; publishing with a \

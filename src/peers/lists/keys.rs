@@ -10,6 +10,7 @@ use store::{
     Write,
     federation_lists::{self as rows, ListedKeysRow},
 };
+use tracing::info;
 
 use super::{ListError, Lists, TRIES};
 use crate::trust::{Act, Author, Trust};
@@ -66,7 +67,7 @@ impl Trust {
             }
             let mut write = Write::new();
             rows::put_listed_keys(&mut write, &row);
-            let after = Some(json!({ "moved": row.moved, "alarm": row.alarm }));
+            let after = Some(json!({ "moved": row.moved, "alarm": row.alarm }).to_string());
             let act = Act { action, subject: server.as_str(), author, before: None, after };
             if self.record(turn, write, act).await? {
                 return Ok(());
@@ -90,9 +91,10 @@ impl Lists {
             let row = row.ok_or_else(|| ListError::NoAlarm(server.to_owned()))?;
             let mut write = Write::new();
             rows::remove_listed_keys(&mut write, &row.server);
-            let before = Some(json!({ "moved": row.moved, "alarm": row.alarm }));
+            let before = Some(json!({ "moved": row.moved, "alarm": row.alarm }).to_string());
             let act = Act { action: "list.alarm_cleared", subject: row.server.as_str(), author, before, after: None };
             if trust.record(turn, write, act).await? {
+                info!(server.name = %row.server, actor = author.actor, "ended the alarm of a listed server's key");
                 return Ok(());
             }
         }

@@ -14,6 +14,7 @@ use store::{
     federation_lists::{self as rows, PublishedRow},
     peers::PeerRow,
 };
+use tracing::info;
 
 use super::{
     Entries, FederationList, ListEntry, ListError, Listable, Lists, PublishedView, TRIES,
@@ -118,9 +119,11 @@ impl Lists {
                 "version": list.version, "expires_at": list.expires_at, "digest": signed.digest,
                 "changes": difference(&before, &list.entries),
             });
-            let before = last.map(|last| json!({ "version": last.version, "expires_at": last.expires_at }));
-            let act = Act { action, subject: us.as_str(), author, before, after: Some(after) };
+            let before = last.map(|last| json!({ "version": last.version, "expires_at": last.expires_at }).to_string());
+            let act = Act { action, subject: us.as_str(), author, before, after: Some(after.to_string()) };
             if trust.record(turn, write, act).await? {
+                let (version, servers) = (list.version, list.entries.len());
+                info!(actor = author.actor, version, servers, "published version {version} of the list");
                 return Ok(PublishedView::of(&signed, self.our_key(), crate::keys::wall_clock()));
             }
         }

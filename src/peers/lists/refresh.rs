@@ -195,10 +195,12 @@ impl Lists {
                 action: "list.taken",
                 subject: publisher.as_str(),
                 author: &author,
-                before: Some(logged(&row)),
-                after: Some(logged_after),
+                before: Some(logged(&row).to_string()),
+                after: Some(logged_after.to_string()),
             };
             if trust.record(turn, write, act).await? {
+                let servers = list.entries.len();
+                info!(server.name = %publisher, version = list.version, servers, "took a new list of {publisher}");
                 return Ok(Ok(Verdict::Newer));
             }
         }
@@ -209,8 +211,8 @@ impl Lists {
     async fn follow_rotation(&self, publisher: &ServerName) -> Result<(), ListError> {
         let answer = match self.peers.keys().told_by(publisher).await {
             Ok(answer) => answer,
-            Err(reason) => {
-                debug!(server.name = %publisher, "could not get the keys of {publisher}: {reason}");
+            Err(error) => {
+                debug!(server.name = %publisher, error = &error as &dyn std::error::Error, "could not get its keys");
                 return Ok(());
             }
         };
@@ -239,10 +241,11 @@ impl Lists {
                 action: "list.keys_rotated",
                 subject: publisher.as_str(),
                 author: &author,
-                before: Some(json!(pins)),
-                after: Some(json!(keys)),
+                before: Some(json!(pins).to_string()),
+                after: Some(json!(keys).to_string()),
             };
             if trust.record(turn, write, act).await? {
+                info!(server.name = %publisher, "{publisher} has changed its keys, and a pinned one has signed that");
                 return Ok(());
             }
         }

@@ -12,6 +12,7 @@ use store::{
     Write,
     federation_lists::{self as rows, Asked, SubscriptionRow},
 };
+use tracing::info;
 
 use super::{
     Entries, ListError, ListFault, ListedServer, Lists, SubscriptionView, TRIES,
@@ -22,6 +23,7 @@ use super::{
 };
 use crate::{
     keys::is_verify_key,
+    peering::{are_said, words_of},
     trust::{Act, Author},
 };
 
@@ -50,8 +52,11 @@ pub struct Wish {
     /// How far it can make this server trust others; a new subscription needs it.
     pub highest_level: Option<TrustLevel>,
     /// The only keys that may sign it, by their ids, base64. Of a new subscription where there are none: those that an admin has
-    /// pinned the publisher to, or those that it says are its own, which an admin then compares.
+    /// pinned the publisher to, or those that it shows, which an admin then compares.
     pub keys: Option<BTreeMap<String, String>>,
+    /// The words of its keys, as its admin says them by phone: where `keys` doesn't name them, those that it shows are taken, if
+    /// they have these.
+    pub words: Option<String>,
 }
 
 /// What a subscription begins with.
@@ -76,12 +81,29 @@ impl Lists {
             return Err(ListError::Ourselves(publisher.to_owned()));
         }
         check(wish, author)?;
+        let wish = &match (&wish.keys, &wish.words) {
+            (None, Some(words)) => Wish { keys: Some(self.keys_said(publisher, words).await?), ..wish.clone() },
+            _ => wish.clone(),
+        };
         let lists = self.peers.trust().store().federation_lists();
         let first = match lists.find(publisher).await? {
             Some(_) => None,
             None => Some(self.first(publisher, wish).await?),
         };
         self.begin(publisher, wish, first, author, seen).await
+    }
+
+    /// The keys that `publisher` shows, which have to have these words.
+    async fn keys_said(&self, publisher: &ServerName, said: &str) -> Result<BTreeMap<String, String>, ListError> {
+        let failed = |fault| ListError::Fault { publisher: publisher.to_owned(), fault };
+        let keys = self.peers.keys().shown_by(publisher).await.map_err(|error| failed(error.into()))?;
+        let words = words_of(publisher, &keys);
+        match are_said(&words, said) {
+            true => Ok(keys),
+            false => {
+                Err(failed(ListFault::WrongKey(format!("the keys that it shows have the words {}", words.join(" ")))))
+            }
+        }
     }
 
     /// Asks for what a subscription begins with.
@@ -99,8 +121,8 @@ impl Lists {
         let pins = match pins.is_empty() {
             false => pins,
             true => {
-                let told = self.peers.keys().told_by(publisher).await;
-                told.map_err(|reason| failed(ListFault::Unreachable(reason)))?.keys_in_use()
+                let shown = self.peers.keys().shown_by(publisher).await;
+                shown.map_err(|error| failed(error.into()))?
             }
         };
         let known = Known { publisher, pins: &pins, version: 0, digest: "" };
@@ -155,9 +177,15 @@ impl Lists {
             {
                 told["changes"] = difference(&Entries::new(), &first.signed.list.entries);
             }
-            let act =
-                Act { action, subject: publisher.as_str(), author, before: before.map(logged), after: Some(told) };
+            let act = Act {
+                action,
+                subject: publisher.as_str(),
+                author,
+                before: before.map(|row| logged(row).to_string()),
+                after: Some(told.to_string()),
+            };
             if trust.record(turn, write, act).await? {
+                info!(server.name = %publisher, actor = author.actor, action, "goes by the list of {publisher}");
                 return self.show(publisher).await;
             }
         }
@@ -203,9 +231,10 @@ impl Lists {
             }
             let mut write = Write::new();
             rows::remove(&mut write, publisher);
-            let before = Some(logged(&row));
+            let before = Some(logged(&row).to_string());
             let act = Act { action: "list.unsubscribed", subject: publisher.as_str(), author, before, after: None };
             if trust.record(turn, write, act).await? {
+                info!(server.name = %publisher, actor = author.actor, "goes by the list of {publisher} no longer");
                 return Ok(());
             }
         }

@@ -93,7 +93,7 @@ impl Rig {
 
     async fn subscribe(&self, first: SignedList, highest_level: TrustLevel) -> SubscriptionView {
         let first = Some(First { pins: pins_of(&key_of(p())), signed: first });
-        let wish = Wish { highest_level: Some(highest_level), keys: None };
+        let wish = Wish { highest_level: Some(highest_level), ..Wish::default() };
         self.lists.begin(p(), &wish, first, &author(), Some(0)).await.expect("it makes sense")
     }
 
@@ -229,7 +229,7 @@ async fn what_an_admin_has_set_goes_before_any_list() {
         assert_eq!(rig.trust().source(name("own.test")), Source::Row { pattern: "own.test".into() });
         // The subscription's limit can be changed; of two who change it at once one is told.
         let revision = rig.lists.show(p()).await.expect("it is there").revision;
-        let wish = |level| Wish { highest_level: Some(level), keys: None };
+        let wish = |level| Wish { highest_level: Some(level), ..Wish::default() };
         let change = async |level| rig.lists.subscribe(p(), &wish(level), &author(), Some(revision)).await;
         change(Limited).await.expect("nobody else has changed it");
         assert_eq!(levels(), [Restricted, Blocked, Limited, Limited, Restricted, Limited]);

@@ -12,7 +12,10 @@ use serde_json::Value;
 use store::federation_lists::{Asked, SubscriptionRow};
 
 use super::{Entries, ListEntry, ListState, document::SignedList, remedy_of};
-use crate::trust::{Source, Trust};
+use crate::{
+    peering::words_of,
+    trust::{Source, Trust},
+};
 
 /// The list that this deployment publishes.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -29,8 +32,10 @@ pub struct PublishedView {
     pub expired: bool,
     /// SHA-256 of what is signed, base64: two who see the same have the same list.
     pub digest: String,
-    /// The key that signs it, for those who want to compare it: its id, and base64.
+    /// The key that signs it: its id, and base64.
     pub keys: BTreeMap<String, String>,
+    /// The words of it, for those who want to compare it by phone.
+    pub words: Vec<&'static str>,
     /// What it says of whom.
     pub entries: Entries,
 }
@@ -42,8 +47,10 @@ pub struct SubscriptionView {
     pub publisher: OwnedServerName,
     /// How far it can make this server trust others.
     pub highest_level: TrustLevel,
-    /// The only keys that may sign it, by their ids, base64: compare them with the publisher's admin.
+    /// The only keys that may sign it, by their ids, base64.
     pub keys: BTreeMap<String, String>,
+    /// The words of these, to be compared with the publisher's admin by phone.
+    pub words: Vec<&'static str>,
     /// The newest version that was taken.
     pub version: i64,
     /// SHA-256 of what was signed in it, base64.
@@ -105,14 +112,16 @@ pub struct ListedServer {
 impl PublishedView {
     pub(super) fn of(signed: &SignedList, (key_id, key): (String, String), now: Millis) -> Self {
         let list = signed.list.clone();
+        let keys = [(key_id, key)].into();
         Self {
+            words: words_of(&list.publisher, &keys),
             publisher: list.publisher,
             version: list.version,
             issued_at: list.issued_at,
             expires_at: list.expires_at,
             expired: list.expires_at <= now,
             digest: signed.digest.clone(),
-            keys: [(key_id, key)].into(),
+            keys,
             entries: list.entries,
         }
     }
@@ -121,12 +130,14 @@ impl PublishedView {
 impl SubscriptionView {
     pub(super) fn of(row: SubscriptionRow, grace: Millis, now: Millis) -> Self {
         let Asked { checked_at, next_at, refusal } = row.asked;
+        let keys = serde_json::from_str(&row.pins).unwrap_or_default();
         Self {
+            words: words_of(&row.publisher, &keys),
             state: ListState::of(row.expires_at, row.closed_at, now),
             closes_at: row.closed_at.unwrap_or(row.expires_at + grace),
             publisher: row.publisher,
             highest_level: row.highest_level,
-            keys: serde_json::from_str(&row.pins).unwrap_or_default(),
+            keys,
             version: row.version,
             digest: row.digest,
             expires_at: row.expires_at,

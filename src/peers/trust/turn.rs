@@ -1,11 +1,10 @@
-//! Changes of what trust hangs on, other than peers' rows: each with its entry in the audit log.
+//! Changes of what trust hangs on: each with its entry in the audit log.
 
 use model::Millis;
 use store::{
     Write,
     audit::{self as log, AuditRow},
 };
-use tracing::info;
 
 use super::{Author, Trust, audit};
 
@@ -33,9 +32,9 @@ pub(crate) struct Act<'a> {
     /// By whom, and why.
     pub(crate) author: &'a Author,
     /// How that was, JSON.
-    pub(crate) before: Option<serde_json::Value>,
+    pub(crate) before: Option<String>,
     /// How it becomes, JSON.
-    pub(crate) after: Option<serde_json::Value>,
+    pub(crate) after: Option<String>,
 }
 
 impl Trust {
@@ -57,8 +56,8 @@ impl Trust {
                 actor: author.actor.clone(),
                 action: action.to_owned(),
                 subject: subject.to_owned(),
-                before: before.map(|json| json.to_string()),
-                after: after.map(|json| json.to_string()),
+                before,
+                after,
                 reason: author.reason.chars().take(1_000).collect(),
                 previous_hash: String::new(),
                 hash: String::new(),
@@ -67,7 +66,6 @@ impl Trust {
         log::append(&mut write, &entry);
         match self.shared.store.commit(write).await {
             Ok(_) => {
-                info!(server.name = subject, actor = author.actor, action, "changed what trust goes by");
                 self.load().await?;
                 Ok(true)
             }
