@@ -279,7 +279,8 @@ async fn a_list_that_runs_out_goes_on_and_is_then_closed_to_newcomers() {
     on_each_engine(async |engine| {
         let network = Network::new();
         let server = network.server(&engine, "b.test").await.set("federation", "default_trust", "limited");
-        let server = server.set("federation", "list_refresh", "1s").set("federation", "list_grace", "5s").start().await;
+        let server = server.set("federation", "list_refresh", "1s").set("federation", "list_grace", "1h");
+        let mut server = server.start().await;
         let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
         let publisher = FakePeer::start(&network, "p.test").await;
         let known = FakePeer::start(&network, "c.test").await;
@@ -293,7 +294,7 @@ async fn a_list_that_runs_out_goes_on_and_is_then_closed_to_newcomers() {
             pdu::sign(&mut list, "p.test", publisher.key_id(), publisher.key());
             Reply::Json(200, list)
         };
-        publisher.reply("GET", PATH, list(1, now() + 3_000));
+        publisher.reply("GET", PATH, list(1, now() + 8_000));
         put(&admin, "p.test", json!({ "highest_level": "full", "reason": "a story" })).await.ok();
         publisher.reply("GET", PATH, Reply::HangUp);
         // One of them has something to do here while the list is good.
@@ -316,6 +317,12 @@ async fn a_list_that_runs_out_goes_on_and_is_then_closed_to_newcomers() {
             (&json!("static"), &json!("list_unreachable")),
             "{view}"
         );
+        // An hour is long for a test: the server starts again, and lets lists go on for no longer than a moment.
+        let file = server.folder().join("config.toml");
+        let config = std::fs::read_to_string(&file).expect("it is there");
+        std::fs::write(&file, config.replace("list_grace = \"1h\"", "list_grace = \"1s\"")).expect("it is ours");
+        server.stop().await;
+        server.restart().await;
         state_becomes("closed").await;
         becomes(&admin, "d.test", "limited").await;
         assert_eq!(regard(&admin, "c.test").await.0, "full");
