@@ -10,7 +10,7 @@ use std::{
 use clap::{Args, Subcommand};
 use model::{Millis, peer::TrustLevel};
 use peers::{
-    Lists,
+    ListError, Lists,
     lists::{Base, Edition, EntryChange, Listable, PublishedView, SubscriptionView, Wish},
 };
 use tokio::runtime;
@@ -121,8 +121,10 @@ pub fn run(command: ListCommand, config: &Config) -> Result<(), Failure> {
 async fn execute(command: ListCommand, lists: &Lists, us: &Listable, out: &mut impl Write) -> Result<(), Failure> {
     match command {
         ListCommand::Show { publisher: None } => {
-            if let Ok(published) = lists.show_published().await {
-                writeln!(out, "{}", line_of_ours(&published))?;
+            match lists.show_published().await {
+                Ok(published) => writeln!(out, "{}", line_of_ours(&published))?,
+                Err(ListError::NotPublished) => {}
+                Err(error) => return Err(error.into()),
             }
             for view in lists.subscriptions().await? {
                 writeln!(out, "{}", line(&view))?;

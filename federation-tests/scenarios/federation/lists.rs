@@ -407,6 +407,7 @@ async fn a_listed_server_that_shows_another_key_is_not_believed() {
     let servers = subscription(&admin, "p.test").await["servers"].clone();
     let standings: Vec<_> = servers.as_array().into_iter().flatten().map(|server| &server["standing"]).collect();
     assert_eq!(standings, ["active", "alarmed"], "{servers}");
+    assert!(servers[1]["alarm"].as_str().is_some_and(|alarm| alarm.contains(other.key_id())), "{servers}");
     // An admin who knows better sets it.
     patch(&admin, "d.test", json!({ "level": "limited", "pinned_keys": key(&other), "reason": "by phone" })).await.ok();
     let answers = async || {

@@ -257,7 +257,8 @@ impl Lists {
         let document = lists.document(publisher).await?.unwrap_or_default();
         let entries = SignedList::read(document.as_bytes()).map(|signed| signed.list.entries).unwrap_or_default();
         let mut view = SubscriptionView::of(row, trust.list_grace(), crate::keys::wall_clock());
-        let servers = entries.into_iter().map(|(server, listed)| ListedServer::of(server, listed, trust));
+        let shown = lists.listed_keys().await?;
+        let servers = entries.into_iter().map(|(server, listed)| ListedServer::of(server, listed, trust, &shown));
         view.servers = Some(servers.collect());
         Ok(view)
     }

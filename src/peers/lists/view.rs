@@ -9,7 +9,7 @@ use model::{
 use ruma::OwnedServerName;
 use serde::Serialize;
 use serde_json::Value;
-use store::federation_lists::{Asked, SubscriptionRow};
+use store::federation_lists::{Asked, ListedKeysRow, SubscriptionRow};
 
 use super::{Entries, ListEntry, ListState, document::SignedList, remedy_of};
 use crate::{
@@ -107,6 +107,9 @@ pub struct ListedServer {
     pub standing: Standing,
     /// Why: by this list, by another, or because an admin has set it.
     pub source: Source,
+    /// Which key it shows instead of those in its list.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alarm: Option<String>,
 }
 
 impl PublishedView {
@@ -159,10 +162,14 @@ impl SubscriptionView {
 }
 
 impl ListedServer {
-    pub(super) fn of(server: OwnedServerName, listed: ListEntry, trust: &Trust) -> Self {
+    /// `shown`: listed servers that have shown other keys.
+    pub(super) fn of(server: OwnedServerName, listed: ListEntry, trust: &Trust, shown: &[ListedKeysRow]) -> Self {
         let regard = trust.regard(&server);
         let source = trust.source(&server);
-        Self { server, listed, level: regard.level, standing: regard.standing, source }
+        let is_alarmed = regard.standing == Standing::Alarmed && matches!(source, Source::List { .. });
+        let shown = shown.iter().find(|row| is_alarmed && row.server == server);
+        let alarm = shown.and_then(|row| row.alarm.clone());
+        Self { server, listed, level: regard.level, standing: regard.standing, source, alarm }
     }
 }
 
