@@ -40,6 +40,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const AT_ONCE: usize = 4;
 /// A publisher that doesn't answer is asked again after this time, or sooner if lists are refreshed more often.
 const AFTER_SILENCE: Duration = Duration::from_secs(5 * 60);
+/// No list is asked for less often, whatever the configuration says.
+const SELDOMEST: Duration = Duration::from_hours(30 * 24);
 /// How often it is looked whether our own list comes to its end.
 const WARN_EVERY: Duration = Duration::from_secs(60 * 60);
 
@@ -278,7 +280,7 @@ impl Lists {
 
     /// How long a publisher is left alone after what came of asking it, in milliseconds.
     pub(super) fn pause(&self, fault: Option<&ListFault>) -> Millis {
-        let refresh = self.peers.shared.config.list_refresh;
+        let refresh = self.peers.shared.config.list_refresh.min(SELDOMEST);
         let pause = match fault {
             Some(fault) if fault.may_pass() => refresh.min(AFTER_SILENCE),
             _ => refresh,
