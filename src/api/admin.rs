@@ -5,6 +5,7 @@
 mod audit;
 mod delivery;
 mod doctor;
+mod lists;
 mod peering;
 mod peers;
 mod staff;
@@ -13,5 +14,13 @@ use crate::native::Endpoint;
 
 /// Every endpoint of this face; it is mounted, and described, as a part of the native one.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
-    [peers::endpoints(), audit::endpoints(), peering::endpoints(), delivery::endpoints(), doctor::endpoints()].concat()
+    [
+        peers::endpoints(),
+        audit::endpoints(),
+        peering::endpoints(),
+        lists::endpoints(),
+        delivery::endpoints(),
+        doctor::endpoints(),
+    ]
+    .concat()
 }

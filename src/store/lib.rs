@@ -21,6 +21,7 @@ pub mod devices;
 mod engine;
 mod error;
 pub mod events;
+pub mod federation_lists;
 pub mod filters;
 mod ids;
 pub mod inbox;

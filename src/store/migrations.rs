@@ -32,6 +32,7 @@ const SHARED: &[Step] = migrations![
     13 "0013_roles",
     14 "0014_native_federation",
     15 "0015_peering",
+    16 "0016_federation_lists",
     18 "0018_device_receipts",
 ];
 
