@@ -10,6 +10,7 @@ mod load;
 mod memory;
 mod metrics;
 mod table;
+mod trust;
 mod wire;
 
 use std::{
@@ -59,6 +60,8 @@ enum Part {
     Memory,
     /// Between two servers.
     Federation,
+    /// Deciding how far another server is trusted.
+    Trust,
 }
 
 impl Arguments {
@@ -108,6 +111,9 @@ async fn main() -> ExitCode {
     }
     if arguments.wants(Part::Federation) {
         federation::measure(&engine, &arguments, &mut table).await;
+    }
+    if arguments.wants(Part::Trust) {
+        trust::measure(&mut table).await;
     }
     println!("{table}");
     ExitCode::SUCCESS

@@ -187,37 +187,3 @@ async fn a_log_that_was_tampered_with_is_found_out() {
     })
     .await;
 }
-
-/// `cargo test -p peers what_a_decision_costs -- --ignored --nocapture`
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn what_a_decision_costs() {
-    const TIMES: u32 = 200_000;
-    on_each_engine(async |store| {
-        let trust = trust(&store, TrustLevel::Limited);
-        for at in 0..1_000 {
-            let level = TrustLevel::ALL[at % 4];
-            trust
-                .change(
-                    &pattern(&format!("p{at}.test")),
-                    &PeerChange { level: Some(level), ..PeerChange::default() },
-                    &author("why"),
-                    None,
-                )
-                .await?;
-        }
-        let b = server_name!("a.b.p999.test");
-        let began = std::time::Instant::now();
-        for _ in 0..TIMES {
-            std::hint::black_box(trust.withholds(b, None));
-        }
-        let of_event = began.elapsed() / TIMES;
-        let began = std::time::Instant::now();
-        for _ in 0..TIMES {
-            trust.allow(b, Capability::Events, &Context::inbound()).expect("it is allowed");
-        }
-        println!("deciding about an event: {of_event:?}; about a request, counted: {:?}", began.elapsed() / TIMES);
-        Ok::<_, ChangeError>(())
-    })
-    .await;
-}
