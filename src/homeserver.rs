@@ -26,7 +26,7 @@ use crate::{
     certificate::{Certificate, CertificateError},
     config::{Config, DatabaseUrl, Rate, Secret},
     listener::Listener,
-    signing_key::{KeyError, KeyFile, retired, take_next},
+    signing_key::{KeyError, KeyFile, previous, retired, take_next},
     telemetry::Telemetry,
 };
 
@@ -353,6 +353,7 @@ pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
     let federation = &config.federation;
     Ok(PeersConfig {
         retired_keys: retired(&config.keys_dir)?,
+        previous_key: previous_key(config)?,
         enabled: federation.enabled,
         ca_file: federation.ca_file.clone(),
         verify_tls: federation.verify_tls,
@@ -368,6 +369,12 @@ pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
             slow: peer_rate(federation.slow),
         },
     })
+}
+
+fn previous_key(config: &Config) -> Result<Option<Arc<SigningKey>>, KeyError> {
+    let file = previous(&config.keys_dir)?;
+    let key = file.and_then(|file| SigningKey::from_seed(config.server_name.clone(), file.version(), file.seed()));
+    Ok(key.map(Arc::new))
 }
 
 fn peer_rate(rate: Rate) -> peers::trust::Rate {

@@ -97,6 +97,7 @@ impl Peers {
             store,
             key: key.clone(),
             retired: config.retired_keys.clone(),
+            previous: config.previous_key.clone(),
             notaries: config.trusted_key_servers.clone(),
             fetch,
             trust: trust.clone(),

@@ -171,6 +171,7 @@ impl Rig {
                 public_key: key("us.test", "old", 2).public_key(),
                 expired_at: NOW - DAY,
             }],
+            previous: Some(Arc::new(key("us.test", "old", 2))),
             notaries: notaries.iter().map(|notary| (*notary).to_owned()).collect(),
             fetch: others.clone(),
             trust: trust.clone(),
@@ -503,6 +504,12 @@ async fn this_server_says_what_its_keys_are_and_vouches_for_others() {
         assert_eq!((read.server.as_str(), read.valid_until), ("us.test", NOW + DAY));
         assert_eq!(read.keys["ed25519:now"].expired_at, None);
         assert_eq!(read.keys["ed25519:old"].expired_at, Some(NOW - DAY));
+        // Both have signed it, each as it should.
+        for (version, seed) in [("now", 1), ("old", 2)] {
+            let key = key("us.test", version, seed);
+            let only = [(key.key_id().to_string(), Base64::new(key.public_key().to_vec()))].into();
+            known::check_signatures(&read.object, server_name!("us.test"), &only).expect("it has signed");
+        }
         rig.advance(30 * 60_000);
         assert_eq!(rig.ring.published().expect("it is remembered"), json);
         rig.advance(HOUR);
