@@ -129,7 +129,7 @@ impl Homeserver {
                 heard.alive(server);
                 bridging.alive(server);
             }));
-            Federating::start(sender, inbound.clone(), bridge.clone())
+            Federating::start(sender, inbound.clone(), bridge.clone(), rooms.clone())
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -189,18 +189,22 @@ struct Federating {
     bridging: JoinHandle<()>,
     /// Sums up what was delivered.
     accounting: JoinHandle<()>,
+    /// Keeps the access control lists of rooms that demand trust.
+    keeping: JoinHandle<()>,
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound, bridge: Bridge) -> Self {
+    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, rooms: Rooms) -> Self {
         let stop = CancellationToken::new();
         let (until, till, end, to) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let ledger = sender.ledger();
         let accounting = tokio::spawn(async move { ledger.run(to).await });
+        let ends = stop.clone();
+        let keeping = tokio::spawn(async move { rooms.keep_acls(ends).await });
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
         let bridging = tokio::spawn(async move { bridge.run(end).await });
-        Self { stop, sending, receiving, bridging, accounting }
+        Self { stop, sending, receiving, bridging, accounting, keeping }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -210,6 +214,7 @@ impl Federating {
         let _ = self.receiving.await;
         let _ = self.bridging.await;
         let _ = self.accounting.await;
+        let _ = self.keeping.await;
     }
 }
 
@@ -272,6 +277,9 @@ impl Core {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
             if let Some(rooms) = who_remembers.get().filter(|_| committed.foreign) {
                 rooms.forget_all();
+            }
+            if let Some(rooms) = who_remembers.get() {
+                rooms.ingest(&committed);
             }
             listener.ingest(&committed);
             if let Some(sender) = who_sends.get() {

@@ -6,11 +6,13 @@ mod audit;
 mod delivery;
 mod doctor;
 mod peers;
+mod room_acls;
 mod staff;
 
 use crate::native::Endpoint;
 
 /// Every endpoint of this face; it is mounted, and described, as a part of the native one.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
-    [peers::endpoints(), audit::endpoints(), delivery::endpoints(), doctor::endpoints()].concat()
+    let own = [peers::endpoints(), audit::endpoints(), delivery::endpoints(), doctor::endpoints()];
+    [own.concat(), room_acls::endpoints()].concat()
 }

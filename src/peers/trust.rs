@@ -22,17 +22,19 @@ use std::{
 use model::{
     Kind, Millis, Refusal,
     peer::{
-        Allowed, Capability, Context, Decision, Denied, Direction, Fact, Regard, Rule, Standing, TrustLevel, decide,
+        Allowed, Capability, Context, Decision, Denied, Direction, Fact, PeerPattern, Regard, Rule, Standing,
+        TrustLevel, decide,
     },
 };
 use ruma::{OwnedServerName, RoomId, ServerName};
 use store::Store;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use acts::Acts;
 use rates::Rates;
-use register::Register;
+use register::{Entry, Register};
 
 pub use audit::{AuditEntry, Author, Broken};
 pub use change::{ChangeError, PeerChange};
@@ -83,6 +85,8 @@ struct Shared {
     register: RwLock<Arc<Register>>,
     rates: Rates,
     acts: Acts,
+    /// Told whenever the register was read.
+    read: watch::Sender<()>,
 }
 
 /// Why the trust policy refused something.
@@ -151,7 +155,8 @@ impl Trust {
     pub(crate) fn new(store: Store, us: OwnedServerName, config: TrustConfig) -> Self {
         let rates = Rates::new(&config);
         let register = RwLock::new(Arc::new(Register::empty(config.default_level)));
-        let shared = Shared { store, us, config, register, rates, acts: Acts::default() };
+        let (acts, read) = (Acts::default(), watch::Sender::new(()));
+        let shared = Shared { store, us, config, register, rates, acts, read };
         Self { shared: Arc::new(shared) }
     }
 
@@ -267,6 +272,22 @@ impl Trust {
             || matches!(decide(&self.regard(server), Capability::Events, &context), Decision::Allow(_))
     }
 
+    /// What admins have set, and whether people are shown what servers that it is about say in a room that demands `least`.
+    pub fn rows_shown(&self, least: TrustLevel) -> Vec<(PeerPattern, bool)> {
+        let context = Context::inbound().in_room(Some(least));
+        let shows = |entry: &Entry| {
+            self.shared.config.shadow
+                || entry.shadow
+                || matches!(decide(&entry.regard, Capability::Events, &context), Decision::Allow(_))
+        };
+        self.register().rows().map(|(pattern, entry)| (pattern, shows(entry))).collect()
+    }
+
+    /// Tells whenever what is set for peers may have changed, here or elsewhere.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shared.read.subscribe()
+    }
+
     /// What the sender's server must be trusted for people to be shown an event that has just come, in a room that demands
     /// `ceiling`. `None`: it may be shown whatever becomes of the trust.
     pub fn withholds(&self, server: &ServerName, ceiling: Option<TrustLevel>) -> Option<TrustLevel> {
@@ -342,6 +363,8 @@ impl Trust {
         if register.head() >= current.head() {
             *current = Arc::new(register);
         }
+        drop(current);
+        self.shared.read.send_replace(());
         Ok(())
     }
 

@@ -3,6 +3,8 @@
 //! A room says so by a state event of the type [`CEILING`], `{"minimum": "full"}`. People of this server can't bring in members of
 //! servers that are trusted less, and such can't join through it. What their people say all the same, by way of servers that take
 //! them in, is part of the room's graph, as it must be for all servers to agree; but nobody here is shown it until the trust rises.
+//!
+//! With `"server_acl": true` beside it, servers that don't know of this obey it too, by the means of Matrix: `kept_acl.rs`.
 
 use std::sync::LazyLock;
 
@@ -18,8 +20,18 @@ pub const CEILING: &str = "org.comity.room.trust";
 static KEY: LazyLock<StateKey> = LazyLock::new(|| (StateEventType::from(CEILING), String::new()));
 
 #[derive(Deserialize)]
-struct Content {
-    minimum: TrustLevel,
+pub(crate) struct Content {
+    pub(crate) minimum: TrustLevel,
+    /// Whether the server of who says this is to keep a matching `m.room.server_acl`: `true`, or anything else.
+    #[serde(default)]
+    server_acl: serde_json::Value,
+}
+
+impl Content {
+    /// Whether the room's access control list is to be kept.
+    pub(crate) fn wants_acl(&self) -> bool {
+        self.server_acl == true
+    }
 }
 
 impl Rooms {

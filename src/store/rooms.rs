@@ -2,7 +2,7 @@
 
 use model::{EventNid, Position, RoomNid, SnapshotNid};
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize};
@@ -258,6 +258,28 @@ impl Rooms<'_> {
             }
         }
         Ok(servers.into_iter().collect())
+    }
+
+    /// Rooms that demand trust because somebody of `server` said so, from after `after` on, by number.
+    pub async fn with_ceiling_of(
+        &self,
+        server: &ServerName,
+        after: RoomNid,
+        limit: i64,
+    ) -> Result<Vec<(RoomNid, OwnedRoomId)>, Error> {
+        // The type stands in the text, so that the index over such rows is used.
+        const WITH_CEILING: &str = "
+            SELECT r.nid, r.room_id
+            FROM current_state c
+            JOIN events e ON e.nid = c.event_nid
+            JOIN rooms r ON r.nid = c.room_nid
+            WHERE c.type = 'org.comity.room.trust' AND c.state_key = '' AND c.room_nid > $1 AND e.sender LIKE $2
+            ORDER BY c.room_nid
+            LIMIT $3";
+        // A server's name has neither of the characters that mean something to LIKE.
+        let of_server = format!("%:{server}");
+        let rows = self.0.query(WITH_CEILING, args![after.0, of_server, limit]).await?;
+        rows.iter().map(|row| Ok((RoomNid(row.int(0)?), row.parse(1)?))).collect()
     }
 
     /// The ids of these rooms, by number.

@@ -5,7 +5,7 @@ use model::peer::{Capability, Grant, TABLE, TrustLevel};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Two, agree, arrives, becomes, is_known, share_history};
+use super::{Two, agree, arrives, becomes, is_known, share_history, state_becomes};
 
 /// Somebody who may decide about peers.
 async fn admin_of(server: &Server) -> Client {
@@ -243,4 +243,105 @@ async fn what_passes_is_told_and_heard_as_far_as_a_peer_is_trusted() {
     };
     two.bob.sync_until(&mut of_bob, by(&two.alice)).await;
     two.alice.sync_until(&mut since, by(&two.bob)).await;
+}
+
+#[tokio::test]
+async fn a_room_that_wants_it_keeps_out_whom_its_server_does_not_trust_by_the_means_of_matrix() {
+    on_each_engine(async |engine| {
+        let (network, [a, b, c]) = Network::start(&engine, ["a.test", "b.test", "c.test"]).await;
+        let admin = admin_of(&a).await;
+        let alice = a.register_with_secret("alice").await;
+        let bob = b.register_with_secret("bob").await;
+        let carol = c.register_with_secret("carol").await;
+        let room = alice.create_public_room().await;
+        let by_hand = json!({ "allow": ["*"], "deny": ["spam.test"], "allow_ip_literals": true });
+        alice.set_state(&room, "m.room.server_acl", "", by_hand).await.ok();
+        for guest in [&bob, &carol] {
+            guest.join_via(&room, &["a.test"]).await;
+            becomes(&alice, &room, &guest.user_id, "join").await;
+        }
+        becomes(&bob, &room, &carol.user_id, "join").await;
+        let demand = json!({ "minimum": "full", "server_acl": true });
+        alice.set_state(&room, "org.comity.room.trust", "", demand).await.ok();
+        let denies = |ours: &[&str]| {
+            let deny: Vec<&str> = ["spam.test"].iter().chain(ours).copied().collect();
+            let record = json!({ "deny": ours });
+            json!({ "allow": ["*"], "deny": deny, "allow_ip_literals": true, "org.comity.room.trust": record })
+        };
+
+        trust(&admin, "c.test", TrustLevel::Restricted).await;
+        for member in [&alice, &bob] {
+            state_becomes(member, &room, "m.room.server_acl", &denies(&["c.test"])).await;
+        }
+        let acls = admin.get("/api/v1/admin/room-acls").await.ok();
+        assert_eq!(acls["rooms"][0]["room_id"], room.as_str(), "{acls}");
+        assert_eq!((&acls["rooms"][0]["denied"], &acls["rooms"][0]["problem"]), (&json!(["c.test"]), &Value::Null));
+        // c.test is refused at both, though b.test knows nothing of what a.test thinks of it.
+        let unheard = carol.say(&room, "can anybody hear me?").await;
+        for to in ["a.test", "b.test"] {
+            eventually(&format!("{to} refuses it"), async || {
+                let crossings = network.link("c.test", to).crossings();
+                let answers = crossings.iter().filter_map(|crossing| crossing.answer.as_ref());
+                let mut answers = answers.filter_map(|(_, body)| serde_json::from_slice::<Value>(body).ok());
+                answers.any(|answer| answer["pdus"][&unheard]["error"].is_string()).then_some(())
+            })
+            .await;
+        }
+        assert!(!is_known(&bob, &room, &unheard).await);
+
+        trust(&admin, "c.test", TrustLevel::Full).await;
+        for member in [&alice, &bob, &carol] {
+            state_becomes(member, &room, "m.room.server_acl", &denies(&[])).await;
+        }
+        let heard = carol.say(&room, "and now?").await;
+        for member in [&alice, &bob] {
+            arrives(member, &room, &heard).await;
+        }
+        // Whoever takes the demand back gets their own list back, but for the record.
+        trust(&admin, "*.corp.test", TrustLevel::Blocked).await;
+        state_becomes(&alice, &room, "m.room.server_acl", &denies(&["*.corp.test"])).await;
+        alice.set_state(&room, "org.comity.room.trust", "", json!({ "minimum": "full" })).await.ok();
+        state_becomes(&alice, &room, "m.room.server_acl", &denies(&[])).await;
+        // It was written when something changed, and at no other time.
+        let history = alice.history(&room).await;
+        let lists = history.iter().filter(|event| event["type"] == "m.room.server_acl");
+        assert_eq!(lists.count(), 5, "{history:#?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_list_is_not_kept_in_the_name_of_somebody_who_may_not_change_it() {
+    let (_network, [a, b]) = Network::start(&Engine::Sqlite, ["a.test", "b.test"]).await;
+    let (admin, of_b) = (admin_of(&a).await, admin_of(&b).await);
+    let alice = a.register_with_secret("alice").await;
+    let bob = b.register_with_secret("bob").await;
+    // Bob may demand trust, and nothing else.
+    let room = alice.create_public_room().await;
+    bob.join_via(&room, &["a.test"]).await;
+    becomes(&alice, &room, &bob.user_id, "join").await;
+    let mut levels = alice.state(&room, "m.room.power_levels", "").await.ok();
+    levels["events"]["org.comity.room.trust"] = json!(0);
+    alice.set_state(&room, "m.room.power_levels", "", levels.clone()).await.ok();
+    state_becomes(&bob, &room, "m.room.power_levels", &levels).await;
+    trust(&admin, "evil.test", TrustLevel::Blocked).await;
+    trust(&of_b, "bad.test", TrustLevel::Blocked).await;
+    let demand = json!({ "minimum": "limited", "server_acl": true });
+    bob.set_state(&room, "org.comity.room.trust", "", demand.clone()).await.ok();
+    let problem = eventually("b.test says what stands in the way", async || {
+        let acls = of_b.get("/api/v1/admin/room-acls").await.ok();
+        acls["rooms"][0]["problem"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert!(problem.contains("@bob:b.test") && problem.contains("may not change"), "{problem}");
+    // Nor does a.test do it: it was not one of its people who asked.
+    state_becomes(&alice, &room, "org.comity.room.trust", &demand).await;
+    assert_eq!(admin.get("/api/v1/admin/room-acls").await.ok()["rooms"], json!([]));
+    assert_eq!(alice.state(&room, "m.room.server_acl", "").await.status, 404);
+    // When Bob may, it is done, by what b.test thinks.
+    levels["events"]["m.room.server_acl"] = json!(0);
+    alice.set_state(&room, "m.room.power_levels", "", levels).await.ok();
+    let record = json!({ "deny": ["bad.test"] });
+    let list = json!({ "allow": ["*"], "deny": ["bad.test"], "org.comity.room.trust": record });
+    state_becomes(&alice, &room, "m.room.server_acl", &list).await;
 }

@@ -120,6 +120,12 @@ impl Register {
         above.unwrap_or(&self.nobody).clone()
     }
 
+    /// All rows that are in force.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (PeerPattern, &Entry)> {
+        let exact = self.exact.iter().filter_map(|(name, entry)| Some((name.parse().ok()?, &**entry)));
+        exact.chain(self.below.iter().map(|(domain, entry)| (PeerPattern::Below(domain.clone()), &**entry)))
+    }
+
     pub(crate) fn head(&self) -> i64 {
         self.head
     }
