@@ -8,7 +8,7 @@ use peers::{
     Peers,
     trust::{Author, PeerChange, Simulation, View},
 };
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, OwnedServerName};
 use tokio::runtime;
 
 use super::Failure;
@@ -47,6 +47,14 @@ pub enum PeerCommand {
         peer: PeerPattern,
         /// Why: for other admins, and for the log
         #[arg(long)]
+        reason: String,
+    },
+    /// Try a server at once that could not be reached, as if it had never failed; running servers do so within a second
+    Retry {
+        /// The server's name, such as chat.example.org
+        server: OwnedServerName,
+        /// Why: for the log
+        #[arg(long, default_value = "it is to be tried at once")]
         reason: String,
     },
     /// Print what a level would have refused of what a peer did in the last days; changes nothing
@@ -147,6 +155,10 @@ async fn execute(command: PeerCommand, peers: &Peers, out: &mut impl Write) -> R
             trust.remove(&peer, &author(reason), None).await?;
             writeln!(out, "nothing is set for {peer} any more")?;
         }
+        PeerCommand::Retry { server, reason } => match trust.retry(&server, &author(reason)).await? {
+            true => writeln!(out, "{server} is tried at once")?,
+            false => writeln!(out, "nothing is waiting for {server}")?,
+        },
         PeerCommand::Simulate { peer, level, days } => {
             let change = PeerChange { level: Some(level), ..PeerChange::default() };
             tell(&trust.simulate(&peer, &change, days).await?, level, out)?;

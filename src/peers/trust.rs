@@ -10,6 +10,7 @@ mod change;
 mod paths;
 mod rates;
 mod register;
+mod retry;
 mod settings;
 mod simulate;
 

@@ -164,6 +164,35 @@ async fn operators_look_and_retry_and_auditors_look_and_export() {
 }
 
 #[tokio::test]
+async fn the_command_line_has_a_server_tried_at_once() {
+    let two = Two::meet_mixed().await;
+    let room = two.public_room().await;
+    let (root, of_b) = (register(&two.a, "root", true).await, register(&two.b, "root", true).await);
+    let said = done(&two.a, &["peer", "retry", "b.test"]).await;
+    assert!(said.contains("nothing is waiting for b.test"), "{said}");
+    // b.test does not want to hear of a.test, which leaves it alone for some ten seconds.
+    let regard = async |level: &str| {
+        let change = json!({ "level": level, "reason": "a story" });
+        of_b.attempt(Method::PATCH, "/api/v1/admin/peers/a.test", Some(&change)).await.expect("it answers").ok();
+    };
+    regard("blocked").await;
+    let said = two.alice.say(&room, "do you hear me?").await;
+    let next_try_at = eventually("b.test is left alone", async || {
+        let away = root.get("/api/v1/admin/destinations").await.ok();
+        away["destinations"][0]["next_try_at"].as_u64()
+    })
+    .await;
+    regard("full").await;
+    let told = done(&two.a, &["peer", "retry", "b.test", "--reason", "they have thought better of it"]).await;
+    assert!(told.contains("b.test is tried at once"), "{told}");
+    arrives(&two.bob, &room, &said).await;
+    assert!(federation_tests::now() < next_try_at, "it would have been tried by itself");
+    let last = root.get("/api/v1/admin/audit?peer=b.test").await.ok()["entries"][0].clone();
+    assert_eq!((&last["action"], &last["actor"]), (&json!("peer.retry"), &json!("command line")), "{last}");
+    assert_eq!(last["reason"], "they have thought better of it");
+}
+
+#[tokio::test]
 async fn people_join_rooms_of_a_restricted_server_when_an_admin_has_approved() {
     let two = Two::meet_mixed().await;
     let root = register(&two.a, "root", true).await;

@@ -109,6 +109,33 @@ async fn a_change_that_makes_no_sense_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_server_is_tried_again_where_something_waits_for_it_and_all_who_look_hear_of_it() {
+    on_each_engine(async |store| {
+        let (here, elsewhere) = (trust(&store, TrustLevel::Full), trust(&store, TrustLevel::Full));
+        elsewhere.load().await?;
+        let b = server_name!("b.test");
+        assert!(!here.retry(b, &author("why")).await?, "nothing waits for it");
+        assert_eq!(here.revision(), -1);
+        let mut write = store::Write::new();
+        store::outbox::push_to_device(&mut write, b, "{}");
+        store.commit(write).await?;
+        here.change(&pattern("c.test"), &level(TrustLevel::Full), &author("why"), None).await?;
+        assert!(here.retry(b, &author("why")).await?);
+        let mut changes = elsewhere.changes();
+        elsewhere.look().await?;
+        assert!(changes.has_changed().is_ok_and(|has_changed| has_changed));
+        changes.mark_unchanged();
+        assert_eq!(elsewhere.retries_after(0).await?, (2, vec![b.to_owned()]));
+        assert_eq!(elsewhere.retries_after(2).await?, (2, vec![]));
+        let last = elsewhere.audit(None, None, 1).await?.remove(0);
+        assert_eq!((last.action.as_str(), last.subject.as_str()), ("peer.retry", "b.test"));
+        assert_eq!(elsewhere.verify_audit().await?, Ok(2));
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_happened_can_be_tried_with_another_level() {
     on_each_engine(async |store| {
         let trust = trust(&store, TrustLevel::Full);
