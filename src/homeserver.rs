@@ -104,6 +104,7 @@ impl Homeserver {
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
         let Core { notifier, store, peers, users, rooms, to_send, to_bridge } = Core::open(&config).await?;
+        peers.keys().warn_of_notaries();
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
