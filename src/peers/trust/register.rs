@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use model::{
     Millis,
-    peer::{PeerPattern, Regard, TrustLevel, domains_above, host_of, normal_name},
+    peer::{PeerPattern, Regard, Standing, TrustLevel, domains_above, host_of, normal_name},
 };
 use ruma::ServerName;
 use serde::Serialize;
@@ -73,16 +73,17 @@ impl Register {
                 register.next_expiry = Some(register.next_expiry.map_or(expiry, |next| next.min(expiry)));
             }
             let name = row.pattern.to_string();
-            let settings: PeerSettings = serde_json::from_str(&row.settings).unwrap_or_else(|error| {
-                // Written by a later version, perhaps. What can't be understood is not guessed at.
-                error!(server.name = name, %error, "the settings of a peer can't be read; only its level counts");
-                PeerSettings::default()
-            });
+            let (settings, standing) = match PeerSettings::read(row) {
+                Ok(settings) => (settings, standing_of(row.inactive_at, row.alarm.as_deref())),
+                Err(error) => {
+                    error!(server.name = name, %error, "the peer {name} is switched off: {error}");
+                    (PeerSettings::default(), Standing::Inactive)
+                }
+            };
             let source = match &row.pattern {
                 PeerPattern::Exact(_) => Source::Row(name),
                 PeerPattern::Below(_) => Source::Wildcard(name),
             };
-            let standing = standing_of(row.inactive_at, row.alarm.as_deref());
             let entry = Entry {
                 regard: Regard::new(row.level, standing, &settings.overrides),
                 source,
@@ -112,8 +113,7 @@ impl Register {
         if host.len() < name.len()
             && let Some(entry) = self.exact.get(host)
         {
-            let is_less =
-                entry.regard.level < self.nobody.regard.level || entry.regard.standing != model::peer::Standing::Active;
+            let is_less = entry.regard.level < self.nobody.regard.level || entry.regard.standing != Standing::Active;
             return if is_less { entry.clone() } else { self.nobody.clone() };
         }
         let above = domains_above(host).find_map(|domain| self.below.get(domain));

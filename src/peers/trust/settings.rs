@@ -8,6 +8,7 @@ use model::{
 };
 use ruma::OwnedRoomId;
 use serde::{Deserialize, Serialize};
+use store::peers::PeerRow;
 
 use super::{Rate, Source};
 
@@ -35,6 +36,20 @@ pub struct PeerSettings {
     /// For other admins.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub notes: String,
+}
+
+/// What was set for a peer can't be read: a later version wrote it, or it was changed behind the server's back.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "what was set for it can't be read ({0}): it counts as switched off until its level is set anew, and the rest with it"
+)]
+pub(crate) struct Unreadable(serde_json::Error);
+
+impl PeerSettings {
+    /// What was set. Nothing is guessed at: with a part of it missing, a peer could do what an admin has forbidden.
+    pub(crate) fn read(row: &PeerRow) -> Result<Self, Unreadable> {
+        serde_json::from_str(&row.settings).map_err(Unreadable)
+    }
 }
 
 /// How much a peer may do; what is not set is as its level has it.
@@ -79,7 +94,7 @@ pub struct View {
     pub standing: Standing,
     /// Whether the row has expired, and counts for nothing any more.
     pub expired: bool,
-    /// Which key it signs with instead of a pinned one.
+    /// Which key it signs with instead of a pinned one, or why what was set for it counts for nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,
     /// Every capability, by name.

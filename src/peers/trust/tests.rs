@@ -109,6 +109,39 @@ async fn a_change_that_makes_no_sense_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_peer_whose_settings_cannot_be_read_is_switched_off_until_it_is_set_anew() {
+    on_each_engine(async |store| {
+        let trust = trust(&store, TrustLevel::Full);
+        let (b, name) = (pattern("b.test"), server_name!("b.test"));
+        let over = Override { grant: model::peer::Grant::No, reason: "they asked for it".into() };
+        let change = PeerChange { overrides: [(Capability::Typing, Some(over))].into(), ..level(TrustLevel::Full) };
+        trust.change(&b, &change, &author("why"), None).await?;
+        // A later version wrote something that this one doesn't know.
+        let mut write = store::Write::new();
+        write.run("UPDATE peers SET settings = '{\"curfew\":\"22:00\"}'", Vec::new());
+        store.commit(write).await?;
+        trust.load().await?;
+        let refused = trust.allow(name, Capability::Events, &Context::inbound()).expect_err("nothing is known of it");
+        assert_eq!(refused.rule().to_string(), "peer.inactive");
+        for view in [trust.get(&b).await?.expect("it is set"), trust.list().await?.remove(0)] {
+            assert_eq!((view.standing, view.level), (Standing::Inactive, TrustLevel::Full));
+            assert!(view.alarm.is_some_and(|alarm| alarm.contains("curfew") && alarm.contains("set anew")));
+        }
+        // What changes only a part would make it look as if the rest were known.
+        let part = PeerChange { notes: Some("hello".into()), ..PeerChange::default() };
+        let error = trust.change(&b, &part, &author("why"), None).await.expect_err("the rest is not known");
+        assert!(matches!(error, ChangeError::Unreadable(_)), "{error}");
+        trust.move_pins(name, [("ed25519:1".to_owned(), "x".to_owned())].into()).await?;
+        assert!(trust.get(&b).await?.is_some_and(|view| view.settings.pinned_keys.is_empty() && view.alarm.is_some()));
+        let view = trust.change(&b, &level(TrustLevel::Limited), &author("why"), None).await?;
+        assert_eq!((view.standing, view.alarm), (Standing::Active, None));
+        trust.allow(name, Capability::Events, &Context::inbound()).expect("it is set");
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_server_is_tried_again_where_something_waits_for_it_and_all_who_look_hear_of_it() {
     on_each_engine(async |store| {
         let (here, elsewhere) = (trust(&store, TrustLevel::Full), trust(&store, TrustLevel::Full));
