@@ -89,6 +89,9 @@ pub struct Change {
     /// Set a capability apart from the level, such as typing=yes; typing=level undoes it
     #[arg(long = "grant", value_name = "CAPABILITY=GRANT")]
     grants: Vec<String>,
+    /// Where the server is, HOST:PORT, whatever its name says; `dns` undoes it
+    #[arg(long, value_name = "HOST:PORT")]
+    endpoint: Option<String>,
     /// Let people of this server join a room there, where that needs an admin's approval; may be given more than once
     #[arg(long = "approve-room", value_name = "ROOM_ID")]
     approved_rooms: Vec<OwnedRoomId>,
@@ -191,6 +194,13 @@ impl Change {
             let at = std::time::SystemTime::now() + *length;
             let since = at.duration_since(std::time::UNIX_EPOCH)?;
             change.expires_at = Some(Some(i64::try_from(since.as_millis())?));
+        }
+        if let Some(endpoint) = &self.endpoint {
+            let read = || -> Result<OwnedServerName, Failure> {
+                OwnedServerName::try_from(endpoint.as_str())
+                    .map_err(|_| format!("`{endpoint}` is not of the form HOST:PORT").into())
+            };
+            change.endpoint = Some(if endpoint == "dns" { None } else { Some(read()?) });
         }
         for wish in &self.grants {
             let (capability, grant) =

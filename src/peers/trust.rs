@@ -235,6 +235,13 @@ impl Trust {
         self.register().find(server).settings.pinned_keys.clone()
     }
 
+    /// Where a server is, as host and port, if an admin has set that.
+    pub(crate) fn endpoint(&self, server: &ServerName) -> Option<OwnedServerName> {
+        // The row of a host says nothing of other servers at other ports of it.
+        let entry = server.port().is_none().then(|| self.register().find(server))?;
+        entry.settings.endpoint.clone()
+    }
+
     /// How large a file a peer is given at most, where an admin has set that.
     pub fn media_limit(&self, server: &ServerName) -> Option<u64> {
         self.register().find(server).settings.limits.media_bytes

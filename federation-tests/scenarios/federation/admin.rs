@@ -57,6 +57,11 @@ async fn the_command_line_sets_peers_while_the_server_runs() {
             (&shown["capabilities"]["typing"], &shown["capabilities"]["presence"]),
             (&json!("yes"), &json!("no"))
         );
+        let elsewhere = ["peer", "set", "b.test", "--endpoint", "10.1.2.3:8448", "--reason", "the tunnel"];
+        done(&server, &elsewhere).await;
+        let shown: Value = serde_json::from_str(&done(&server, &["peer", "show", "b.test"]).await).expect("it is JSON");
+        assert_eq!(shown["settings"]["endpoint"], "10.1.2.3:8448");
+        done(&server, &["peer", "set", "b.test", "--endpoint", "dns", "--reason", "no more"]).await;
         done(&server, &["peer", "set", "*.corp.test", "--level", "full", "--expires-in", "1h", "--reason", "a trial"])
             .await;
         let list = done(&server, &["peer", "list"]).await;
@@ -71,8 +76,8 @@ async fn the_command_line_sets_peers_while_the_server_runs() {
         let log = done(&server, &["peer", "audit", "b.test"]).await;
         let entries: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let actions: Vec<_> = entries.iter().filter_map(|entry| entry["action"].as_str()).collect();
-        assert_eq!(actions, ["peer.remove", "peer.set", "peer.set"], "{log}");
-        assert!(log.contains("the log of 4 entries is as it was written"), "{log}");
+        assert_eq!(actions, ["peer.remove", "peer.set", "peer.set", "peer.set", "peer.set"], "{log}");
+        assert!(log.contains("the log of 6 entries is as it was written"), "{log}");
 
         // What makes no sense is refused with what would, and changes nothing.
         for (arguments, remedy) in [

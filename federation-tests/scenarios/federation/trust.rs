@@ -345,3 +345,47 @@ async fn a_list_is_not_kept_in_the_name_of_somebody_who_may_not_change_it() {
     let list = json!({ "allow": ["*"], "deny": ["bad.test"], "org.comity.room.trust": record });
     state_becomes(&alice, &room, "m.room.server_acl", &list).await;
 }
+
+#[tokio::test]
+async fn a_peer_is_where_an_admin_says_and_nowhere_else() {
+    let network = Network::new();
+    let server = network.server(&Engine::Sqlite, "a.test").await;
+    // Everything in this network is at private addresses.
+    let server = server.set("federation", "allow_private_addresses", false).start().await;
+    let peer = FakePeer::start(&network, "b.test").await;
+    let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
+    let reaches = async |name: &str| {
+        alice.get(&format!("profile/{}", enc(&peer.user(name)))).await;
+        let heard = peer.heard();
+        let asked = heard.iter().find(|heard| heard.path.contains("query/profile") && heard.query.contains(name));
+        // By its own name, wherever it is.
+        asked.is_some_and(|asked| asked.host == "b.test" && asked.sni.as_deref() == Some("b.test"))
+    };
+    assert!(!reaches("one").await, "its name leads to an address that is not open");
+    let set = async |endpoint: String| {
+        patch(&admin, "b.test", json!({ "endpoint": endpoint, "level": "full", "reason": "a story" })).await
+    };
+    // An address that the admin names is the admin's own decision.
+    let address = network.address("b.test").to_string();
+    assert_eq!(set(address.clone()).await.ok()["settings"]["endpoint"], address);
+    let examined = admin.post("/api/v1/admin/servers/b.test/examine", json!({})).await.ok();
+    assert!(reaches("two").await);
+    let findings = examined["findings"].as_array().expect("it is a list").iter();
+    let says_so = |finding: &&Value| finding["seen"].to_string().contains(&format!("is at {address}"));
+    assert_eq!(findings.filter(says_so).count(), 2, "{examined}");
+    // Where a name leads is not.
+    set("b.test:8448".to_owned()).await.ok();
+    assert!(!reaches("three").await);
+    set(address.clone()).await.ok();
+    assert!(reaches("four").await);
+    assert_eq!(set(String::new()).await.ok()["settings"].get("endpoint"), None);
+    assert!(!reaches("five").await);
+
+    for (pattern, endpoint) in
+        [("*.b.test", &*address), ("b.test:9999", &address), ("b.test", "b.test"), ("b.test", "b test:1")]
+    {
+        let change = json!({ "endpoint": endpoint, "level": "full", "reason": "a story" });
+        let refused = patch(&admin, pattern, change).await.problem(400, "invalid");
+        assert!(refused["detail"].to_string().contains("endpoint"), "{pattern} {endpoint}: {refused}");
+    }
+}

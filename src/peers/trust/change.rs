@@ -7,7 +7,7 @@ use model::{
     Kind, Millis, Refusal,
     peer::{Capability, Override, PeerPattern, Regard, Standing, TrustLevel, WrongGrant},
 };
-use ruma::{OwnedRoomId, ServerName};
+use ruma::{OwnedRoomId, OwnedServerName, ServerName};
 use serde::{Deserialize, Deserializer};
 use store::{
     Write,
@@ -37,6 +37,9 @@ pub struct PeerChange {
     pub limits: Option<Limits>,
     /// The only keys that it may sign with, by their ids, base64.
     pub pinned_keys: Option<BTreeMap<String, String>>,
+    /// Where the server is, as host and port; `null`: where its name leads.
+    #[serde(deserialize_with = "some")]
+    pub endpoint: Option<Option<OwnedServerName>>,
     /// Rooms there that people of this server may join where that needs an admin's approval.
     pub approved_rooms: Option<Vec<OwnedRoomId>>,
     /// How transactions travel.
@@ -293,6 +296,12 @@ fn apply(pattern: &PeerPattern, change: &PeerChange, before: Option<&PeerRow>) -
         check_keys(keys)?;
         settings.pinned_keys.clone_from(keys);
     }
+    if let Some(endpoint) = &change.endpoint {
+        if let Some(endpoint) = endpoint {
+            check_endpoint(pattern, endpoint)?;
+        }
+        settings.endpoint.clone_from(endpoint);
+    }
     if let Some(rooms) = &change.approved_rooms {
         settings.approved_rooms = rooms.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
     }
@@ -334,6 +343,19 @@ fn check_rate(rate: Option<Rate>) -> Result<(), ChangeError> {
             Err(ChangeError::Invalid("`limits.requests` must be more than nothing, and at most a million a second"))
         }
         _ => Ok(()),
+    }
+}
+
+fn check_endpoint(pattern: &PeerPattern, endpoint: &ServerName) -> Result<(), ChangeError> {
+    let PeerPattern::Exact(server) = pattern else {
+        return Err(ChangeError::Invalid("`endpoint` is that of one server, not of all below a domain"));
+    };
+    if server.port().is_some() || server.is_ip_literal() {
+        return Err(ChangeError::Invalid("a server whose name has a port, or is an address, has no other `endpoint`"));
+    }
+    match endpoint.port() {
+        Some(port) if port > 0 => Ok(()),
+        _ => Err(ChangeError::Invalid("`endpoint` is of the form \"HOST:PORT\"")),
     }
 }
 

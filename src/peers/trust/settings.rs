@@ -6,7 +6,7 @@ use model::{
     Millis,
     peer::{Grant, Overrides, Standing, TrustLevel},
 };
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, OwnedServerName};
 use serde::{Deserialize, Serialize};
 use store::peers::PeerRow;
 
@@ -25,6 +25,9 @@ pub struct PeerSettings {
     /// The only keys that it may sign with, by their ids, base64; none: whatever it says of itself.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub pinned_keys: BTreeMap<String, String>,
+    /// Where the server is, as host and port, instead of where its name leads. Its certificate is for its name all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<OwnedServerName>,
     /// Rooms there that people of this server may join where that needs an admin's approval.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub approved_rooms: Vec<OwnedRoomId>,
