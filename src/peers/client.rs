@@ -268,6 +268,9 @@ impl Peers {
         let answer = tokio::time::timeout(limit, asking)
             .await
             .unwrap_or_else(|_| Err(unreachable(destination, Failure::Timeout, None)));
+        if matches!(&answer, Ok(_) | Err(PeerError::Refused { .. })) {
+            self.trust().note_answered(destination);
+        }
         if let Err(PeerError::Unreachable { .. }) = &answer {
             self.shared.wire.resolver.forget(destination, self.trust().endpoint(destination));
         }

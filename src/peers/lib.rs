@@ -155,6 +155,7 @@ impl Peers {
 
     /// A request of `server` was verified: it is there.
     pub fn note_heard(&self, server: &ServerName) {
+        self.trust().note_answered(server);
         if let Some(listener) = self.shared.on_heard.get() {
             listener(server);
         }

@@ -257,6 +257,11 @@ impl Trust {
         self.register().find(server).source.clone()
     }
 
+    /// The server is there: it has answered, or proved who it is.
+    pub(crate) fn note_answered(&self, server: &ServerName) {
+        self.shared.acts.note_answered(server);
+    }
+
     /// Takes one request of a peer's from what it may ask in a time.
     pub fn pace(&self, server: &ServerName) -> Result<(), TrustError> {
         let entry = self.register().find(server);
@@ -346,7 +351,8 @@ impl Trust {
     }
 
     fn note(&self, server: &ServerName, capability: Capability, context: &Context, rule: Option<Rule>) {
-        self.shared.acts.note(server, capability, context, rule);
+        let is_set = context.direction == Direction::In || self.register().find(server).source != Source::Default;
+        self.shared.acts.note(server, is_set, capability, context, rule);
         if let Some(rule) = rule {
             debug!(server.name = %server, %rule, direction = context.direction.as_str(), "the trust policy refused something");
         }

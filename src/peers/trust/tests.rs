@@ -199,6 +199,39 @@ async fn what_happened_can_be_tried_with_another_level() {
 }
 
 #[tokio::test]
+async fn names_that_nobody_has_are_not_counted_and_what_could_not_be_written_is_kept() {
+    on_each_engine(async |store| {
+        let trust = trust(&store, TrustLevel::Full);
+        trust.change(&pattern("set.test"), &level(TrustLevel::Full), &author("why"), None).await?;
+        trust.note_answered(server_name!("there.test"));
+        let act = |server: &str, context| {
+            let server = <&ServerName>::try_from(server).expect("it is a name");
+            trust.allow(server, Capability::Typing, &context).expect("all is allowed");
+        };
+        for at in 0..50 {
+            act(&format!("x{at}.test"), Context::outbound());
+        }
+        act("there.test", Context::outbound());
+        act("set.test", Context::outbound());
+        act("caller.test", Context::inbound());
+        let mut write = store::Write::new();
+        write.run("ALTER TABLE peer_acts RENAME TO gone", Vec::new());
+        store.commit(write).await?;
+        assert!(trust.shared.acts.write(&store).await.is_err(), "there is nowhere to write to");
+        act("caller.test", Context::inbound());
+        let mut write = store::Write::new();
+        write.run("ALTER TABLE gone RENAME TO peer_acts", Vec::new());
+        store.commit(write).await?;
+        trust.shared.acts.write(&store).await?;
+        let acts = store.peers().acts_since(None, 0).await?;
+        let counted: Vec<_> = acts.iter().map(|(act, count)| (act.server.as_str(), *count)).collect();
+        assert_eq!(counted, [("caller.test", 2), ("set.test", 1), ("there.test", 1)]);
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn in_shadow_mode_what_would_be_refused_is_counted_and_let_pass() {
     on_each_engine(async |store| {
         let config = TrustConfig { default_level: TrustLevel::Blocked, shadow: true, ..TrustConfig::default() };
