@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use model::peer::{Capability, Override, PeerPattern, TrustLevel};
 use peers::{
     Peers,
-    trust::{Author, PeerChange, Simulation, View},
+    trust::{Author, Limits, PeerChange, Simulation, View},
 };
 use ruma::{OwnedRoomId, OwnedServerName};
 use tokio::runtime;
@@ -92,6 +92,9 @@ pub struct Change {
     /// Where the server is, HOST:PORT, whatever its name says; `dns` undoes it
     #[arg(long, value_name = "HOST:PORT")]
     endpoint: Option<String>,
+    /// In how many rooms here its people may be
+    #[arg(long, value_name = "ROOMS")]
+    max_rooms: Option<u64>,
     /// Let people of this server join a room there, where that needs an admin's approval; may be given more than once
     #[arg(long = "approve-room", value_name = "ROOM_ID")]
     approved_rooms: Vec<OwnedRoomId>,
@@ -142,6 +145,10 @@ async fn execute(command: PeerCommand, peers: &Peers, out: &mut impl Write) -> R
         PeerCommand::Set { peer, change } => {
             let author = author(change.reason.clone());
             let mut wish = change.read()?;
+            if let Some(rooms) = change.max_rooms {
+                let known = trust.get(&peer).await?.map(|view| view.settings.limits).unwrap_or_default();
+                wish.limits = Some(Limits { rooms: Some(rooms), ..known });
+            }
             if !change.approved_rooms.is_empty() {
                 let known = trust.get(&peer).await?.map(|view| view.settings.approved_rooms).unwrap_or_default();
                 wish.approved_rooms = Some(known.into_iter().chain(change.approved_rooms).collect());

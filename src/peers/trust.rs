@@ -247,6 +247,23 @@ impl Trust {
         self.register().find(server).settings.limits.media_bytes
     }
 
+    /// In how many rooms here people of a peer may be, where an admin has set that.
+    pub fn room_limit(&self, server: &ServerName) -> Option<u64> {
+        self.register().find(server).settings.limits.rooms
+    }
+
+    /// Refuses that people of a peer come into another room, for they are in as many as they may be.
+    pub fn refuse_room(
+        &self,
+        server: &ServerName,
+        capability: Capability,
+        direction: Direction,
+    ) -> Result<(), TrustError> {
+        let context = Context { direction, ..Context::inbound() };
+        let denied = Decision::Deny(Denied { rule: Rule::Rooms });
+        self.settle(server, capability, &context, denied).map(drop)
+    }
+
     /// The last change of the peers that this node has heard of.
     pub fn revision(&self) -> i64 {
         self.register().head()

@@ -8,7 +8,10 @@
 
 use std::sync::LazyLock;
 
-use model::{StateKey, StateMap, TimelineEvent, peer::TrustLevel};
+use model::{
+    StateKey, StateMap, TimelineEvent,
+    peer::{Capability, Direction, TrustLevel},
+};
 use ruma::{OwnedUserId, ServerName, UserId, events::StateEventType};
 use serde::Deserialize;
 
@@ -45,6 +48,23 @@ impl Rooms {
     pub(crate) async fn ceiling_in(&self, state: &StateMap) -> Result<Option<TrustLevel>, RoomError> {
         let Some(nid) = state.get(&*KEY) else { return Ok(None) };
         Ok(self.event(*nid).await?.pdu.content_as::<Content>().map(|content| content.minimum))
+    }
+
+    /// Refuses that somebody of `server` comes into the room, or is brought there, if people of it are in as many rooms here as an
+    /// admin has set. Those who come by way of others can't be kept out.
+    pub(crate) async fn check_room_limit(
+        &self,
+        room: &SharedRoom,
+        server: &ServerName,
+        capability: Capability,
+        direction: Direction,
+    ) -> Result<(), RoomError> {
+        let trust = self.trust();
+        let Some(limit) = trust.room_limit(server) else { return Ok(()) };
+        if self.has_server(room, server).await? || self.shared.store.rooms().count_of_server(server).await? < limit {
+            return Ok(());
+        }
+        Ok(trust.refuse_room(server, capability, direction)?)
     }
 
     /// Whether people are not shown the event, for want of trust in its sender's server.

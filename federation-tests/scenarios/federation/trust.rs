@@ -311,6 +311,38 @@ async fn a_room_that_wants_it_keeps_out_whom_its_server_does_not_trust_by_the_me
 }
 
 #[tokio::test]
+async fn who_comes_into_a_room_and_is_not_trusted_by_default_is_denied_there() {
+    let network = Network::new();
+    let a = network.server(&Engine::Sqlite, "a.test").await.set("federation", "default_trust", "limited").start().await;
+    let b = network.server(&Engine::Sqlite, "b.test").await.start().await;
+    let c = network.server(&Engine::Sqlite, "c.test").await.start().await;
+    let admin = admin_of(&a).await;
+    trust(&admin, "b.test", TrustLevel::Full).await;
+    let alice = a.register_with_secret("alice").await;
+    let bob = b.register_with_secret("bob").await;
+    let carol = c.register_with_secret("carol").await;
+    let room = alice.create_public_room().await;
+    let demand = json!({ "minimum": "full", "server_acl": true });
+    alice.set_state(&room, "org.comity.room.trust", "", demand).await.ok();
+    bob.join_via(&room, &["a.test"]).await;
+    becomes(&alice, &room, &bob.user_id, "join").await;
+    assert_eq!(alice.state(&room, "m.room.server_acl", "").await.status, 404, "nobody is to be denied");
+    // Not by a.test, but b.test takes her in, and tells a.test.
+    carol.join_via(&room, &["b.test"]).await;
+    let list = |denied: &[&str]| json!({ "allow": ["*"], "deny": denied, "org.comity.room.trust": { "deny": denied } });
+    for member in [&alice, &bob] {
+        state_becomes(member, &room, "m.room.server_acl", &list(&["c.test"])).await;
+    }
+    // Gone is not forgiven: she could come in again by the same way.
+    alice.act_on(&room, "kick", &carol.user_id).await.ok();
+    becomes(&bob, &room, &carol.user_id, "leave").await;
+    trust(&admin, "d.test", TrustLevel::Blocked).await;
+    state_becomes(&bob, &room, "m.room.server_acl", &list(&["c.test", "d.test"])).await;
+    trust(&admin, "c.test", TrustLevel::Full).await;
+    state_becomes(&bob, &room, "m.room.server_acl", &list(&["d.test"])).await;
+}
+
+#[tokio::test]
 async fn a_list_is_not_kept_in_the_name_of_somebody_who_may_not_change_it() {
     let (_network, [a, b]) = Network::start(&Engine::Sqlite, ["a.test", "b.test"]).await;
     let (admin, of_b) = (admin_of(&a).await, admin_of(&b).await);
@@ -388,4 +420,41 @@ async fn a_peer_is_where_an_admin_says_and_nowhere_else() {
         let refused = patch(&admin, pattern, change).await.problem(400, "invalid");
         assert!(refused["detail"].to_string().contains("endpoint"), "{pattern} {endpoint}: {refused}");
     }
+}
+
+#[tokio::test]
+async fn people_of_a_peer_come_into_as_many_rooms_as_an_admin_has_set() {
+    let two = Two::meet_mixed().await;
+    let admin = admin_of(&two.a).await;
+    let limit = async |rooms: u64| {
+        let change = json!({ "level": "full", "limits": { "rooms": rooms }, "reason": "a story" });
+        patch(&admin, "b.test", change).await.ok();
+    };
+    let first = two.public_room().await;
+    limit(1).await;
+    let second = two.alice.create_public_room().await;
+    let refused = two.bob.try_join_via(&second, &["a.test"]).await.refused(403, "M_FORBIDDEN");
+    assert!(refused["error"].to_string().contains("limit.rooms"), "{refused}");
+    // Nor is anybody brought in, or out.
+    let invited = two.alice.act_on(&second, "invite", &two.bob.user_id).await;
+    assert!(invited.refused(403, "M_FORBIDDEN")["error"].to_string().contains("limit.rooms"));
+    let theirs = two.bob.create_public_room().await;
+    let invited = two.bob.act_on(&theirs, "invite", &two.alice.user_id).await;
+    assert_eq!(invited.status, 403, "{}", invited.body);
+    // Into a room where some of them are others may come.
+    let bert = two.b.register_with_secret("bert").await;
+    bert.join_via(&first, &["a.test"]).await;
+    becomes(&two.alice, &first, &bert.user_id, "join").await;
+    limit(2).await;
+    two.bob.join_via(&second, &["a.test"]).await;
+    becomes(&two.alice, &second, &two.bob.user_id, "join").await;
+    // Who goes makes room.
+    limit(1).await;
+    two.bob.post(&format!("rooms/{second}/leave"), json!({})).await.ok();
+    becomes(&two.alice, &second, &two.bob.user_id, "leave").await;
+    for guest in [&two.bob, &bert] {
+        guest.post(&format!("rooms/{first}/leave"), json!({})).await.ok();
+        becomes(&two.alice, &first, &guest.user_id, "leave").await;
+    }
+    two.bob.join_via(&second, &["a.test"]).await;
 }

@@ -60,7 +60,7 @@ struct Change {
     #[serde(default)]
     #[schema(value_type = Object)]
     overrides: BTreeMap<Capability, Option<Override>>,
-    /// How much it may do: `{"requests": {"per_second": 10, "burst": 50}, "media_bytes": 1000000}`.
+    /// How much it may do: `{"requests": {"per_second": 10, "burst": 50}, "media_bytes": 1000000, "rooms": 10}`.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     limits: Option<Limits>,

@@ -65,6 +65,9 @@ pub struct Limits {
     /// The largest file that it is given, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_bytes: Option<u64>,
+    /// In how many rooms here its people may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rooms: Option<u64>,
 }
 
 impl Limits {
