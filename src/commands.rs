@@ -8,6 +8,7 @@ mod federation;
 mod keys;
 mod password;
 mod peer;
+mod peering;
 mod serve;
 mod user;
 

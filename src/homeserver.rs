@@ -11,7 +11,7 @@ use api::{ApiConfig, Services};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
-use peers::{PeerError, Peers, PeersConfig, TrustConfig};
+use peers::{PeerError, Peering, Peers, PeersConfig, TrustConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
@@ -130,7 +130,7 @@ impl Homeserver {
                 heard.alive(server);
                 bridging.alive(server);
             }));
-            Federating::start(sender, inbound.clone(), bridge.clone(), rooms.clone())
+            Federating::start(sender, inbound.clone(), bridge.clone(), peers.peering(), rooms.clone())
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -188,6 +188,8 @@ struct Federating {
     sending: JoinHandle<()>,
     receiving: JoinHandle<()>,
     bridging: JoinHandle<()>,
+    /// Tells other servers of offers and agreements.
+    peering: JoinHandle<()>,
     /// Sums up what was delivered.
     accounting: JoinHandle<()>,
     /// Keeps the access control lists of rooms that demand trust.
@@ -195,9 +197,9 @@ struct Federating {
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, rooms: Rooms) -> Self {
+    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, peering: Peering, rooms: Rooms) -> Self {
         let stop = CancellationToken::new();
-        let (until, till, end, to) = (stop.clone(), stop.clone(), stop.clone(), stop.clone());
+        let (until, till, end, to, stopped) = (stop.clone(), stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let ledger = sender.ledger();
         let accounting = tokio::spawn(async move { ledger.run(to).await });
         let ends = stop.clone();
@@ -205,7 +207,8 @@ impl Federating {
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
         let bridging = tokio::spawn(async move { bridge.run(end).await });
-        Self { stop, sending, receiving, bridging, accounting, keeping }
+        let peering = tokio::spawn(async move { peering.tend(stopped).await });
+        Self { stop, sending, receiving, bridging, peering, accounting, keeping }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -214,6 +217,7 @@ impl Federating {
         let _ = self.sending.await;
         let _ = self.receiving.await;
         let _ = self.bridging.await;
+        let _ = self.peering.await;
         let _ = self.accounting.await;
         let _ = self.keeping.await;
     }

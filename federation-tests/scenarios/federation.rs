@@ -13,6 +13,7 @@ mod ledger;
 mod memberships;
 mod native;
 mod outage;
+mod peering;
 mod remote_keys;
 mod remote_users;
 mod server_keys;

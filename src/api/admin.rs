@@ -5,6 +5,7 @@
 mod audit;
 mod delivery;
 mod doctor;
+mod peering;
 mod peers;
 mod room_acls;
 mod staff;
@@ -13,6 +14,7 @@ use crate::native::Endpoint;
 
 /// Every endpoint of this face; it is mounted, and described, as a part of the native one.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
-    let own = [peers::endpoints(), audit::endpoints(), delivery::endpoints(), doctor::endpoints()];
-    [own.concat(), room_acls::endpoints()].concat()
+    let peers = [peers::endpoints(), peering::endpoints(), doctor::endpoints()];
+    let others = [audit::endpoints(), delivery::endpoints(), room_acls::endpoints()];
+    [peers.concat(), others.concat()].concat()
 }

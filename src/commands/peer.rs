@@ -11,7 +11,10 @@ use peers::{
 use ruma::{OwnedRoomId, OwnedServerName};
 use tokio::runtime;
 
-use super::Failure;
+use super::{
+    Failure,
+    peering::{self, PeeringCommand},
+};
 use crate::{config::Config, homeserver::Core};
 
 const PEER_HELP: &str = "A server's name, such as chat.example.org, or all below a domain, such as '*.example.org'";
@@ -75,6 +78,8 @@ pub enum PeerCommand {
     },
     /// Print what the trust levels mean
     Levels,
+    #[command(flatten)]
+    Peering(PeeringCommand),
 }
 
 /// What is to be changed.
@@ -183,6 +188,9 @@ async fn execute(command: PeerCommand, peers: &Peers, out: &mut impl Write) -> R
             }
         }
         PeerCommand::Levels => {}
+        PeerCommand::Peering(command) => {
+            peering::execute(command, &peers.peering(), out, &mut io::stderr()).await?;
+        }
     }
     Ok(())
 }
@@ -223,7 +231,7 @@ impl Change {
     }
 }
 
-fn author(reason: String) -> Author {
+pub(super) fn author(reason: String) -> Author {
     Author { actor: "command line".to_owned(), reason }
 }
 

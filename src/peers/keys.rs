@@ -31,6 +31,7 @@ pub(crate) use answer::KeyAnswer;
 pub use error::KeyError;
 pub(crate) use error::span;
 pub(crate) use fetch::Fetch;
+pub(crate) use known::check_signatures;
 pub use known::{RetiredKey, ServerKey};
 pub use publish::NotaryWish;
 
@@ -163,6 +164,10 @@ impl KeyRing {
     /// Whether any keys of `server` are in memory.
     pub(crate) fn knows(&self, server: &ServerName) -> bool {
         self.shared.known.peek(server).is_some_and(|keys| !keys.is_empty())
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.shared.store
     }
 
     pub(crate) fn now(&self) -> Millis {

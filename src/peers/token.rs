@@ -45,11 +45,14 @@ pub enum Scope {
     Search,
     /// Ask how this server regards theirs.
     Status,
+    /// Offer to be peers, and what follows from that.
+    Peering,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Messaging, Self::Presence, Self::Users, Self::Search, Self::Status];
+    pub const ALL: [Self; 6] =
+        [Self::Messaging, Self::Presence, Self::Users, Self::Search, Self::Status, Self::Peering];
 
     /// As a token spells it.
     pub fn word(self) -> &'static str {
@@ -59,6 +62,7 @@ impl Scope {
             Self::Users => "users",
             Self::Search => "search",
             Self::Status => "status",
+            Self::Peering => "peering",
         }
     }
 }

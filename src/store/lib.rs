@@ -28,6 +28,7 @@ pub mod ledger;
 pub mod media;
 mod migrations;
 pub mod outbox;
+pub mod peering;
 pub mod peers;
 pub mod presence;
 pub mod presence_sequences;

@@ -31,6 +31,7 @@ const SHARED: &[Step] = migrations![
     12 "0012_remote_users",
     13 "0013_roles",
     14 "0014_native_federation",
+    15 "0015_peering",
     17 "0017_room_trust",
 ];
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Two, arrives};
 
 /// Runs `comity` with the configuration of `server`, and answers whether it went well and what it said.
-async fn comity(server: &Server, arguments: &[&str]) -> (bool, String) {
+pub(super) async fn comity(server: &Server, arguments: &[&str]) -> (bool, String) {
     let mut command = std::process::Command::new(federation_tests::binary());
     command.args(arguments).arg("--config").arg(server.folder().join("config.toml"));
     // Not in this thread, for fake peers live in it.
@@ -17,7 +17,7 @@ async fn comity(server: &Server, arguments: &[&str]) -> (bool, String) {
     (output.status.success(), said)
 }
 
-async fn done(server: &Server, arguments: &[&str]) -> String {
+pub(super) async fn done(server: &Server, arguments: &[&str]) -> String {
     let (is_done, said) = comity(server, arguments).await;
     assert!(is_done, "{arguments:?}: {said}");
     said

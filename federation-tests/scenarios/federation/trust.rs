@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use super::{Two, agree, arrives, becomes, is_known, share_history, state_becomes};
 
 /// Somebody who may decide about peers.
-async fn admin_of(server: &Server) -> Client {
+pub(super) async fn admin_of(server: &Server) -> Client {
     let mut admin = server.anonymous();
     admin.register_with_secret(server.shared_secret(), "root", "a long password", true).await;
     admin
 }
 
-async fn patch(admin: &Client, peer: &str, change: Value) -> Answer {
+pub(super) async fn patch(admin: &Client, peer: &str, change: Value) -> Answer {
     let path = format!("/api/v1/admin/peers/{}", enc(peer));
     admin.attempt(Method::PATCH, &path, Some(&change)).await.expect("the server answers")
 }

@@ -1,7 +1,9 @@
-//! What other servers ask on the native API: deliver messages, say who is there, look for people, and ask how they are seen.
+//! What other servers ask on the native API: deliver messages, say who is there, look for people, ask how they are seen, and
+//! offer to be peers.
 
 mod authenticate;
 mod deliver;
+mod peering;
 mod presence;
 mod status;
 #[cfg(test)]
@@ -14,5 +16,6 @@ pub use authenticate::Peer;
 
 /// The endpoints of this folder.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    [deliver::endpoints(), presence::endpoints(), users::endpoints(), status::endpoints()].concat()
+    [deliver::endpoints(), presence::endpoints(), users::endpoints(), status::endpoints(), peering::endpoints()]
+        .concat()
 }

@@ -144,6 +144,23 @@ impl KeyRing {
 
     // === the server itself ===
 
+    /// The keys that `server` says to sign with now, by their ids, base64; whatever is remembered of it.
+    pub(crate) async fn shown_by(&self, server: &ServerName) -> Result<BTreeMap<String, String>, PeerError> {
+        let malformed = |reason: String| PeerError::Malformed { server: server.to_owned(), reason };
+        let asked = timeout(PATIENCE, self.shared.fetch.server_keys(server)).await;
+        let raw = asked.map_err(|_| PeerError::Unreachable {
+            server: server.to_owned(),
+            failure: crate::Failure::Timeout,
+            source: None,
+        })??;
+        let answer = KeyAnswer::read(&raw, self.now()).map_err(|error| malformed(error.to_string()))?;
+        if answer.server != server {
+            return Err(malformed(format!("it answered for {}", answer.server)));
+        }
+        let in_use = answer.keys.iter().filter(|(_, key)| key.expired_at.is_none());
+        Ok(in_use.map(|(key_id, key)| (key_id.clone(), key.public_key.encode())).collect())
+    }
+
     /// Asks a server for its keys, unless it was asked just now or failed to answer not long ago; of several who want
     /// that at once, one does.
     pub(super) async fn ask_origin(&self, server: &ServerName) -> Attempt {

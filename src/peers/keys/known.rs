@@ -117,7 +117,7 @@ fn signatures_of<'a>(
 }
 
 /// Checks the signatures of `server` by those of `keys` that made them: one at least, and no wrong one.
-pub(super) fn check_signatures(
+pub(crate) fn check_signatures(
     object: &CanonicalJsonObject,
     server: &ServerName,
     keys: &PublicKeySet,

@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use futures_util::{
+    FutureExt as _,
+    future::{self, BoxFuture},
+};
 use metrics::counter;
 use model::{
     Kind, Millis, Refusal,
@@ -183,7 +187,7 @@ impl Trust {
         server: &ServerName,
         action: &str,
         author: &Author,
-        become_: impl Fn(Option<&PeerRow>) -> Result<Option<PeerRow>, ChangeError>,
+        become_: impl Fn(Option<&PeerRow>) -> Result<Option<PeerRow>, ChangeError> + Send + Sync,
     ) -> Result<(), store::Error> {
         let Ok(pattern) = server.as_str().parse::<PeerPattern>() else { return Ok(()) };
         let change = |before: Option<&PeerRow>| match become_(before)? {
@@ -201,70 +205,127 @@ impl Trust {
         }
     }
 
-    /// What becomes of the row, together with an entry of the log that says so.
+    /// As [`Self::change`], where what `also` says becomes true with it, or neither does.
+    pub(crate) async fn change_with<'f, E: From<ChangeError> + Send>(
+        &self,
+        pattern: &PeerPattern,
+        action: &str,
+        change: &PeerChange,
+        author: &Author,
+        also: impl Fn() -> BoxFuture<'f, Result<Write, E>> + Send + Sync,
+    ) -> Result<(), E> {
+        let changed = |before: Option<&PeerRow>| apply(pattern, change, before).map(Some);
+        self.write_with(pattern, action, author, None, changed, also).await.map(drop)
+    }
+
     async fn write(
         &self,
         pattern: &PeerPattern,
         action: &str,
         author: &Author,
         seen: Option<i64>,
-        become_: impl Fn(Option<&PeerRow>) -> Result<Option<PeerRow>, ChangeError>,
+        become_: impl Fn(Option<&PeerRow>) -> Result<Option<PeerRow>, ChangeError> + Send + Sync,
     ) -> Result<Option<PeerRow>, ChangeError> {
+        self.write_with(pattern, action, author, seen, become_, || future::ready(Ok(Write::new())).boxed()).await
+    }
+
+    /// What becomes of the row, together with an entry of the log that says so, and with what else there is to write.
+    async fn write_with<'f, E: From<ChangeError> + Send>(
+        &self,
+        pattern: &PeerPattern,
+        action: &str,
+        author: &Author,
+        seen: Option<i64>,
+        become_: impl Fn(Option<&PeerRow>) -> Result<Option<PeerRow>, ChangeError> + Send + Sync,
+        also: impl Fn() -> BoxFuture<'f, Result<Write, E>> + Send + Sync,
+    ) -> Result<Option<PeerRow>, E> {
+        let (become_, also) = (&become_, &also);
+        let step = |number| {
+            async move {
+                let before = self.shared.store.peers().find(pattern).await.map_err(ChangeError::from)?;
+                let current = before.as_ref().map_or(0, |row| row.revision);
+                if seen.is_some_and(|seen| seen != current) {
+                    return Err(ChangeError::Outdated { pattern: pattern.clone(), current }.into());
+                }
+                let mut after = become_(before.as_ref())?;
+                if let Some(row) = &mut after {
+                    row.revision = number;
+                    row.changed_by.clone_from(&author.actor);
+                    row.changed_at = crate::keys::wall_clock();
+                }
+                let mut write = also().await?;
+                match &after {
+                    Some(row) => peers::put(&mut write, row),
+                    None => peers::remove(&mut write, pattern),
+                }
+                let logged = |row: &Option<PeerRow>| row.as_ref().map(logged);
+                Ok::<_, E>(Audited { write, before: logged(&before), after: logged(&after), outcome: after })
+            }
+            .boxed()
+        };
+        let after = self.audited(action, &pattern.to_string(), author, step).await?;
+        let level = after.as_ref().map(|row| row.level.as_str());
+        info!(server.name = %pattern, actor = author.actor, trust.level = level, action, "changed a peer");
+        Ok(after)
+    }
+
+    /// Writes what `step` says together with an entry of the log, whose number `step` is given; of two who do so at once one
+    /// comes after the other, and has then read what the other wrote.
+    pub(crate) async fn audited<'f, T: Send, E: From<ChangeError> + Send>(
+        &self,
+        action: &str,
+        subject: &str,
+        author: &Author,
+        step: impl Fn(i64) -> BoxFuture<'f, Result<Audited<T>, E>> + Send + Sync,
+    ) -> Result<T, E> {
         if author.reason.trim().is_empty() {
-            return Err(ChangeError::NoReason);
+            return Err(ChangeError::NoReason.into());
         }
         let store = &self.shared.store;
         for _ in 0..TRIES {
             // Read first: whatever is written after this takes the number that this write wants.
-            let last = store.audit().last().await?;
-            let before = store.peers().find(pattern).await?;
-            let current = before.as_ref().map_or(0, |row| row.revision);
-            if seen.is_some_and(|seen| seen != current) {
-                return Err(ChangeError::Outdated { pattern: pattern.clone(), current });
-            }
-            let now = crate::keys::wall_clock();
-            let mut after = become_(before.as_ref())?;
+            let last = store.audit().last().await.map_err(ChangeError::from)?;
             let number = last.as_ref().map_or(1, |last| last.number + 1);
-            if let Some(row) = &mut after {
-                row.revision = number;
-                row.changed_by.clone_from(&author.actor);
-                row.changed_at = now;
-            }
+            let Audited { mut write, before, after, outcome } = step(number).await?;
             let entry = audit::next(
                 last.as_ref(),
                 AuditRow {
                     number,
-                    at: now,
+                    at: crate::keys::wall_clock(),
                     actor: author.actor.clone(),
                     action: action.to_owned(),
-                    subject: pattern.to_string(),
-                    before: before.as_ref().map(logged),
-                    after: after.as_ref().map(logged),
+                    subject: subject.to_owned(),
+                    before,
+                    after,
                     reason: author.reason.chars().take(1_000).collect(),
                     previous_hash: String::new(),
                     hash: String::new(),
                 },
             );
-            let mut write = Write::new();
             log::append(&mut write, &entry);
-            match &after {
-                Some(row) => peers::put(&mut write, row),
-                None => peers::remove(&mut write, pattern),
-            }
             match store.commit(write).await {
                 Ok(_) => {
-                    self.load().await?;
-                    let level = after.as_ref().map(|row| row.level.as_str());
-                    info!(server.name = %pattern, actor = author.actor, trust.level = level, action, "changed a peer");
-                    return Ok(after);
+                    self.load().await.map_err(ChangeError::from)?;
+                    return Ok(outcome);
                 }
                 // Somebody else was first.
                 Err(store::Error::Duplicate) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(ChangeError::from(error).into()),
             }
         }
-        Err(store::Error::Conflict.into())
+        Err(ChangeError::from(store::Error::Conflict).into())
     }
+}
+
+/// What is written together with an entry of the log.
+pub(crate) struct Audited<T> {
+    pub(crate) write: Write,
+    /// How what it is about was, JSON.
+    pub(crate) before: Option<String>,
+    /// How it becomes.
+    pub(crate) after: Option<String>,
+    /// What whoever does this wants to know.
+    pub(crate) outcome: T,
 }
 
 fn apply(pattern: &PeerPattern, change: &PeerChange, before: Option<&PeerRow>) -> Result<PeerRow, ChangeError> {

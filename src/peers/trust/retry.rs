@@ -1,20 +1,15 @@
 //! Trying a server again at once, for whoever runs the command beside a server that runs: it goes into the log of what admins did,
 //! by which every node hears of it.
 
+use futures_util::{FutureExt as _, future};
 use model::peer::PeerPattern;
 use ruma::{OwnedServerName, ServerName};
-use store::{
-    Write,
-    audit::{self as log, AuditRow},
-    destinations,
-};
+use store::{Write, destinations};
 
-use super::{Author, ChangeError, Trust, audit};
+use super::{Author, ChangeError, Trust, change::Audited};
 
 /// What the log calls it.
 const RETRY: &str = "peer.retry";
-/// How often it is tried again because somebody else wrote to the log meanwhile.
-const TRIES: u32 = 16;
 /// How many entries of the log are read at once.
 const PAGE: u32 = 500;
 
@@ -22,38 +17,16 @@ impl Trust {
     /// Has `server` tried at once by every node, as if it had never failed: those that run hear of it within a second, those that
     /// don't find it so when they start. Answers whether anything is waiting for it; if not, nothing is done.
     pub async fn retry(&self, server: &ServerName, author: &Author) -> Result<bool, ChangeError> {
-        if author.reason.trim().is_empty() {
-            return Err(ChangeError::NoReason);
-        }
-        let store = &self.shared.store;
-        if !store.outbox().destinations().await?.iter().any(|owed| owed == server) {
+        if !self.shared.store.outbox().destinations().await?.iter().any(|owed| owed == server) {
             return Ok(false);
         }
-        for _ in 0..TRIES {
-            let last = store.audit().last().await?;
-            let entry = AuditRow {
-                number: 0,
-                at: crate::keys::wall_clock(),
-                actor: author.actor.clone(),
-                action: RETRY.to_owned(),
-                subject: PeerPattern::Exact(server.to_owned()).to_string(),
-                before: None,
-                after: None,
-                reason: author.reason.chars().take(1_000).collect(),
-                previous_hash: String::new(),
-                hash: String::new(),
-            };
+        let subject = PeerPattern::Exact(server.to_owned()).to_string();
+        let retried = |_| {
             let mut write = Write::new();
-            log::append(&mut write, &audit::next(last.as_ref(), entry));
             destinations::retry(&mut write, server);
-            match store.commit(write).await {
-                Ok(_) => return self.load().await.map(|()| true).map_err(ChangeError::from),
-                // Somebody else was first.
-                Err(store::Error::Duplicate) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(store::Error::Conflict.into())
+            future::ready(Ok(Audited { write, before: None, after: None, outcome: true })).boxed()
+        };
+        self.audited(RETRY, &subject, author, retried).await
     }
 
     /// Which servers are to be tried again by entries of the log after `number`, and up to which entry that is.
