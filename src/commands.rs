@@ -6,6 +6,7 @@ mod config_check;
 mod doctor;
 mod federation;
 mod keys;
+mod list;
 mod password;
 mod peer;
 mod peering;
@@ -77,6 +78,11 @@ enum Command {
         #[command(subcommand)]
         command: keys::KeysCommand,
     },
+    /// Publish a signed list of servers for others to go by, and go by the lists of others
+    List {
+        #[command(subcommand)]
+        command: list::ListCommand,
+    },
     /// Set how far other servers are trusted, and look at what they do
     Peer {
         #[command(subcommand)]
@@ -119,6 +125,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Doctor(arguments) => doctor::run(&arguments, &load()?.config, &mut io::stdout().lock()),
         Command::Federation { command } => federation::run(command, load()?.config),
         Command::Keys { command } => keys::run(command, &load()?.config),
+        Command::List { command } => list::run(command, &load()?.config),
         Command::Peer { command } => peer::run(command, &load()?.config),
         Command::User { command } => user::run(command, &load()?.config),
     }

@@ -11,7 +11,7 @@ use api::{ApiConfig, Services};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
-use peers::{PeerError, Peering, Peers, PeersConfig, TrustConfig};
+use peers::{PeerError, Peers, PeersConfig, TrustConfig};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
@@ -130,7 +130,9 @@ impl Homeserver {
                 heard.alive(server);
                 bridging.alive(server);
             }));
-            Federating::start(sender, inbound.clone(), bridge.clone(), peers.peering(), rooms.clone())
+            let arriving = sender.clone();
+            sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
+            Federating::start(sender, inbound.clone(), bridge.clone(), peers.clone(), rooms.clone())
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -192,12 +194,14 @@ struct Federating {
     peering: JoinHandle<()>,
     /// Sums up what was delivered.
     accounting: JoinHandle<()>,
+    /// Keeps up with the lists of others.
+    listing: JoinHandle<()>,
     /// Keeps the access control lists of rooms that demand trust.
     keeping: JoinHandle<()>,
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, peering: Peering, rooms: Rooms) -> Self {
+    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, peers: Peers, rooms: Rooms) -> Self {
         let stop = CancellationToken::new();
         let (until, till, end, to, stopped) = (stop.clone(), stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let ledger = sender.ledger();
@@ -207,8 +211,10 @@ impl Federating {
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
         let bridging = tokio::spawn(async move { bridge.run(end).await });
+        let (peering, lists, ended) = (peers.peering(), peers.lists(), stop.clone());
         let peering = tokio::spawn(async move { peering.tend(stopped).await });
-        Self { stop, sending, receiving, bridging, peering, accounting, keeping }
+        let listing = tokio::spawn(async move { lists.tend(ended).await });
+        Self { stop, sending, receiving, bridging, peering, accounting, listing, keeping }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -219,6 +225,7 @@ impl Federating {
         let _ = self.bridging.await;
         let _ = self.peering.await;
         let _ = self.accounting.await;
+        let _ = self.listing.await;
         let _ = self.keeping.await;
     }
 }
@@ -300,7 +307,7 @@ impl Core {
         let store = Store::open(&location, config.database.max_connections, on_commit).await?;
         let key = Arc::new(key);
         let peers = Peers::new(store.clone(), key.clone(), peers_config(config)?)?;
-        peers.trust().load().await?;
+        peers.trust().open().await?;
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
@@ -378,9 +385,11 @@ pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
         trust: TrustConfig {
             default_level: federation.default_trust,
             shadow: federation.trust_shadow,
+            list_grace: federation.list_grace,
             paced: peer_rate(federation.paced),
             slow: peer_rate(federation.slow),
         },
+        list_refresh: federation.list_refresh,
     })
 }
 

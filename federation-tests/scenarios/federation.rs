@@ -10,6 +10,8 @@ mod doctor;
 mod ephemeral;
 mod joining;
 mod ledger;
+mod levels;
+mod lists;
 mod memberships;
 mod native;
 mod outage;

@@ -5,6 +5,7 @@
 mod audit;
 mod delivery;
 mod doctor;
+mod lists;
 mod peering;
 mod peers;
 mod room_acls;
@@ -14,7 +15,14 @@ use crate::native::Endpoint;
 
 /// Every endpoint of this face; it is mounted, and described, as a part of the native one.
 pub(crate) fn endpoints() -> Vec<Endpoint> {
-    let peers = [peers::endpoints(), peering::endpoints(), doctor::endpoints()];
-    let others = [audit::endpoints(), delivery::endpoints(), room_acls::endpoints()];
-    [peers.concat(), others.concat()].concat()
+    [
+        peers::endpoints(),
+        audit::endpoints(),
+        peering::endpoints(),
+        lists::endpoints(),
+        delivery::endpoints(),
+        room_acls::endpoints(),
+        doctor::endpoints(),
+    ]
+    .concat()
 }

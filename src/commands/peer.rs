@@ -5,10 +5,11 @@ use std::io::{self, Write};
 use clap::{Args, Subcommand};
 use model::peer::{Capability, Override, PeerPattern, TrustLevel};
 use peers::{
-    Peers,
-    trust::{Author, Limits, PeerChange, Simulation, View},
+    Peers, Trust,
+    trust::{Author, Limits, PeerChange, Simulation, Source, View},
 };
 use ruma::{OwnedRoomId, OwnedServerName};
+use serde_json::json;
 use tokio::runtime;
 
 use super::{
@@ -23,7 +24,7 @@ const PEER_HELP: &str = "A server's name, such as chat.example.org, or all below
 pub enum PeerCommand {
     /// List the peers that are set, one a line: name, level, standing, until when; tabs between
     List,
-    /// Print what is set for a peer, as JSON
+    /// Print what is set for a peer, or what a list says of it, as JSON
     Show {
         #[arg(help = PEER_HELP)]
         peer: PeerPattern,
@@ -144,8 +145,11 @@ async fn execute(command: PeerCommand, peers: &Peers, out: &mut impl Write) -> R
             }
         }
         PeerCommand::Show { peer } => {
-            let view = trust.get(&peer).await?.ok_or_else(|| format!("nothing is set for {peer}"))?;
-            writeln!(out, "{}", serde_json::to_string_pretty(&view)?)?;
+            let shown = match trust.get(&peer).await? {
+                Some(view) => serde_json::to_string_pretty(&view)?,
+                None => shown_without_row(&peer, trust)?,
+            };
+            writeln!(out, "{shown}")?;
         }
         PeerCommand::Set { peer, change } => {
             let author = author(change.reason.clone());
@@ -233,6 +237,21 @@ impl Change {
 
 pub(super) fn author(reason: String) -> Author {
     Author { actor: "command line".to_owned(), reason }
+}
+
+/// A server of which a wildcard, or a list, says how far it is trusted.
+fn shown_without_row(peer: &PeerPattern, trust: &Trust) -> Result<String, Failure> {
+    let nothing = || format!("nothing is set for {peer}");
+    let PeerPattern::Exact(server) = peer else { return Err(nothing().into()) };
+    let (regard, source) = (trust.regard(server), trust.source(server));
+    if source == Source::Default {
+        return Err(nothing().into());
+    }
+    let shown = json!({
+        "server": server, "level": regard.level, "standing": regard.standing, "source": source,
+        "capabilities": regard.grants(),
+    });
+    Ok(serde_json::to_string_pretty(&shown)?)
 }
 
 fn line(view: &View) -> String {

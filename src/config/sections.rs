@@ -68,6 +68,12 @@ pub struct Federation {
     pub default_trust: TrustLevel,
     /// What the trust policy refuses is counted and logged, but let pass.
     pub trust_shadow: bool,
+    /// How often lists of servers that are subscribed to are asked for.
+    #[serde(with = "human::duration")]
+    pub list_refresh: Duration,
+    /// How long a list that is out of date goes on for everybody in it.
+    #[serde(with = "human::duration")]
+    pub list_grace: Duration,
     /// Requests of a peer whose level paces them, by peer.
     pub paced: Rate,
     /// Requests of a peer whose level slows them, by peer.
@@ -110,6 +116,8 @@ impl Default for Federation {
             trusted_key_servers: Vec::new(),
             default_trust: TrustLevel::Limited,
             trust_shadow: false,
+            list_refresh: Duration::from_hours(1),
+            list_grace: Duration::from_hours(7 * 24),
             paced: Rate { per_second: 50.0, burst: 250 },
             slow: Rate { per_second: 5.0, burst: 50 },
             public_rooms: true,

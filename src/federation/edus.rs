@@ -10,24 +10,24 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use metrics::counter;
 use model::{
-    Refusal,
-    peer::{Capability, Context},
+    Position, Refusal, RoomNid,
+    peer::{Capability, Context, Grant},
 };
 use rooms::{LiveRoom, Rooms};
 use ruma::{
-    RoomId, ServerName, UserId,
+    EventId, RoomId, ServerName, UserId,
     api::federation::transactions::edu::{
         DirectDeviceContent, Edu, PresenceContent, PresenceUpdate, ReceiptContent, ReceiptData, TypingContent,
     },
     events::{receipt::ReceiptThread, room::member::MembershipState},
     serde::Raw,
 };
-use store::Store;
+use store::{Store, Write};
 use sync::{PresenceNow, Sync, ToDeviceMessages};
 use tracing::debug;
 use users::Users;
 
-use crate::now;
+use crate::{device_receipts::DeviceReceipts, now};
 
 pub use presence::{PresenceNews, PresenceTaken};
 
@@ -131,6 +131,9 @@ impl Edus {
                     "m.signing_key_update",
                     self.take_keys(origin, &update.user_id.clone(), KeyNews::Signing(update)).await,
                 ),
+                other if DeviceReceipts::is_in(&other) => {
+                    ("org.comity.delivered", self.take_device_receipts(origin, &other).await)
+                }
                 _ => ("unknown", Err(Skipped::Unconcerned)),
             };
             match taken {
@@ -154,6 +157,7 @@ impl Edus {
             Edu::DirectToDevice(message) => (Capability::Devices, Some(&message.sender)),
             Edu::DeviceListUpdate(update) => (Capability::Devices, Some(&update.user_id)),
             Edu::SigningKeyUpdate(update) => (Capability::Devices, Some(&update.user_id)),
+            other if DeviceReceipts::is_in(other) => (Capability::DeliveryReceipts, None),
             _ => (Capability::Events, None),
         };
         let shares_room = async |_| match user_id {
@@ -220,6 +224,48 @@ impl Edus {
             }
         }
         Err(Skipped::Unconcerned)
+    }
+
+    /// What people of this server have said has come onto devices.
+    async fn take_device_receipts(&self, origin: &ServerName, edu: &Edu) -> Result<(), Skipped> {
+        let regard = self.rooms.trust().regard(origin);
+        let Some(receipts) = DeviceReceipts::read(edu) else { return Err(Skipped::Unconcerned) };
+        if regard.grant(Capability::DeliveryReceipts) != Grant::Device {
+            return Err(Skipped::Unconcerned);
+        }
+        if receipts.len() > MOST {
+            return Err(Skipped::TooLarge);
+        }
+        let mut write = Write::new();
+        let mut skipped = None;
+        for (room_id, user_id, receipt) in receipts.into_each() {
+            match self.arrived_at(origin, &room_id, &user_id, &receipt.event_id).await {
+                Ok((room, upto)) => store::device_receipts::put(&mut write, room, &user_id, upto, now()),
+                Err(error) => skipped = Some(error),
+            }
+        }
+        if !write.is_empty() {
+            self.store.commit(write).await?;
+        }
+        skipped.map_or(Ok(()), Err)
+    }
+
+    /// Where in a room an event of this server's people stands that has come onto a device of the origin's user.
+    async fn arrived_at(
+        &self,
+        origin: &ServerName,
+        room_id: &RoomId,
+        user_id: &UserId,
+        event_id: &EventId,
+    ) -> Result<(RoomNid, Position), Skipped> {
+        let room = self.room_of(origin, room_id, user_id).await?;
+        let event = self.store.events().by_ids(&[event_id.to_owned()]).await?.pop();
+        let ours = self.rooms.server_name();
+        let event = event.filter(|event| event.room_nid == room.nid && event.pdu.sender.server_name() == ours);
+        match event {
+            Some(event) if event.position.0 != 0 => Ok((room.nid, event.position)),
+            _ => Err(Skipped::Unconcerned),
+        }
     }
 
     async fn take_presence(&self, origin: &ServerName, presence: PresenceContent) -> Result<(), Skipped> {

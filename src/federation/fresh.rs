@@ -14,6 +14,8 @@ use ruma::{
 };
 use store::presence::PresenceRow;
 
+use crate::device_receipts::DeviceReceipts;
+
 /// The most things of each kind that wait for one destination.
 const MOST: usize = 2_000;
 /// The most people in one `m.presence`, and the most receipts in one `m.receipt`.
@@ -29,9 +31,10 @@ pub(crate) struct Fresh {
     typing: HashMap<(OwnedRoomId, OwnedUserId), (bool, Millis)>,
     receipts: BTreeMap<(OwnedRoomId, OwnedUserId, Option<String>), Read>,
     presence: HashMap<OwnedUserId, Present>,
+    arrivals: BTreeMap<(OwnedRoomId, OwnedUserId), Read>,
 }
 
-/// How far somebody has read.
+/// How far somebody has read, or has what was said on a device.
 #[derive(Clone, Debug)]
 pub(crate) struct Read {
     pub(crate) event_id: OwnedEventId,
@@ -54,7 +57,17 @@ impl From<PresenceRow> for Present {
 
 impl Fresh {
     pub(crate) fn is_empty(&self) -> bool {
-        self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty()
+        self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty() && self.arrivals.is_empty()
+    }
+
+    /// What the server's people said, up to an event of theirs, has come onto a device.
+    pub(crate) fn arrival(&mut self, room_id: OwnedRoomId, user_id: OwnedUserId, upto: Read) {
+        let key = (room_id, user_id);
+        if self.arrivals.len() < MOST || self.arrivals.contains_key(&key) {
+            self.arrivals.insert(key, upto);
+        } else {
+            drop_one("arrival");
+        }
     }
 
     pub(crate) fn typing(&mut self, room_id: OwnedRoomId, user_id: OwnedUserId, is_typing: bool, now: Millis) {
@@ -85,6 +98,7 @@ impl Fresh {
         let mut edus = Vec::new();
         self.take_receipts(limit, &mut taken, &mut edus);
         self.take_presence(limit, now, &mut taken, &mut edus);
+        self.take_arrivals(limit, &mut taken, &mut edus);
         self.typing.retain(|_, (_, at)| now - *at < TYPING_LASTS);
         let some: Vec<_> = self.typing.keys().take(limit.saturating_sub(edus.len())).cloned().collect();
         for key in some {
@@ -99,6 +113,9 @@ impl Fresh {
     pub(crate) fn restore(&mut self, taken: Fresh) {
         for (key, read) in taken.receipts {
             self.receipts.entry(key).or_insert(read);
+        }
+        for (key, upto) in taken.arrivals {
+            self.arrivals.entry(key).or_insert(upto);
         }
         for (user_id, present) in taken.presence {
             self.presence.entry(user_id).or_insert(present);
@@ -128,6 +145,18 @@ impl Fresh {
             }
             self.receipts = left;
             edus.push(Edu::Receipt(ReceiptContent::new(rooms)));
+        }
+    }
+
+    fn take_arrivals(&mut self, limit: usize, taken: &mut Fresh, edus: &mut Vec<Edu>) {
+        while edus.len() < limit && !self.arrivals.is_empty() {
+            let mut receipts = DeviceReceipts::default();
+            for _ in 0..AT_ONCE {
+                let Some(((room_id, user_id), upto)) = self.arrivals.pop_first() else { break };
+                receipts.add(room_id.clone(), user_id.clone(), upto.event_id.clone(), upto.at);
+                taken.arrivals.insert((room_id, user_id), upto);
+            }
+            edus.extend(receipts.into_edu());
         }
     }
 

@@ -11,8 +11,8 @@ mod tests;
 
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
-use model::{EventNid, Millis, Position};
-use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, ServerName};
+use model::{EventNid, Millis, Position, TimelineEvent};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName};
 use serde::{Serialize, Serializer};
 use store::ledger::{LedgerRow, Outcome};
 use tokio::time::Instant;
@@ -187,6 +187,11 @@ impl Ledger {
             may_be_forgotten: event.made_at < now() - millis(self.shared.config.ledger_keep),
             destinations: destinations.into_values().collect(),
         }))
+    }
+
+    /// Onto whose devices an event of this server's has come, as other servers say: `limit` people at most.
+    pub async fn on_devices(&self, event: &TimelineEvent, limit: usize) -> Result<Vec<OwnedUserId>, store::Error> {
+        self.shared.store.device_receipts().who_has(event.room_nid, event.position, limit).await
     }
 
     fn queued(&self, server: OwnedServerName, queued_at: Millis) -> Delivered {

@@ -22,6 +22,7 @@ mod backoff;
 mod book;
 mod bridge;
 mod destination;
+mod device_receipts;
 mod edus;
 mod fresh;
 mod inbound;

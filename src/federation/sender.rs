@@ -120,6 +120,11 @@ impl Sender {
         Ledger::new(self.shared.clone())
     }
 
+    /// Something of another server has come onto a device of somebody here. Doesn't block.
+    pub fn arrived(&self, arrival: sync::Arrival) {
+        self.shared.hear_arrival(arrival);
+    }
+
     /// `server` has just sent an authenticated request: it is there, whatever was thought of it.
     pub fn alive(&self, server: &ServerName) {
         if self.shared.book().alive(server, Instant::now()) {

@@ -12,10 +12,10 @@ use std::{
 
 use model::{
     Change, Committed, Millis, Receipt, RoomNid, TimelineEvent, UserStream,
-    peer::{Capability, Context},
+    peer::{Capability, Context, Grant},
 };
 use ruma::{
-    OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, ServerName, UserId,
     events::{
         TimelineEventType,
         receipt::{ReceiptThread, ReceiptType},
@@ -23,6 +23,7 @@ use ruma::{
     },
     presence::PresenceState,
 };
+use sync::Arrival;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -49,6 +50,7 @@ pub(crate) struct Heard {
     receipts: HashMap<(RoomNid, OwnedUserId, ReceiptThread), (OwnedRoomId, Arc<Receipt>)>,
     presence: HashSet<OwnedUserId>,
     newcomers: HashMap<(RoomNid, OwnedServerName), Newcomer>,
+    arrivals: HashMap<(OwnedRoomId, OwnedUserId, OwnedServerName), (OwnedEventId, Millis)>,
 }
 
 /// A server of which somebody came into a room.
@@ -59,7 +61,7 @@ struct Newcomer {
 
 impl Heard {
     fn is_empty(&self) -> bool {
-        self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty()
+        self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty() && self.arrivals.is_empty()
     }
 }
 
@@ -114,6 +116,15 @@ impl Shared {
         self.news.notify_one();
     }
 
+    /// Something of another server has come onto a device. Doesn't block.
+    pub(crate) fn hear_arrival(&self, arrival: Arrival) {
+        let Arrival { user_id, room_id, server, event_id } = arrival;
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        put(&mut heard.arrivals, (room_id, user_id, server), (event_id, now()), "arrival");
+        drop(heard);
+        self.news.notify_one();
+    }
+
     /// Spreads what is heard until `stop` is cancelled.
     pub(crate) async fn spread(self: Arc<Self>, stop: CancellationToken) {
         let mut typists = Typists::new();
@@ -146,6 +157,9 @@ impl Shared {
             for (_, (room_id, receipt)) in heard.receipts {
                 self.spread_receipt(&room_id, &receipt).await;
             }
+            for ((room_id, user_id, server), (event_id, at)) in heard.arrivals {
+                self.tell_arrival(&server, room_id, user_id, Read { event_id, at });
+            }
             for user_id in heard.presence {
                 self.spread_presence(&user_id).await;
             }
@@ -156,6 +170,14 @@ impl Shared {
     /// Whether `server` is trusted enough to be told something of this kind.
     fn may_hear(&self, server: &ServerName, capability: Capability) -> bool {
         self.rooms.trust().allow(server, capability, &Context::outbound()).is_ok()
+    }
+
+    /// Tells a server that something of its people's has come onto a device, if it may know of devices.
+    fn tell_arrival(&self, server: &ServerName, room_id: OwnedRoomId, user_id: OwnedUserId, upto: Read) {
+        let allowed = self.rooms.trust().allow(server, Capability::DeliveryReceipts, &Context::outbound());
+        if allowed.is_ok_and(|allowed| allowed.grant == Grant::Device) {
+            self.book().mark(server).fresh.arrival(room_id, user_id, upto);
+        }
     }
 
     /// The other servers in a room that may be told something of this kind.

@@ -55,6 +55,9 @@ pub enum MediaError {
         /// Why not.
         failure: RemoteFailure,
     },
+    /// Its server isn't trusted so far.
+    #[error(transparent)]
+    Trust(#[from] peers::TrustError),
     /// A peer that is trusted less than wholly is not given it for its size.
     #[error("your server is given files of at most {limit} bytes")]
     TooLargeForPeer {
@@ -111,6 +114,7 @@ impl Refusal for MediaError {
                 RemoteFailure::TooLarge { .. } | RemoteFailure::Unreachable => Kind::Unreachable,
                 RemoteFailure::Ours => Kind::Unavailable,
             },
+            Self::Trust(error) => error.kind(),
             // Space can be made; other faults of a disk are somebody's to look at.
             Self::Files(error) if error.kind() == io::ErrorKind::StorageFull => Kind::Unavailable,
             Self::Files(_) => Kind::Internal,

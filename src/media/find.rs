@@ -3,7 +3,7 @@
 use std::{pin::pin, time::Duration};
 
 use model::{Millis, Refusal as _};
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, ServerName, UserId};
 use store::{
     Write,
     media::{self as rows, ContentRow, MediaRow},
@@ -24,18 +24,18 @@ const ACCESS_PRECISION: Millis = 60 * 60 * 1000;
 
 /// How far one looks for a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Reach<'a> {
     /// What this server's own people have uploaded.
     Ours,
     /// That, and what was fetched before.
     Kept,
-    /// Everything: another server's file is fetched.
-    Everywhere,
+    /// Everything: another server's file is fetched for this user, as far as that server is trusted.
+    Everywhere(&'a UserId),
 }
 
 impl Media {
     /// Opens what `mxc` names. Waits up to `wait`, at most a minute, for a file of ours that has only a name so far.
-    pub async fn find(&self, mxc: &Mxc, reach: Reach, wait: Duration) -> Result<Item, MediaError> {
+    pub async fn find(&self, mxc: &Mxc, reach: Reach<'_>, wait: Duration) -> Result<Item, MediaError> {
         let (content, file, size) = self.open_content(mxc, reach, wait).await?;
         Ok(Item { content_type: content.content_type, file_name: content.file_name, size, tag: content.sha256, file })
     }
@@ -49,7 +49,7 @@ impl Media {
     pub(crate) async fn open_content(
         &self,
         mxc: &Mxc,
-        reach: Reach,
+        reach: Reach<'_>,
         wait: Duration,
     ) -> Result<(ContentRow, tokio::fs::File, u64), MediaError> {
         if !mxc.is_valid() {
@@ -69,14 +69,20 @@ impl Media {
             }
             error!(mxc = %mxc.id, server.name = %mxc.server, "a file is missing in the media folder");
         }
-        if is_ours || reach != Reach::Everywhere {
-            return Err(MediaError::NotFound);
-        }
+        let (false, Reach::Everywhere(asker)) = (is_ours, reach) else { return Err(MediaError::NotFound) };
+        self.check_trust(asker, &mxc.server).await?;
         self.fetch(mxc).await?;
         let content = self.kept_content(mxc).await?.ok_or(MediaError::NotFound)?;
         let opened = files::find(&self.shared.files.content(&content.sha256)).await?;
         let (file, size) = opened.ok_or(MediaError::NotFound)?;
         Ok((content, file, size))
+    }
+
+    /// Refuses to fetch a file of `server` for `asker` if the server isn't trusted so far.
+    async fn check_trust(&self, asker: &UserId, server: &ServerName) -> Result<(), MediaError> {
+        let servers = self.shared.store.rooms().servers_sharing_rooms_with(asker).await?;
+        let shares = servers.iter().any(|shared| shared == server);
+        Ok(self.shared.remote.check_trust(server, shares)?)
     }
 
     /// The content of a file of ours, once it has some.

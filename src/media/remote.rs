@@ -10,10 +10,13 @@ use std::{
 
 use futures_util::{StreamExt as _, future::BoxFuture};
 use metrics::counter;
-use model::Millis;
-use peers::{PeerError, Peers, Streamed};
+use model::{
+    Millis,
+    peer::{Capability, Context, Fact},
+};
+use peers::{PeerError, Peers, Streamed, TrustError};
 use quick_cache::sync::Cache;
-use ruma::{OwnedServerName, api::federation::authenticated_media::get_content};
+use ruma::{OwnedServerName, ServerName, api::federation::authenticated_media::get_content};
 use store::{Write, media as rows};
 use tokio::{
     sync::{Semaphore, watch},
@@ -37,6 +40,9 @@ const FAILURES: usize = 10_000;
 
 /// The way to the files of other servers.
 pub(crate) trait AskServers: Send + Sync {
+    /// Whether a server is trusted enough to be asked. `shares`: its people share a room with who wants the file.
+    fn check_trust(&self, server: &ServerName, shares: bool) -> Result<(), TrustError>;
+
     /// Asks a server for one of its files.
     fn file(
         &self,
@@ -54,6 +60,11 @@ pub(crate) trait AskServers: Send + Sync {
 }
 
 impl AskServers for Peers {
+    fn check_trust(&self, server: &ServerName, shares: bool) -> Result<(), TrustError> {
+        let context = Context::outbound().knowing(Fact::SharesRoom, shares);
+        self.trust().allow(server, Capability::Media, &context).map(drop)
+    }
+
     fn file(
         &self,
         server: OwnedServerName,
@@ -86,6 +97,11 @@ impl Remote {
     pub(crate) fn new(ask: Box<dyn AskServers>, concurrent: usize) -> Self {
         let (turns, failed) = (Semaphore::new(concurrent), Cache::new(FAILURES));
         Self { ask, turns, under_way: Mutex::default(), failed }
+    }
+
+    /// As [`AskServers::check_trust`].
+    pub(crate) fn check_trust(&self, server: &ServerName, shares: bool) -> Result<(), TrustError> {
+        self.ask.check_trust(server, shares)
     }
 
     fn under_way(&self) -> MutexGuard<'_, HashMap<Mxc, watch::Receiver<Option<Outcome>>>> {

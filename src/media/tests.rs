@@ -31,7 +31,16 @@ struct Others {
     asked: Arc<AtomicUsize>,
 }
 
+/// As far as Alice may.
+fn everywhere() -> Reach<'static> {
+    Reach::Everywhere(ruma::user_id!("@alice:a.test"))
+}
+
 impl remote::AskServers for Others {
+    fn check_trust(&self, _: &ServerName, _: bool) -> Result<(), peers::TrustError> {
+        Ok(())
+    }
+
     fn file(
         &self,
         _: OwnedServerName,
@@ -109,7 +118,7 @@ impl Rig {
         self.media.upload(user_id!("@alice:a.test"), described, body).await
     }
 
-    async fn find(&self, mxc: &Mxc, reach: Reach) -> Result<Item, MediaError> {
+    async fn find(&self, mxc: &Mxc, reach: Reach<'_>) -> Result<Item, MediaError> {
         self.media.find(mxc, reach, Duration::ZERO).await
     }
 
@@ -162,7 +171,7 @@ async fn what_was_uploaded_is_given_back_and_equal_files_are_kept_once() {
         assert_eq!(item.content_type, "application/octet-stream");
         assert!(bytes_of(item).await == bytes);
         for nothing in ["nothing", "../../etc/passwd", ""] {
-            let missing = rig.find(&Mxc::new(server_name!("a.test"), nothing), Reach::Everywhere).await;
+            let missing = rig.find(&Mxc::new(server_name!("a.test"), nothing), everywhere()).await;
             assert!(matches!(missing, Err(MediaError::NotFound)));
         }
         Ok::<_, MediaError>(())
@@ -248,7 +257,7 @@ async fn another_servers_file_is_fetched_once_and_kept() {
         let rig = Rig::new(store, one_file).await;
         let mxc = Mxc::new(server_name!("b.test"), "text");
         assert!(matches!(rig.find(&mxc, Reach::Kept).await, Err(MediaError::NotFound)));
-        let all = futures_util::future::join_all((0..10).map(|_| rig.find(&mxc, Reach::Everywhere))).await;
+        let all = futures_util::future::join_all((0..10).map(|_| rig.find(&mxc, everywhere()))).await;
         for item in all {
             let item = item?;
             assert_eq!((item.content_type.as_str(), item.file_name.as_deref()), ("text/plain", Some("y.txt")));
@@ -260,11 +269,11 @@ async fn another_servers_file_is_fetched_once_and_kept() {
 
         // Its file is lost, but not for good.
         std::fs::remove_dir_all(rig.media.config().path.join("files")).expect("it is there");
-        assert_eq!(bytes_of(rig.find(&mxc, Reach::Everywhere).await?).await, b"hello");
+        assert_eq!(bytes_of(rig.find(&mxc, everywhere()).await?).await, b"hello");
         assert_eq!(rig.asked.load(Ordering::SeqCst), 2);
-        let liar = rig.find(&Mxc::new(server_name!("b.test"), "liar"), Reach::Everywhere).await?;
+        let liar = rig.find(&Mxc::new(server_name!("b.test"), "liar"), everywhere()).await?;
         assert_eq!(liar.content_type, "application/octet-stream");
-        let elsewhere = rig.find(&Mxc::new(server_name!("b.test"), "elsewhere"), Reach::Everywhere).await?;
+        let elsewhere = rig.find(&Mxc::new(server_name!("b.test"), "elsewhere"), everywhere()).await?;
         assert_eq!((elsewhere.content_type.as_str(), elsewhere.size), ("text/plain", 5));
         Ok::<_, MediaError>(())
     })
@@ -285,12 +294,12 @@ async fn what_can_not_be_fetched_is_not_asked_for_again_for_a_while() {
         for (id, expected) in expected {
             let before = rig.asked.load(Ordering::SeqCst);
             for _ in 0..3 {
-                let answer = rig.find(&Mxc::new(server_name!("b.test"), id), Reach::Everywhere).await;
+                let answer = rig.find(&Mxc::new(server_name!("b.test"), id), everywhere()).await;
                 assert!(matches!(answer, Err(MediaError::Remote { failure, .. }) if failure == expected), "{id}");
             }
             assert_eq!(rig.asked.load(Ordering::SeqCst), before + 1);
             rig.now.fetch_add(60_000, Ordering::SeqCst);
-            assert!(rig.find(&Mxc::new(server_name!("b.test"), id), Reach::Everywhere).await.is_err());
+            assert!(rig.find(&Mxc::new(server_name!("b.test"), id), everywhere()).await.is_err());
             assert_eq!(rig.asked.load(Ordering::SeqCst), before + 2);
         }
         assert_eq!(rig.files(), 0);

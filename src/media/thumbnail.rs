@@ -22,7 +22,13 @@ impl Media {
     /// A small picture of what `mxc` names: at least as large as wanted where the sizes and the picture allow.
     ///
     /// Errors: as [`Self::find`]; `NoPicture` and `TooLargeToScale`.
-    pub async fn thumbnail(&self, mxc: &Mxc, wanted: Wanted, reach: Reach, wait: Duration) -> Result<Item, MediaError> {
+    pub async fn thumbnail(
+        &self,
+        mxc: &Mxc,
+        wanted: Wanted,
+        reach: Reach<'_>,
+        wait: Duration,
+    ) -> Result<Item, MediaError> {
         let (content, source, _) = self.open_content(mxc, reach, wait).await?;
         if let Some(item) = self.made_before(&content, &wanted).await? {
             return Ok(item);

@@ -32,6 +32,8 @@ pub struct PeersConfig {
     pub request_timeout: Duration,
     /// How servers are trusted that nobody has set.
     pub trust: TrustConfig,
+    /// How often publishers are asked for their lists.
+    pub list_refresh: Duration,
 }
 
 impl Default for PeersConfig {
@@ -48,6 +50,7 @@ impl Default for PeersConfig {
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             trust: TrustConfig::default(),
+            list_refresh: Duration::from_hours(1),
         }
     }
 }

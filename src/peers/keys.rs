@@ -33,6 +33,7 @@ pub(crate) use error::span;
 pub(crate) use fetch::Fetch;
 pub(crate) use known::check_signatures;
 pub use known::{RetiredKey, ServerKey};
+pub(crate) use pins::{is_verify_key, signed_by_one_of};
 pub use publish::NotaryWish;
 
 use crate::Trust;

@@ -29,6 +29,7 @@ pub use documents::Notice;
 pub use error::PeeringError;
 pub use offer::OfferWish;
 pub use view::PeeringView;
+pub(crate) use words::are_said;
 pub use words::words_of;
 
 use crate::{Peers, keys::wall_clock};

@@ -43,7 +43,7 @@ pub enum Scope {
     Users,
     /// Look for users by a part of their name.
     Search,
-    /// Ask how this server regards theirs.
+    /// Ask how this server regards theirs, and what it says of others in its list.
     Status,
     /// Offer to be peers, and what follows from that.
     Peering,

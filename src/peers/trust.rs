@@ -13,6 +13,7 @@ mod register;
 mod retry;
 mod settings;
 mod simulate;
+mod turn;
 
 use std::{
     collections::BTreeMap,
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::lists::{Listings, Remembered};
 use acts::Acts;
 use rates::Rates;
 use register::{Entry, Register};
@@ -44,6 +46,7 @@ pub use rates::Rate;
 pub use register::Source;
 pub use settings::{Limits, PeerSettings, Transport, View};
 pub use simulate::{Simulated, Simulation};
+pub(crate) use turn::Act;
 
 /// How often it is looked whether somebody else has changed a peer: another node, or the command line.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -61,6 +64,8 @@ pub struct TrustConfig {
     pub paced: Rate,
     /// … and one whose requests are slow.
     pub slow: Rate,
+    /// How long a list of servers that is out of date goes on for everybody in it, before it lifts nobody new.
+    pub list_grace: Duration,
 }
 
 impl Default for TrustConfig {
@@ -70,6 +75,7 @@ impl Default for TrustConfig {
             shadow: false,
             paced: Rate { per_second: 50.0, burst: 250 },
             slow: Rate { per_second: 5.0, burst: 50 },
+            list_grace: Duration::from_hours(7 * 24),
         }
     }
 }
@@ -89,6 +95,8 @@ struct Shared {
     acts: Acts,
     /// Told whenever the register was read.
     read: watch::Sender<()>,
+    /// What the lists say that this server goes by.
+    remembered: Remembered,
 }
 
 /// Why the trust policy refused something.
@@ -158,7 +166,8 @@ impl Trust {
         let rates = Rates::new(&config);
         let register = RwLock::new(Arc::new(Register::empty(config.default_level)));
         let (acts, read) = (Acts::default(), watch::Sender::new(()));
-        let shared = Shared { store, us, config, register, rates, acts, read };
+        let remembered = Remembered::default();
+        let shared = Shared { store, us, config, register, rates, acts, read, remembered };
         Self { shared: Arc::new(shared) }
     }
 
@@ -205,8 +214,7 @@ impl Trust {
     pub fn admit(&self, server: &ServerName, capability: Capability, direction: Direction) -> Result<(), TrustError> {
         let context = Context { direction, ..Context::inbound() };
         // Whoever answers, or asks, decides the rest, and counts it then.
-        let is_decided_here =
-            matches!((capability, direction), (Capability::Events, _) | (Capability::Media, Direction::Out));
+        let is_decided_here = capability == Capability::Events;
         match self.decide(server, capability, &context) {
             Decision::Ask(_) => Ok(()),
             Decision::Allow(_) if !is_decided_here => Ok(()),
@@ -241,6 +249,30 @@ impl Trust {
         // The row of a host says nothing of other servers at other ports of it.
         let entry = server.port().is_none().then(|| self.register().find(server))?;
         entry.settings.endpoint.clone()
+    }
+
+    /// Whether it is by a list that `server` is regarded as it is.
+    pub(crate) fn is_listed(&self, server: &ServerName) -> bool {
+        matches!(self.source(server), Source::List { .. })
+    }
+
+    /// The keys that the list names by which `server` is regarded.
+    pub(crate) fn listed_keys(&self, server: &ServerName) -> BTreeMap<String, String> {
+        self.register().find(server).listed_keys.clone()
+    }
+
+    /// When the first list ended that goes on for everybody in it.
+    pub(crate) fn first_stale_list(&self) -> Option<Millis> {
+        self.register().first_stale()
+    }
+
+    /// How long lists go on so, in milliseconds.
+    pub(crate) fn list_grace(&self) -> Millis {
+        Millis::try_from(self.shared.config.list_grace.as_millis()).unwrap_or(Millis::MAX / 2)
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.shared.store
     }
 
     /// How large a file a peer is given at most, where an admin has set that.
@@ -385,11 +417,14 @@ impl Trust {
         self.shared.register.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What is set for peers, as the store has it.
+    /// What is set for peers, and what lists say of them, as the store has it.
     pub async fn load(&self) -> Result<(), store::Error> {
-        let head = self.shared.store.audit().head().await?;
-        let rows = self.shared.store.peers().list().await?;
-        let register = Register::new(&rows, self.shared.config.default_level, head, crate::keys::wall_clock());
+        let Shared { store, config, remembered, .. } = &*self.shared;
+        let head = store.audit().head().await?;
+        let rows = store.peers().list().await?;
+        let lists = Listings::read(store, remembered).await?;
+        let now = crate::keys::wall_clock();
+        let register = Register::new(&rows, config.default_level, head, now).with_lists(&lists, now);
         let mut current = self.shared.register.write().unwrap_or_else(PoisonError::into_inner);
         // Of two who read at once, the one who read first must not have the last word.
         if register.head() >= current.head() {
@@ -398,6 +433,12 @@ impl Trust {
         drop(current);
         self.shared.read.send_replace(());
         Ok(())
+    }
+
+    /// As [`Self::load`], and closes lists that ran out meanwhile: to be called before anybody is let in.
+    pub async fn open(&self) -> Result<(), store::Error> {
+        self.load().await?;
+        self.close_stale_lists(crate::keys::wall_clock()).await
     }
 
     /// Keeps up with changes that others make, lets rows expire, and writes down what peers did, until `stop` is cancelled.
@@ -426,10 +467,10 @@ impl Trust {
         if known.is_outdated(now) || self.shared.store.audit().head().await? != known.head() {
             self.load().await?;
         }
-        Ok(())
+        self.close_stale_lists(now).await
     }
 
-    async fn write_acts(&self) {
+    pub(crate) async fn write_acts(&self) {
         if let Err(error) = self.shared.acts.write(&self.shared.store).await {
             warn!(error = &error as &dyn std::error::Error, "could not write down what peers did");
         }

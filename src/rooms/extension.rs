@@ -52,6 +52,8 @@ pub(crate) struct Extension<'a> {
     events: Vec<Arc<TimelineEvent>>,
     /// The state after each of them.
     after: HashMap<OwnedEventId, StoredState>,
+    /// What was kept aside, and what that comes after.
+    aside: HashMap<OwnedEventId, Vec<OwnedEventId>>,
     changed: Vec<EventNid>,
 }
 
@@ -89,6 +91,7 @@ impl<'a> Extension<'a> {
             write: Write::new(),
             events: Vec::new(),
             after: HashMap::new(),
+            aside: HashMap::new(),
             changed: Vec::new(),
         }
     }
@@ -244,10 +247,14 @@ impl<'a> Extension<'a> {
         let ceiling = self.rooms.ceiling_in(&self.head.now.state).await?;
         let withheld_below = self.rooms.shared.peers.trust().withholds(server, ceiling);
         let event = TimelineEvent { withheld_below, ..judged.event(Some(before.snapshot), false) };
-        let follows: HashSet<&OwnedEventId> = judged.pdu.prev_events.iter().chain(&judged.behind).collect();
-        let mut open = self.head.extremities.clone();
-        open.retain(|(event_id, _)| !follows.contains(event_id));
-        self.join_branches(&event, before, open, offset).await?;
+        if self.is_followed(judged).await? {
+            self.fresh.insert(event.nid, Arc::new(event.clone()));
+        } else {
+            let comes_after = self.comes_after(judged);
+            let mut open = self.head.extremities.clone();
+            open.retain(|(event_id, _)| !comes_after.contains(event_id));
+            self.join_branches(&event, before, open, offset).await?;
+        }
 
         // What holds afterwards follows from the event itself, unless it came from a branch.
         let room_state = (!is_on_head).then_some(self.head.now.snapshot);
@@ -277,8 +284,33 @@ impl<'a> Extension<'a> {
         Ok(Verdict::Accepted)
     }
 
+    /// What lies before an event, seen past all that was refused: these are no ends of the room any more.
+    fn comes_after(&self, judged: &Judged) -> HashSet<OwnedEventId> {
+        let mut found = HashSet::new();
+        let mut open: Vec<&OwnedEventId> = judged.comes_after().collect();
+        while let Some(event_id) = open.pop() {
+            if found.insert(event_id.clone()) {
+                open.extend(self.aside.get(event_id).into_iter().flatten());
+            }
+        }
+        found
+    }
+
+    /// Whether something in the timeline follows an event already, which was missing until now: then it is no end of the room, and
+    /// what holds stays as it is.
+    async fn is_followed(&self, judged: &Judged) -> Result<bool, RoomError> {
+        // Whatever follows another lies deeper.
+        let deepest = self.head.extremities.iter().map(|(_, depth)| *depth).max().unwrap_or_default();
+        if judged.pdu.depth >= deepest {
+            return Ok(false);
+        }
+        let events = self.rooms.shared.store.events();
+        Ok(events.is_backward_extremity(self.room.nid, &judged.pdu.event_id).await?)
+    }
+
     /// Keeps an event outside the timeline.
     fn keep_aside(&mut self, judged: &Judged, is_rejected: bool) {
+        self.aside.insert(judged.pdu.event_id.clone(), judged.comes_after().cloned().collect());
         let state_before = judged.stored.as_ref().map(|stored| stored.snapshot).or_else(|| {
             let stored = self.store_state(judged.parent.clone().unwrap_or_default(), judged.before.clone());
             Some(stored.snapshot)

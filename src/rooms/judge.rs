@@ -3,7 +3,7 @@
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#checks-performed-on-receipt-of-a-pdu>
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -47,7 +47,7 @@ pub(crate) struct Judged {
     pub(crate) parent: Option<StoredState>,
     /// Of the events that it follows, those that aren't in the timeline.
     pub(crate) missing: Vec<OwnedEventId>,
-    /// What those follow that it follows and that were refused: it comes after them too.
+    /// What those follow that it follows and that were refused, and so on: it comes after them too.
     pub(crate) behind: Vec<OwnedEventId>,
     /// The redactions of it that came before it.
     pub(crate) redactions: Vec<Arc<TimelineEvent>>,
@@ -57,6 +57,11 @@ pub(crate) struct Judged {
 }
 
 impl Judged {
+    /// What lies before it, seen past those that were refused.
+    pub(crate) fn comes_after(&self) -> impl Iterator<Item = &OwnedEventId> {
+        self.pdu.prev_events.iter().chain(&self.behind)
+    }
+
     pub(crate) fn event(&self, state_before: Option<SnapshotNid>, soft_failed: bool) -> TimelineEvent {
         TimelineEvent {
             nid: self.nid,
@@ -73,13 +78,22 @@ impl Judged {
     }
 }
 
+/// So many events are looked at for what lies before a chain of refused ones. Who is refused more often in a row leaves a branch
+/// open, which the next event of this server joins.
+const MOST_BEHIND: usize = 1_000;
+
+/// It was rejected, or is kept and not shown.
+fn is_refused(event: &TimelineEvent) -> bool {
+    event.pdu.rejected || event.soft_failed
+}
+
 /// The state after an event.
 #[derive(Clone, Debug)]
 pub(crate) struct After {
     pub(crate) state: StateMap,
     stored: Option<StoredState>,
     parent: Option<StoredState>,
-    /// What the event follows, if it was refused itself.
+    /// What the event follows, if it was refused itself, and what those follow of these that were refused too.
     behind: Vec<OwnedEventId>,
     is_in_timeline: bool,
 }
@@ -230,7 +244,7 @@ impl<'a> Judge<'a> {
                 is_in_timeline: true,
             },
             None => After {
-                behind: if is_accepted { Vec::new() } else { judged.pdu.prev_events.clone() },
+                behind: if is_accepted { Vec::new() } else { judged.comes_after().cloned().collect() },
                 is_in_timeline: true,
                 ..before
             },
@@ -360,8 +374,8 @@ impl Rooms {
             None if event.pdu.kind == TimelineEventType::RoomCreate => StoredState::default(),
             None => return Ok(None),
         };
-        let is_refused = event.pdu.rejected || event.soft_failed;
-        let behind = if is_refused { event.pdu.prev_events.clone() } else { Vec::new() };
+        let is_refused = is_refused(&event);
+        let behind = if is_refused { self.behind(&event).await? } else { Vec::new() };
         let is_in_timeline = event.position.0 != 0 || is_refused;
         Ok(Some(match event.pdu.state().filter(|_| !event.pdu.rejected) {
             Some(key) => After {
@@ -373,6 +387,20 @@ impl Rooms {
             },
             None => After { state: before.state.clone(), stored: Some(before), parent: None, behind, is_in_timeline },
         }))
+    }
+
+    /// What a refused event follows, and what those follow of these that were refused too.
+    async fn behind(&self, event: &TimelineEvent) -> Result<Vec<OwnedEventId>, RoomError> {
+        let mut behind: BTreeSet<OwnedEventId> = BTreeSet::new();
+        let mut open = event.pdu.prev_events.clone();
+        while !open.is_empty() && behind.len() < MOST_BEHIND {
+            let events = self.events_by_id(&open).await?;
+            behind.extend(open);
+            let further = events.iter().filter(|event| is_refused(event)).flat_map(|event| &event.pdu.prev_events);
+            let further: BTreeSet<&OwnedEventId> = further.filter(|event_id| !behind.contains(*event_id)).collect();
+            open = further.into_iter().cloned().collect();
+        }
+        Ok(behind.into_iter().collect())
     }
 
     async fn pending_redactions(

@@ -15,6 +15,8 @@ use ruma::{
     state_res::{self, utils::event_id_set::EventIdSet},
 };
 
+use tracing::warn;
+
 use crate::{RoomError, Rooms, live::SharedRoom};
 
 /// No room's auth chain is longer that this server takes part in.
@@ -31,7 +33,7 @@ impl Rooms {
         fresh: &HashMap<EventNid, Arc<TimelineEvent>>,
     ) -> Result<StateMap, RoomError> {
         counter!("comity_state_resolutions_total").increment(1);
-        let graph = self.auth_graph(&states, fresh).await?;
+        let graph = self.auth_graph(room, &states, fresh).await?;
         let rules = room.rules.clone();
         let version = room.version.clone();
         let resolved = tokio::task::spawn_blocking(move || graph.resolve(&states, &rules, &version));
@@ -41,6 +43,7 @@ impl Rooms {
     /// The events of some states, and all that allows them.
     async fn auth_graph(
         &self,
+        room: &SharedRoom,
         states: &[StateMap],
         fresh: &HashMap<EventNid, Arc<TimelineEvent>>,
     ) -> Result<AuthGraph, RoomError> {
@@ -51,6 +54,10 @@ impl Rooms {
         let found = here.into_iter().filter_map(|nid| fresh.get(&nid).cloned());
         for event in found.chain(self.events(elsewhere).await?) {
             graph.add(event, &mut wanted);
+        }
+        // Without one of its events a state would come to something that no other server comes to.
+        if let Some(missing) = states.iter().flat_map(StateMap::values).find(|nid| !graph.ids.contains_key(nid)) {
+            return Err(store::Error::Corrupt(format!("event {missing} of a state is missing")).into());
         }
         let in_flight = self.shared.memory.in_flight();
         let fresh_by_id: HashMap<&EventId, &Arc<TimelineEvent>> =
@@ -65,6 +72,9 @@ impl Rooms {
             let found: Vec<_> = here.iter().filter_map(|event_id| fresh_by_id.get(&**event_id)).collect();
             for event in found.into_iter().cloned().cloned().chain(self.events_by_id(&elsewhere).await?) {
                 graph.add(event, &mut wanted);
+            }
+            for missing in elsewhere.iter().filter(|event_id| !graph.events.contains_key(*event_id)) {
+                warn!(room.id = %room.room_id, event.id = %missing, "an event that allows others in a state is not known");
             }
         }
         Ok(graph)

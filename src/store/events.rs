@@ -237,6 +237,12 @@ impl Events<'_> {
         Ok(found)
     }
 
+    /// Whether an event is missing in the timeline, and something in it follows that.
+    pub async fn is_backward_extremity(&self, room: RoomNid, event_id: &EventId) -> Result<bool, Error> {
+        const FIND: &str = "SELECT 1 FROM backward_extremities WHERE room_nid = $1 AND event_id = $2";
+        Ok(!self.0.query(FIND, args![room.0, event_id.as_str()]).await?.is_empty())
+    }
+
     /// Where the history of a room begins, as far as this server has it: events that it lacks.
     pub async fn backward_extremities(&self, room: RoomNid, limit: usize) -> Result<Vec<OwnedEventId>, Error> {
         const FIND: &str = "SELECT event_id FROM backward_extremities WHERE room_nid = $1 LIMIT $2";

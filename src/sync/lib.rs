@@ -10,6 +10,7 @@
 //! **To add a stream:** a file in `streams/`, its part of [`Answer`], one line in `request.rs`.
 
 mod answer;
+mod arrivals;
 mod cells;
 mod error;
 mod filter;
@@ -36,6 +37,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, UnreadCounts};
+pub use arrivals::{Arrival, OnArrival};
 pub use error::SyncError;
 pub use notifier::Notifier;
 pub use push::Notification;
@@ -91,6 +93,7 @@ pub(crate) struct Shared {
     pub(crate) states: states::States,
     pub(crate) settings: settings::AllSettings,
     pub(crate) lazy: lazy::Sent,
+    pub(crate) arrivals: arrivals::Arrivals,
     pub(crate) filters: quick_cache::sync::Cache<(ruma::OwnedUserId, i64), Arc<filter::Filter>>,
     pub(crate) typing: Mutex<streams::typing::Typists>,
     pub(crate) presence: Mutex<streams::presence::Present>,
@@ -116,6 +119,7 @@ impl Sync {
                 states,
                 settings: settings::AllSettings::new(),
                 lazy: lazy::Sent::new(),
+                arrivals: arrivals::Arrivals::new(),
                 filters: quick_cache::sync::Cache::new(1_000),
                 typing: Mutex::default(),
                 presence: Mutex::default(),
@@ -123,6 +127,11 @@ impl Sync {
                 edits: tokio::sync::Mutex::new(()),
             }),
         }
+    }
+
+    /// Tells `listener` what of other servers has come onto devices of this one's people. Only the first who wants that is told.
+    pub fn on_arrival(&self, listener: OnArrival) {
+        self.shared.arrivals.tell(listener);
     }
 
     /// What time does by itself, until `stop`: typing ends, people become idle and go away, counts are written down.

@@ -96,6 +96,9 @@ impl Sync {
         let filter = self.filter_of(&request).await?;
         let mut since = self.since_of(&request)?;
         let must_answer = since.is_none() || request.full_state;
+        if let Some(since) = since {
+            shared.arrivals.confirm(&request, since);
+        }
 
         let mut is_first = true;
         loop {
@@ -115,6 +118,7 @@ impl Sync {
                 let Some(answer) = Box::pin(self.look(&request, &user, since, filter.clone())).await? else { continue };
                 histogram!("comity_sync_look_seconds").record(began.elapsed().as_secs_f64());
                 if must_answer || is_due || !answer.is_empty() {
+                    shared.arrivals.note(shared.rooms.server_name(), &request, &answer);
                     return Ok(answer);
                 }
                 // What was looked at and found to be of no interest needs no second look.

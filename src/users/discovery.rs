@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use model::{Kind, Millis, Refusal, peer::Grant};
 use quick_cache::sync::Cache;
-use ruma::{OwnedServerName, ServerName, UserId};
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use store::{Write, user_directory};
 
 use crate::{Limited, People, ProfileError, Rate, Users, limits::Buckets, millis, search::people_of};
 
 /// A shorter part of a name finds nobody, in letters.
-const MIN_TERM: usize = 3;
+pub(crate) const MIN_TERM: usize = 3;
 /// No name is longer.
-const MAX_TERM: usize = 255;
+pub(crate) const MAX_TERM: usize = 255;
 /// How many people one search finds at most.
-const MAX_FOUND: usize = 20;
+pub(crate) const MAX_FOUND: usize = 20;
 /// How long a server finds nobody that seems to read the whole list.
 const STOP: Duration = Duration::from_secs(10 * 60);
 /// How many such servers are remembered.
@@ -28,6 +28,8 @@ pub(crate) struct Lookups {
     found: Buckets<OwnedServerName>,
     /// Looking for somebody who isn't there: who guesses names misses most of the time.
     misses: Buckets<OwnedServerName>,
+    /// Searches of this server's users on other servers.
+    elsewhere: Buckets<OwnedUserId>,
     /// Servers that seemed to read the whole list, and until when they find nobody.
     stopped: Cache<OwnedServerName, Millis>,
 }
@@ -38,12 +40,18 @@ impl Default for Lookups {
             searches: Buckets::new(Rate::per_second(1.0, 30)),
             found: Buckets::new(Rate::per_second(0.1, 200)),
             misses: Buckets::new(Rate::per_second(0.1, 100)),
+            elsewhere: Buckets::new(Rate::per_second(1.0, 30)),
             stopped: Cache::new(STOPPED),
         }
     }
 }
 
 impl Lookups {
+    /// Refuses one who looks for people of other servers too often.
+    pub(crate) fn check_asker(&self, asker: &UserId) -> Result<(), Limited> {
+        self.elsewhere.take(asker.to_owned())
+    }
+
     fn check(&self, peer: &ServerName, now: Millis) -> Result<(), LookupError> {
         let wait = self.stopped.get(peer).map_or(0, |until| until - now);
         match u64::try_from(wait) {

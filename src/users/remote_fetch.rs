@@ -8,7 +8,6 @@ use std::{
     time::Duration,
 };
 
-use model::peer::{Capability, Context};
 use peers::PeerError;
 use ruma::{OwnedUserId, UserId, api::federation::device::get_devices::v1 as devices};
 use store::{Write, remote_devices::put};
@@ -54,8 +53,7 @@ impl Users {
         // After the list was read: whoever leaves from now on changes it.
         let is_shared = self.store.rooms().share_a_room(asker, user_id).await?;
         let server = user_id.server_name();
-        let shares = async |_| Ok::<_, PeerError>(is_shared);
-        self.peers.trust().allow_knowing(server, Capability::Devices, &Context::outbound(), shares).await?;
+        self.may_ask_of_devices(asker, server).await?;
         let answer = self.peers.ask_within(PATIENCE, server, devices::Request::new(user_id.to_owned())).await?;
         let list = RemoteList::fetched(user_id, answer)
             .map_err(|reason| PeerError::Malformed { server: server.to_owned(), reason: reason.to_owned() })?;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, stream};
+use model::peer::{Capability, Context};
 use peers::{Failure, PeerError};
 use ruma::{
     OneTimeKeyAlgorithm, OwnedDeviceId, OwnedServerName, OwnedUserId, ServerName, UserId,
@@ -62,14 +63,26 @@ impl Users {
         Ok((found, failures))
     }
 
-    /// Takes a one-time key of each of these devices from other servers: see [`Self::claim_keys`].
+    /// Refuses to ask `server` of its users' devices, for `asker`, if it isn't trusted so far.
+    pub(crate) async fn may_ask_of_devices(&self, asker: &UserId, server: &ServerName) -> Result<(), PeerError> {
+        let shares = async |_| {
+            let servers = self.store.rooms().servers_sharing_rooms_with(asker).await?;
+            Ok::<_, PeerError>(servers.iter().any(|shared| shared == server))
+        };
+        let trust = self.peers.trust();
+        trust.allow_knowing(server, Capability::Devices, &Context::outbound(), shares).await.map(drop)
+    }
+
+    /// Takes a one-time key of each of these devices from other servers, for `asker`: see [`Self::claim_keys`].
     pub async fn claim_remote_keys(
         &self,
+        asker: &UserId,
         wanted: &BTreeMap<OwnedUserId, BTreeMap<OwnedDeviceId, OneTimeKeyAlgorithm>>,
         patience: Option<Duration>,
     ) -> (ClaimedKeys, RemoteFailures) {
         let by_server = self.by_server(wanted.iter().map(|(user_id, devices)| (&**user_id, devices.clone())));
         let ask = |server: OwnedServerName, wanted| async move {
+            self.may_ask_of_devices(asker, &server).await?;
             Ok(self.peers.ask_within(PATIENCE, &server, claim::Request::new(wanted)).await?.one_time_keys)
         };
         let (answers, failures) = each(by_server, patience, ask).await;
@@ -215,6 +228,7 @@ impl Users {
         if wanted.is_empty() {
             return Ok(());
         }
+        self.may_ask_of_devices(asker, server).await?;
         let answer = self.peers.ask_within(PATIENCE, server, query::Request::new(wanted.clone()));
         let answer = in_time(deadline, server, answer).await?;
         found.add_remote(server, &wanted, answer);

@@ -1,6 +1,6 @@
 //! Both sides of a split go on alone, and agree when they meet again.
 
-use federation_tests::{Network, on_each_engine};
+use federation_tests::{Engine, FakePeer, Network, on_each_engine};
 use serde_json::json;
 
 use super::{Two, agree, arrives, becomes, share_history, state_becomes};
@@ -151,4 +151,49 @@ async fn three_that_were_each_alone_agree() {
         arrives(person, &room, &event_id).await;
     }
     agree(&room, &people).await;
+}
+
+#[tokio::test]
+async fn what_comes_after_refused_events_ends_the_branches_before_them() {
+    // In one transaction, and each in one of its own.
+    for at_once in [true, false] {
+        let network = Network::new();
+        let server = network.server(&Engine::Sqlite, "a.test").await.start().await;
+        let peer = FakePeer::start(&network, "b.test").await;
+        let alice = server.register_with_secret("alice").await;
+        let id = alice.create_public_room().await;
+        peer.join(&server, &id, "bob").await;
+        let mut room = peer.join(&server, &id, "carol").await;
+        // The peer doesn't know that Bob is banned: what he says is kept, and not shown; what Carol says after it is shown.
+        let banned = alice.act_on(&id, "ban", &peer.user("bob")).await;
+        assert_eq!(banned.status, 200, "{}", banned.body);
+        let mut said = vec![room.say(&peer, "carol", "one")];
+        said.push(room.say(&peer, "bob", "two"));
+        said.push(room.say(&peer, "bob", "three"));
+        said.push(room.say(&peer, "carol", "four"));
+        let said: Vec<&serde_json::Value> = said.iter().collect();
+        if at_once {
+            peer.send(&server, &said).await;
+        } else {
+            for event in &said {
+                peer.send(&server, &[event]).await;
+            }
+        }
+        let last = room.id_of(said[3]);
+        arrives(&alice, &id, &last).await;
+        let history = alice.history(&id).await;
+        assert!(history.iter().all(|event| event["content"]["body"] != "two"), "{history:#?}");
+
+        let answer = alice.say(&id, "five").await;
+        let event = peer
+            .hears("Alice's answer", |heard| {
+                let pdus = heard.body["pdus"].as_array()?;
+                pdus.iter().find(|event| room.id_of(event) == answer).cloned()
+            })
+            .await;
+        let follows: Vec<&str> =
+            event["prev_events"].as_array().expect("it has some").iter().filter_map(|id| id.as_str()).collect();
+        assert_eq!(follows.len(), 2, "the ban, and what Carol said last: {follows:?}, {at_once}");
+        assert!(follows.contains(&last.as_str()), "{follows:?}");
+    }
 }

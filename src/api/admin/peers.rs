@@ -158,7 +158,7 @@ struct Regarded {
     capabilities: BTreeMap<&'static str, model::peer::Grant>,
     /// Which change of the peers this server has heard of last, whoever made it: a revision of some peer.
     revision: i64,
-    /// By its own row, by that of a domain, or by default.
+    /// By its own row, by that of a domain, by a list and which version of it, or by default.
     #[schema(value_type = Object)]
     source: peers::trust::Source,
 }

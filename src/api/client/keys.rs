@@ -59,7 +59,7 @@ async fn claim(ask: Ask<claim_keys::v3::Request>) -> Answer<claim_keys::v3::Resp
     });
     let of_ours = of_ours.collect();
     let (ours, (theirs, failures)) =
-        tokio::join!(users.claim_keys(&of_ours), users.claim_remote_keys(&wanted, timeout));
+        tokio::join!(users.claim_keys(&of_ours), users.claim_remote_keys(&ask.session.user_id, &wanted, timeout));
     let mut claimed = ours?;
     claimed.extend(theirs);
     let mut response = claim_keys::v3::Response::new(claimed);

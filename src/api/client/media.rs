@@ -117,14 +117,24 @@ fn uri_of(mxc: &Mxc) -> OwnedMxcUri {
 async fn download(ask: Ask<authenticated_media::get_content::v1::Request>) -> Result<Response, Error> {
     let request = &ask.request;
     let mxc = Mxc::new(request.server_name.clone(), request.media_id.as_str());
-    let item = ask.services.media.find(&mxc, Reach::Everywhere, request.timeout_ms).await.map_err(refuse)?;
+    let item = ask
+        .services
+        .media
+        .find(&mxc, Reach::Everywhere(&ask.session.user_id), request.timeout_ms)
+        .await
+        .map_err(refuse)?;
     answer(item, &ask.headers, Cached::Privately).await
 }
 
 async fn download_as(ask: Ask<authenticated_media::get_content_as_filename::v1::Request>) -> Result<Response, Error> {
     let request = &ask.request;
     let mxc = Mxc::new(request.server_name.clone(), request.media_id.as_str());
-    let item = ask.services.media.find(&mxc, Reach::Everywhere, request.timeout_ms).await.map_err(refuse)?;
+    let item = ask
+        .services
+        .media
+        .find(&mxc, Reach::Everywhere(&ask.session.user_id), request.timeout_ms)
+        .await
+        .map_err(refuse)?;
     answer(item.named(&request.filename), &ask.headers, Cached::Privately).await
 }
 
@@ -133,7 +143,10 @@ async fn thumbnail(ask: Ask<authenticated_media::get_content_thumbnail::v1::Requ
     let mxc = Mxc::new(request.server_name.clone(), request.media_id.as_str());
     let wanted = wanted(request.width, request.height, request.method.as_ref())?;
     let media = &ask.services.media;
-    let item = media.thumbnail(&mxc, wanted, Reach::Everywhere, request.timeout_ms).await.map_err(refuse)?;
+    let item = media
+        .thumbnail(&mxc, wanted, Reach::Everywhere(&ask.session.user_id), request.timeout_ms)
+        .await
+        .map_err(refuse)?;
     answer(item, &ask.headers, Cached::Privately).await
 }
 

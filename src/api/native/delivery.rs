@@ -46,6 +46,9 @@ struct Delivery {
     state: Stage,
     /// How it stands with each other server that was in the room when it was sent, by name.
     destinations: Vec<Destination>,
+    /// Onto whose devices it has come, of people of other servers that tell so: user ids, a hundred at most.
+    #[schema(value_type = Vec<String>)]
+    on_devices_of: Vec<ruma::OwnedUserId>,
     /// Who has read the room as far as this event, or further, and lets others know it: user ids, a hundred at most.
     #[schema(value_type = Vec<String>)]
     read_by: Vec<ruma::OwnedUserId>,
@@ -106,11 +109,12 @@ async fn delivery(call: Call<Session>) -> Answer<Delivery> {
     let told = services.ledger.delivery_of(&event_id).await?.ok_or_else(hidden)?;
     let mut read_by = services.sync.readers_of(&event, MOST_READERS).await?;
     read_by.retain(|reader| !sight.ignores(reader));
+    let on_devices_of = services.ledger.on_devices(&event, MOST_READERS).await?;
     let state = match (told.is_delivered(), read_by.is_empty()) {
         (false, _) => Stage::Sent,
         (true, true) => Stage::Delivered,
         (true, false) => Stage::Read,
     };
     let destinations = told.destinations.into_iter().map(Destination::from).collect();
-    Ok(Delivery { event_id, state, destinations, read_by })
+    Ok(Delivery { event_id, state, destinations, on_devices_of, read_by })
 }

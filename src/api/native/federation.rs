@@ -3,6 +3,7 @@
 
 mod authenticate;
 mod deliver;
+mod list;
 mod peering;
 mod presence;
 mod status;
@@ -16,6 +17,13 @@ pub use authenticate::Peer;
 
 /// The endpoints of this folder.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    [deliver::endpoints(), presence::endpoints(), users::endpoints(), status::endpoints(), peering::endpoints()]
-        .concat()
+    [
+        deliver::endpoints(),
+        presence::endpoints(),
+        users::endpoints(),
+        status::endpoints(),
+        peering::endpoints(),
+        list::endpoints(),
+    ]
+    .concat()
 }

@@ -1,11 +1,11 @@
 //! People: those of this server, and those of others as far as they are known here.
 
 use model::{Address, Millis, Refusal as _};
-use ruma::{OwnedUserId, presence::PresenceState};
-use serde::Serialize;
+use ruma::{OwnedServerName, OwnedUserId, presence::PresenceState};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use users::native_name;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Answer, Call, Endpoint, get};
 use crate::{Problem, Services, Session};
@@ -18,7 +18,66 @@ pub(super) fn routes() -> Vec<Endpoint> {
              is what that server said a while ago: see `fetched_at`. While the server is away, what it said before is \
              answered, and `stale` is true.",
         ),
+        get("/api/v1/users", "Looks for people.", search).explained(
+            "Of this server, by a part of their name or localpart; or, with `server`, of that server, as far as the two servers \
+             trust each other: by a part of the name, or by the whole of it.",
+        ),
     ]
+}
+
+/// Whom one looks for.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Search {
+    /// A part of a name; for another server three letters at least.
+    q: String,
+    /// On which other server; left out: this one.
+    #[serde(default)]
+    #[param(value_type = Option<String>)]
+    server: Option<OwnedServerName>,
+}
+
+/// Who was found.
+#[derive(Serialize, ToSchema)]
+struct FoundPeople {
+    /// 20 at most, by their ids.
+    users: Vec<FoundPerson>,
+    /// There are more: the name should be longer.
+    limited: bool,
+}
+
+/// Somebody who was found.
+#[derive(Serialize, ToSchema)]
+struct FoundPerson {
+    /// As Matrix spells it: `@alice:b.example`.
+    #[schema(value_type = String)]
+    user_id: OwnedUserId,
+    /// As people spell it: `alice@b.example`.
+    #[schema(value_type = String)]
+    address: Address,
+    /// The name, cut to 100 characters; null: none.
+    display_name: Option<String>,
+    /// The picture, an `mxc://` URI; null: none.
+    avatar_url: Option<String>,
+}
+
+/// How many people one search finds at most.
+const MOST_FOUND: usize = 20;
+
+async fn search(call: Call<Session, Search>) -> Answer<FoundPeople> {
+    let (users, asker) = (&call.services.users, &call.caller.user_id);
+    let found = match call.query.server.as_deref().filter(|server| *server != call.services.peers.server_name()) {
+        Some(server) => users.search_at(asker, server, &call.query.q).await?,
+        None => users.search(asker, &call.query.q, MOST_FOUND).await?,
+    };
+    let people = found.people.into_iter().map(|person| FoundPerson {
+        address: person.user_id.clone().into(),
+        user_id: person.user_id,
+        display_name: person.display_name.map(|name| native_name(&name).to_owned()),
+        avatar_url: person.avatar_url,
+    });
+    Ok(FoundPeople { users: people.collect(), limited: found.is_limited })
 }
 
 /// Somebody, as they are known here.

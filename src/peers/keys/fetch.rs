@@ -146,6 +146,11 @@ impl KeyRing {
 
     /// The keys that `server` says to sign with now, by their ids, base64; whatever is remembered of it.
     pub(crate) async fn shown_by(&self, server: &ServerName) -> Result<BTreeMap<String, String>, PeerError> {
+        Ok(self.told_by(server).await?.keys_in_use())
+    }
+
+    /// What `server` says of its keys now; nothing of it is remembered.
+    pub(crate) async fn told_by(&self, server: &ServerName) -> Result<KeyAnswer, PeerError> {
         let malformed = |reason: String| PeerError::Malformed { server: server.to_owned(), reason };
         let asked = timeout(PATIENCE, self.shared.fetch.server_keys(server)).await;
         let raw = asked.map_err(|_| PeerError::Unreachable {
@@ -154,11 +159,10 @@ impl KeyRing {
             source: None,
         })??;
         let answer = KeyAnswer::read(&raw, self.now()).map_err(|error| malformed(error.to_string()))?;
-        if answer.server != server {
-            return Err(malformed(format!("it answered for {}", answer.server)));
+        match answer.server == server {
+            true => Ok(answer),
+            false => Err(malformed(format!("it answered for {}", answer.server))),
         }
-        let in_use = answer.keys.iter().filter(|(_, key)| key.expired_at.is_none());
-        Ok(in_use.map(|(key_id, key)| (key_id.clone(), key.public_key.encode())).collect())
     }
 
     /// Asks a server for its keys, unless it was asked just now or failed to answer not long ago; of several who want

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use ruma::{ServerName, serde::Base64, signatures::PublicKeySet};
+use ruma::{CanonicalJsonObject, ServerName, serde::Base64, signatures::PublicKeySet};
 use tracing::warn;
 
-use super::{KeyRing, answer::KeyAnswer, known::check_signatures};
+use super::{KeyError, KeyRing, answer::KeyAnswer, known::check_signatures};
 
 impl KeyRing {
     /// Whether what a server says of its keys may be believed, with regard to what it is pinned to.
@@ -16,15 +16,13 @@ impl KeyRing {
         if pins.is_empty() {
             return Ok(true);
         }
-        let in_use = answer.keys.iter().filter(|(_, key)| key.expired_at.is_none());
-        let told: BTreeMap<String, String> =
-            in_use.map(|(key_id, key)| (key_id.clone(), key.public_key.encode())).collect();
+        let told = answer.keys_in_use();
         let unpinned: Vec<&String> =
             told.iter().filter(|(id, key)| pins.get(*id) != Some(*key)).map(|(id, _)| id).collect();
         if unpinned.is_empty() {
             return Ok(true);
         }
-        if check_signatures(&answer.object, &answer.server, &public_keys_of(&pins)).is_ok() {
+        if answer.is_signed_by_one_of(&pins) {
             trust.move_pins(&answer.server, told).await?;
             return Ok(true);
         }
@@ -42,6 +40,38 @@ impl KeyRing {
         }
         keys
     }
+}
+
+impl KeyAnswer {
+    /// The keys that its server signs with now, by their ids, base64.
+    pub(crate) fn keys_in_use(&self) -> BTreeMap<String, String> {
+        let in_use = self.keys.iter().filter(|(_, key)| key.expired_at.is_none());
+        in_use.map(|(key_id, key)| (key_id.clone(), key.public_key.encode())).collect()
+    }
+
+    /// Whether one of `pins`, ids and base64, has signed it.
+    pub(crate) fn is_signed_by_one_of(&self, pins: &BTreeMap<String, String>) -> bool {
+        signed_by_one_of(&self.object, &self.server, pins).is_ok()
+    }
+}
+
+/// Checks that `server` has signed `object` by one of `keys`, ids and base64, and that none of these made a wrong signature.
+pub(crate) fn signed_by_one_of(
+    object: &CanonicalJsonObject,
+    server: &ServerName,
+    keys: &BTreeMap<String, String>,
+) -> Result<(), KeyError> {
+    check_signatures(object, server, &public_keys_of(keys))
+}
+
+/// Whether this is the id of an ed25519 key, and the key: 32 bytes in base64 without padding.
+pub(crate) fn is_verify_key(key_id: &str, key: &str) -> bool {
+    let version = key_id.strip_prefix("ed25519:").unwrap_or_default();
+    let is_word = |version: &str| version.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let bytes: Option<Base64> = Base64::parse(key).ok();
+    (1..=248).contains(&version.len())
+        && is_word(version)
+        && bytes.is_some_and(|bytes| bytes.as_bytes().len() == 32 && bytes.encode() == key)
 }
 
 fn public_keys_of(pins: &BTreeMap<String, String>) -> PublicKeySet {

@@ -11,6 +11,7 @@ use super::signed::Document;
 
 /// A server that wants to be a peer, as it says itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Party {
     pub(super) server: OwnedServerName,
     /// What it signs with, by their ids, base64.
@@ -24,6 +25,7 @@ pub(super) struct Party {
 
 /// The server that an offer is made to, as the one that makes it knows it: if those are not its keys, somebody stands between.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Known {
     pub(super) server: OwnedServerName,
     pub(super) keys: BTreeMap<String, String>,
@@ -31,6 +33,7 @@ pub(super) struct Known {
 
 /// "Let us be peers." Signed by the server that makes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Offer {
     /// Of its maker's choice; good once.
     pub(super) id: String,
@@ -44,6 +47,7 @@ pub(super) struct Offer {
 
 /// "Yes." Signed by the server that the offer was made to, and then by the one that made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Agreement {
     /// As it came, with its signature.
     pub(super) offer: Value,

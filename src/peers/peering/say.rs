@@ -124,7 +124,7 @@ impl Peering {
             // Who signs by its keys is not known now.
             Standing::Alarmed => return Ok(()),
         };
-        let ended = !matches!(trust.source(&row.peer), Source::Row(_));
+        let ended = !matches!(trust.source(&row.peer), Source::Row { .. });
         if !ended && row.told.as_deref() == Some(trusted) {
             return Ok(());
         }

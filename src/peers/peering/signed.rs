@@ -13,6 +13,9 @@ use crate::keys::check_signatures;
 const LONGEST: usize = 32 << 10;
 
 /// What a document is, by its field `type`.
+///
+/// It must take no field that it doesn't know: a notary signs the key documents of others with whatever stands beside the keys,
+/// and none of these must pass for something that the notary says itself.
 pub(super) trait Document: Serialize + DeserializeOwned {
     /// As the field has it.
     const TYPE: &'static str;
@@ -49,7 +52,11 @@ impl<T: Document> Signed<T> {
         if object.get("type").and_then(CanonicalJsonValue::as_str) != Some(T::TYPE) {
             return Err(wrong::<T>(format!("its `type` is not `{}`", T::TYPE)));
         }
-        let content = serde_json::from_str(json).map_err(wrong::<T>)?;
+        let mut content = object.clone();
+        content.remove("type");
+        content.remove("signatures");
+        let content = serde_json::to_value(CanonicalJsonValue::Object(content)).map_err(wrong::<T>)?;
+        let content = serde_json::from_value(content).map_err(wrong::<T>)?;
         Ok(Self { content, object })
     }
 
@@ -79,4 +86,58 @@ impl<T: Document> Signed<T> {
 
 fn wrong<T: Document>(reason: impl std::fmt::Display) -> PeeringError {
     PeeringError::Malformed { what: T::NAME, reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use model::peer::TrustLevel;
+    use ruma::{owned_server_name, server_name};
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        peering::documents::{Known, Offer, Party},
+        testing::key_of,
+    };
+
+    fn offer() -> Signed<Offer> {
+        let keys: BTreeMap<String, String> = [("ed25519:1".to_owned(), "AAAA".to_owned())].into();
+        let from =
+            Party { server: owned_server_name!("a.test"), keys: keys.clone(), transports: Vec::new(), contact: None };
+        let to = Known { server: owned_server_name!("b.test"), keys };
+        let levels = [(from.server.clone(), TrustLevel::Full), (to.server.clone(), TrustLevel::Limited)].into();
+        Signed::new(Offer { id: "an-offer-of-a-test".into(), from, to, levels, made_at: 1, expires_at: 2 })
+            .expect("it is JSON")
+    }
+
+    #[test]
+    fn what_was_signed_is_read_and_checked_again() {
+        let mut offer = offer();
+        let key = key_of(server_name!("a.test"));
+        offer.sign(&key).expect("it can be signed");
+        let public: Base64 = Base64::new(key.public_key().to_vec());
+        let keys = [(key.key_id().to_string(), public.encode())].into();
+        let read = Signed::<Offer>::read(&offer.json()).expect("it is one");
+        assert_eq!((&read.content, read.json()), (&offer.content, offer.json()));
+        read.check(server_name!("a.test"), &keys).expect("it is signed");
+        read.check(server_name!("b.test"), &keys).expect_err("b.test has signed nothing");
+        let other = [("ed25519:test".to_owned(), Base64::<ruma::serde::base64::Standard>::new(vec![1; 32]).encode())];
+        read.check(server_name!("a.test"), &other.into()).expect_err("it was another key");
+        let mut changed: Value = serde_json::from_str(&offer.json()).expect("it is JSON");
+        changed["levels"]["b.test"] = json!("full");
+        let changed = Signed::<Offer>::read(&changed.to_string()).expect("it is one");
+        changed.check(server_name!("a.test"), &keys).expect_err("it was changed");
+    }
+
+    #[test]
+    fn a_key_document_that_looks_like_an_offer_is_none() {
+        let mut trap: Value = serde_json::from_str(&offer().json()).expect("it is JSON");
+        trap["server_name"] = json!("mallory.test");
+        trap["verify_keys"] = json!({});
+        trap["valid_until_ts"] = json!(1);
+        let refused = Signed::<Offer>::read(&trap.to_string()).expect_err("it is a notary's");
+        assert!(refused.to_string().contains("unknown field"), "{refused}");
+    }
 }

@@ -29,7 +29,7 @@ pub fn words_of(server: &ServerName, keys: &BTreeMap<String, String>) -> Vec<&'s
 }
 
 /// Whether somebody has said these words: capitals, and what stands between them, don't matter.
-pub(super) fn are_said(words: &[&str], said: &str) -> bool {
+pub(crate) fn are_said(words: &[&str], said: &str) -> bool {
     let said = said.split(|letter: char| !letter.is_alphabetic()).filter(|word| !word.is_empty());
     said.map(str::to_lowercase).eq(words.iter().copied())
 }

@@ -1,6 +1,7 @@
 //! Asking other servers on their native API.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use rand::RngExt as _;
 use ruma::{
@@ -40,37 +41,59 @@ impl Peers {
         let ours = |reason: String| PeerError::Configuration(format!("the request can't be made: {reason}"));
         let body = serde_json::to_value(request.body).map_err(|error| ours(error.to_string()))?;
         let body = CanonicalJsonValue::try_from(body).map_err(|error| ours(error.to_string()))?.to_string();
-        let mut headers = self.native_headers(destination, &request, &body).map_err(|error| ours(error.to_string()))?;
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let NativeRequest { subject, scope, .. } = request;
+        let headers = self.native_headers(destination, subject, scope, Some(&body));
+        let headers = headers.map_err(|error| ours(error.to_string()))?;
         let asked = Asked { method: Method::POST, uri: request.path.to_owned(), headers, body: body.into() };
         let answer = self.exchange_native(destination, asked).await?;
         serde_json::from_slice(answer.body())
             .map_err(|error| PeerError::Malformed { server: destination.to_owned(), reason: error.to_string() })
     }
 
-    fn native_headers<B>(
+    /// Gets from the native API of `destination`. `uri`: the path and its query. Takes `request_timeout` at most.
+    pub async fn get_native<A: DeserializeOwned>(
         &self,
         destination: &ServerName,
-        request: &NativeRequest<'_, B>,
-        body: &str,
+        uri: String,
+        subject: &str,
+        scope: Scope,
+    ) -> Result<A, PeerError> {
+        let ours = |reason: String| PeerError::Configuration(format!("the request can't be made: {reason}"));
+        let headers =
+            self.native_headers(destination, subject, scope, None).map_err(|error| ours(error.to_string()))?;
+        let asked = Asked { method: Method::GET, uri, headers, body: Bytes::new() };
+        let answer = self.exchange_native(destination, asked).await?;
+        serde_json::from_slice(answer.body())
+            .map_err(|error| PeerError::Malformed { server: destination.to_owned(), reason: error.to_string() })
+    }
+
+    fn native_headers(
+        &self,
+        destination: &ServerName,
+        subject: &str,
+        scope: Scope,
+        body: Option<&str>,
     ) -> Result<HeaderMap, header::InvalidHeaderValue> {
         let key = &self.shared.key;
         let now = self.keys().now() / 1_000;
         let head = json!({ "alg": "EdDSA", "typ": "JWT", "kid": key.key_id() });
         let claims = json!({
-            "iss": self.server_name(), "aud": destination, "sub": request.subject, "scope": [request.scope.word()],
+            "iss": self.server_name(), "aud": destination, "sub": subject, "scope": [scope.word()],
             "iat": now, "exp": now + LIFETIME, "jti": URL_SAFE_NO_PAD.encode(rand::rng().random::<[u8; 18]>()),
         });
         let part = |json: serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
         let text = format!("{}.{}", part(head), part(claims));
         let (_, signature) = key.sign(text.as_bytes()).into_parts();
         let token = format!("Bearer {text}.{}", URL_SAFE_NO_PAD.encode(signature));
-        let (_, signature) = key.sign(body.as_bytes()).into_parts();
-        let signature: Base64<Standard> = Base64::new(signature);
         let mut headers = HeaderMap::new();
         headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&token)?);
-        let signature = format!("{} {}", key.key_id(), signature.encode());
-        headers.insert(BODY_SIGNATURE, HeaderValue::from_str(&signature)?);
+        if let Some(body) = body {
+            let (_, signature) = key.sign(body.as_bytes()).into_parts();
+            let signature: Base64<Standard> = Base64::new(signature);
+            let signature = format!("{} {}", key.key_id(), signature.encode());
+            headers.insert(BODY_SIGNATURE, HeaderValue::from_str(&signature)?);
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        }
         Ok(headers)
     }
 }

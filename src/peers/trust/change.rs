@@ -15,12 +15,11 @@ use ruma::{OwnedRoomId, OwnedServerName, ServerName};
 use serde::{Deserialize, Deserializer};
 use store::{
     Write,
-    audit::{self as log, AuditRow},
     peers::{self, PeerRow},
 };
 use tracing::{info, warn};
 
-use super::{Author, Limits, PeerSettings, Rate, Transport, Trust, View, audit, standing_of};
+use super::{Act, Author, Limits, PeerSettings, Rate, Transport, Trust, View, standing_of};
 
 /// How often a change is tried again because somebody else changed something meanwhile.
 const TRIES: u32 = 16;
@@ -154,6 +153,9 @@ impl Trust {
     /// A server signs with other keys than those it was pinned to: nothing of it is believed any more.
     pub(crate) async fn raise_alarm(&self, server: &ServerName, what: &str) -> Result<(), store::Error> {
         counter!("comity_trust_key_alarms_total").increment(1);
+        if self.is_listed(server) {
+            return self.alarm_listed(server, what).await;
+        }
         let author = Author { actor: "key pinning".to_owned(), reason: format!("{server}: {what}") };
         let alarmed = |before: Option<&PeerRow>| {
             let row = before.filter(|row| row.alarm.is_none()).cloned();
@@ -168,6 +170,9 @@ impl Trust {
         server: &ServerName,
         keys: BTreeMap<String, String>,
     ) -> Result<(), store::Error> {
+        if self.is_listed(server) {
+            return self.move_listed(server, keys).await;
+        }
         let reason = "a pinned key has signed the new ones".to_owned();
         let author = Author { actor: "key pinning".to_owned(), reason };
         let moved = |before: Option<&PeerRow>| {
@@ -281,36 +286,12 @@ impl Trust {
         if author.reason.trim().is_empty() {
             return Err(ChangeError::NoReason.into());
         }
-        let store = &self.shared.store;
         for _ in 0..TRIES {
-            // Read first: whatever is written after this takes the number that this write wants.
-            let last = store.audit().last().await.map_err(ChangeError::from)?;
-            let number = last.as_ref().map_or(1, |last| last.number + 1);
-            let Audited { mut write, before, after, outcome } = step(number).await?;
-            let entry = audit::next(
-                last.as_ref(),
-                AuditRow {
-                    number,
-                    at: crate::keys::wall_clock(),
-                    actor: author.actor.clone(),
-                    action: action.to_owned(),
-                    subject: subject.to_owned(),
-                    before,
-                    after,
-                    reason: author.reason.chars().take(1_000).collect(),
-                    previous_hash: String::new(),
-                    hash: String::new(),
-                },
-            );
-            log::append(&mut write, &entry);
-            match store.commit(write).await {
-                Ok(_) => {
-                    self.load().await.map_err(ChangeError::from)?;
-                    return Ok(outcome);
-                }
-                // Somebody else was first.
-                Err(store::Error::Duplicate) => {}
-                Err(error) => return Err(ChangeError::from(error).into()),
+            let turn = self.turn().await.map_err(ChangeError::from)?;
+            let Audited { write, before, after, outcome } = step(turn.number()).await?;
+            let act = Act { action, subject, author, before, after };
+            if self.record(turn, write, act).await.map_err(ChangeError::from)? {
+                return Ok(outcome);
             }
         }
         Err(ChangeError::from(store::Error::Conflict).into())

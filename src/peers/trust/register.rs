@@ -1,12 +1,15 @@
 //! Which row is about a server.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use model::{
     Millis,
-    peer::{PeerPattern, Regard, Standing, TrustLevel, domains_above, host_of, normal_name},
+    peer::{Overrides, PeerPattern, Regard, Standing, TrustLevel, domains_above, host_of, normal_name},
 };
-use ruma::ServerName;
+use ruma::{OwnedServerName, ServerName};
 use serde::Serialize;
 use store::peers::PeerRow;
 use tracing::error;
@@ -16,16 +19,21 @@ use super::{
     rates::{Bucket, bucket},
     standing_of,
 };
+use crate::lists::{Decided, ListState, Listings};
 
 /// All rows that are in force, for looking up.
 pub(crate) struct Register {
     exact: HashMap<String, Arc<Entry>>,
     below: HashMap<String, Arc<Entry>>,
+    /// Servers that lists name, where no row is about them.
+    listed: HashMap<String, Arc<Entry>>,
     nobody: Arc<Entry>,
     /// The audit log's last entry when this was read.
     head: i64,
-    /// When the next row expires.
+    /// When the next row expires, or the next list changes by itself.
     next_expiry: Option<Millis>,
+    /// When the first list ended that goes on for everybody.
+    first_stale: Option<Millis>,
 }
 
 /// What is known of a server.
@@ -37,18 +45,35 @@ pub(crate) struct Entry {
     /// A rate of its own.
     pub(crate) rate: Option<Bucket>,
     pub(crate) settings: PeerSettings,
+    /// The keys that a list names for it.
+    pub(crate) listed_keys: BTreeMap<String, String>,
 }
 
 /// Why a server is regarded as it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(tag = "by", content = "pattern", rename_all = "snake_case")]
+#[serde(tag = "by", rename_all = "snake_case")]
 pub enum Source {
-    /// Nobody has set it: the configuration's default.
+    /// Nobody has set it, and no list names it: the configuration's default.
     Default,
     /// A row of its own.
-    Row(String),
+    Row {
+        /// The name in the row.
+        pattern: String,
+    },
     /// The row of a domain that it lies below.
-    Wildcard(String),
+    Wildcard {
+        /// `*.` and the domain.
+        pattern: String,
+    },
+    /// A list that this server is subscribed to: of several, the one that trusts it least.
+    List {
+        /// Whose list.
+        publisher: OwnedServerName,
+        /// Which version of it.
+        version: i64,
+        /// Whether the list is up to date.
+        state: ListState,
+    },
 }
 
 impl Register {
@@ -59,8 +84,17 @@ impl Register {
             shadow: false,
             rate: None,
             settings: PeerSettings::default(),
+            listed_keys: BTreeMap::new(),
         });
-        Self { exact: HashMap::new(), below: HashMap::new(), nobody, head: -1, next_expiry: None }
+        Self {
+            exact: HashMap::new(),
+            below: HashMap::new(),
+            listed: HashMap::new(),
+            nobody,
+            head: -1,
+            next_expiry: None,
+            first_stale: None,
+        }
     }
 
     pub(crate) fn new(rows: &[PeerRow], default: TrustLevel, head: i64, now: Millis) -> Self {
@@ -81,8 +115,8 @@ impl Register {
                 }
             };
             let source = match &row.pattern {
-                PeerPattern::Exact(_) => Source::Row(name),
-                PeerPattern::Below(_) => Source::Wildcard(name),
+                PeerPattern::Exact(_) => Source::Row { pattern: name },
+                PeerPattern::Below(_) => Source::Wildcard { pattern: name },
             };
             let entry = Entry {
                 regard: Regard::new(row.level, standing, &settings.overrides),
@@ -90,6 +124,7 @@ impl Register {
                 shadow: settings.shadow,
                 rate: settings.limits.requests.map(bucket),
                 settings,
+                listed_keys: BTreeMap::new(),
             };
             let entry = Arc::new(entry);
             match &row.pattern {
@@ -100,27 +135,59 @@ impl Register {
         register
     }
 
-    /// What is known of `server`: by its own row, by that of the nearest domain that it lies below, or by default.
+    /// The same, with what lists say of servers. What an admin has set goes before it.
+    pub(crate) fn with_lists(mut self, lists: &Listings, now: Millis) -> Self {
+        let decided = lists.decide(self.nobody.regard.level, now);
+        self.next_expiry = self.next_expiry.into_iter().chain(decided.next_change).min();
+        self.first_stale = decided.first_stale;
+        let entries = decided.servers.into_iter().map(|(server, decided)| {
+            let Decided { level, standing, source, keys, listed_keys } = decided;
+            let entry = Entry {
+                regard: Regard::new(level, standing, &Overrides::new()),
+                source,
+                shadow: false,
+                rate: None,
+                settings: PeerSettings { pinned_keys: keys, ..PeerSettings::default() },
+                listed_keys,
+            };
+            (server, Arc::new(entry))
+        });
+        self.listed = entries.collect();
+        self
+    }
+
+    /// What is known of `server`: by its own row, by that of the nearest domain that it lies below, by a list that names it,
+    /// or by default.
     ///
     /// A name with a port that has no row of its own is trusted no further than the host's row says, and no further than
-    /// somebody unknown: whoever has the host has all its ports, but not all of its ports are the peer.
+    /// somebody unknown: whoever has the host has all its ports, but not all of its ports are the peer. So it is with lists.
     pub(crate) fn find(&self, server: &ServerName) -> Arc<Entry> {
         let name = normal_name(server);
         if let Some(entry) = self.exact.get(&*name) {
             return entry.clone();
         }
         let host = host_of(&name);
-        if host.len() < name.len()
-            && let Some(entry) = self.exact.get(host)
-        {
-            let is_less = entry.regard.level < self.nobody.regard.level || entry.regard.standing != Standing::Active;
-            return if is_less { entry.clone() } else { self.nobody.clone() };
+        let has_port = host.len() < name.len();
+        if has_port && let Some(entry) = self.exact.get(host) {
+            return self.of_host(entry);
         }
-        let above = domains_above(host).find_map(|domain| self.below.get(domain));
-        above.unwrap_or(&self.nobody).clone()
+        if let Some(entry) = domains_above(host).find_map(|domain| self.below.get(domain)) {
+            return entry.clone();
+        }
+        match self.listed.get(&*name) {
+            Some(entry) => entry.clone(),
+            None if has_port => self.listed.get(host).map_or_else(|| self.nobody.clone(), |entry| self.of_host(entry)),
+            None => self.nobody.clone(),
+        }
     }
 
-    /// All rows that are in force.
+    /// What is known of a port of a host of which `entry` is known.
+    fn of_host(&self, entry: &Arc<Entry>) -> Arc<Entry> {
+        let is_less = entry.regard.level < self.nobody.regard.level || entry.regard.standing != Standing::Active;
+        if is_less { entry.clone() } else { self.nobody.clone() }
+    }
+
+    /// All rows that are in force, without what lists say.
     pub(crate) fn rows(&self) -> impl Iterator<Item = (PeerPattern, &Entry)> {
         let exact = self.exact.iter().filter_map(|(name, entry)| Some((name.parse().ok()?, &**entry)));
         exact.chain(self.below.iter().map(|(domain, entry)| (PeerPattern::Below(domain.clone()), &**entry)))
@@ -130,7 +197,12 @@ impl Register {
         self.head
     }
 
-    /// Whether a row has expired since.
+    /// When the first list ended that goes on for everybody in it.
+    pub(crate) fn first_stale(&self) -> Option<Millis> {
+        self.first_stale
+    }
+
+    /// Whether a row has expired since, or a list has changed by itself.
     pub(crate) fn is_outdated(&self, now: Millis) -> bool {
         self.next_expiry.is_some_and(|expiry| expiry <= now)
     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use model::peer::{PeerPattern, Standing};
-use peers::Scope;
+use peers::{Scope, trust::Source};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -26,8 +26,12 @@ struct PeerStatus {
     /// How far each capability reaches, by name.
     #[schema(value_type = BTreeMap<String, String>)]
     capabilities: BTreeMap<&'static str, &'static str>,
-    /// Whether an admin has set it by name. Otherwise it is seen as the servers of a domain are, or as any server.
+    /// Whether an admin has set it by name. Otherwise it is seen as the servers of a domain are, as a list says, or
+    /// as any server.
     is_named: bool,
+    /// The server whose list it is seen by, if it is.
+    #[schema(value_type = Option<String>)]
+    listed_by: Option<ruma::OwnedServerName>,
     /// Since when that holds, if it was set by name, in milliseconds since 1970.
     since: Option<i64>,
     /// Until when that holds, if it ends, in milliseconds since 1970.
@@ -57,6 +61,10 @@ async fn status(call: Call<Peer>) -> Answer<PeerStatus> {
         },
         capabilities: regard.grants().into_iter().map(|(name, grant)| (name, grant.as_str())).collect(),
         is_named: row.is_some(),
+        listed_by: match trust.source(&server) {
+            Source::List { publisher, .. } => Some(publisher),
+            _ => None,
+        },
         since: row.as_ref().map(|row| row.changed_at),
         expires_at: row.and_then(|row| row.expires_at),
         server_name: server,
