@@ -26,7 +26,7 @@ use crate::{
     certificate::{Certificate, CertificateError},
     config::{Config, DatabaseUrl, Rate, Secret},
     listener::Listener,
-    signing_key::{KeyError, KeyFile, retired, take_next},
+    signing_key::{KeyError, KeyFile, previous, retired, take_next},
     telemetry::Telemetry,
 };
 
@@ -104,6 +104,7 @@ impl Homeserver {
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
         let Core { notifier, store, peers, users, rooms, to_send, to_bridge } = Core::open(&config).await?;
+        peers.keys().warn_of_notaries();
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
@@ -131,7 +132,7 @@ impl Homeserver {
             }));
             let arriving = sender.clone();
             sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
-            Federating::start(sender, inbound.clone(), bridge.clone(), peers.clone())
+            Federating::start(sender, inbound.clone(), bridge.clone(), peers.clone(), rooms.clone())
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -195,21 +196,25 @@ struct Federating {
     accounting: JoinHandle<()>,
     /// Keeps up with the lists of others.
     listing: JoinHandle<()>,
+    /// Keeps the access control lists of rooms that demand trust.
+    keeping: JoinHandle<()>,
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, peers: Peers) -> Self {
+    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, peers: Peers, rooms: Rooms) -> Self {
         let stop = CancellationToken::new();
         let (until, till, end, to, stopped) = (stop.clone(), stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let ledger = sender.ledger();
         let accounting = tokio::spawn(async move { ledger.run(to).await });
+        let ends = stop.clone();
+        let keeping = tokio::spawn(async move { rooms.keep_acls(ends).await });
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
         let bridging = tokio::spawn(async move { bridge.run(end).await });
         let (peering, lists, ended) = (peers.peering(), peers.lists(), stop.clone());
         let peering = tokio::spawn(async move { peering.tend(stopped).await });
         let listing = tokio::spawn(async move { lists.tend(ended).await });
-        Self { stop, sending, receiving, bridging, peering, accounting, listing }
+        Self { stop, sending, receiving, bridging, peering, accounting, listing, keeping }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -221,6 +226,7 @@ impl Federating {
         let _ = self.peering.await;
         let _ = self.accounting.await;
         let _ = self.listing.await;
+        let _ = self.keeping.await;
     }
 }
 
@@ -283,6 +289,9 @@ impl Core {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
             if let Some(rooms) = who_remembers.get().filter(|_| committed.foreign) {
                 rooms.forget_all();
+            }
+            if let Some(rooms) = who_remembers.get() {
+                rooms.ingest(&committed);
             }
             listener.ingest(&committed);
             if let Some(sender) = who_sends.get() {
@@ -364,6 +373,7 @@ pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
     let federation = &config.federation;
     Ok(PeersConfig {
         retired_keys: retired(&config.keys_dir)?,
+        previous_key: previous_key(config)?,
         enabled: federation.enabled,
         ca_file: federation.ca_file.clone(),
         verify_tls: federation.verify_tls,
@@ -381,6 +391,12 @@ pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
         },
         list_refresh: federation.list_refresh,
     })
+}
+
+fn previous_key(config: &Config) -> Result<Option<Arc<SigningKey>>, KeyError> {
+    let file = previous(&config.keys_dir)?;
+    let key = file.and_then(|file| SigningKey::from_seed(config.server_name.clone(), file.version(), file.seed()));
+    Ok(key.map(Arc::new))
 }
 
 fn peer_rate(rate: Rate) -> peers::trust::Rate {

@@ -20,7 +20,7 @@ use rand::{RngExt as _, TryRng as _, rngs::SysRng};
 use tracing::{info, warn};
 use zeroize::Zeroizing;
 
-pub use rotation::{Keys, retired, rotate, take_next};
+pub use rotation::{Keys, previous, retired, rotate, take_next};
 
 /// The name of the file in the keys folder.
 pub const FILE_NAME: &str = "signing.key";

@@ -8,6 +8,7 @@ mod doctor;
 mod lists;
 mod peering;
 mod peers;
+mod room_acls;
 mod staff;
 
 use crate::native::Endpoint;
@@ -20,6 +21,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         peering::endpoints(),
         lists::endpoints(),
         delivery::endpoints(),
+        room_acls::endpoints(),
         doctor::endpoints(),
     ]
     .concat()

@@ -12,6 +12,8 @@ use peers::{
     doctor::{Addressee, Finding, Outcome},
 };
 
+use ruma::OwnedServerName;
+
 use super::Failure;
 use crate::{
     config::Config,
@@ -25,6 +27,9 @@ pub struct DoctorArguments {
     /// The domain, as in the ids of its users
     #[arg(value_name = "DOMAIN")]
     server: String,
+    /// Take it to be at HOST:PORT, whatever its name says, as a peer's endpoint does
+    #[arg(long, value_name = "HOST:PORT")]
+    endpoint: Option<OwnedServerName>,
     /// Print one JSON object, for tools
     #[arg(long)]
     json: bool,
@@ -35,7 +40,10 @@ pub fn run(arguments: &DoctorArguments, config: &Config, out: &mut impl Write) -
     let file = Keys::load(&config.keys_dir)?.current;
     let key = SigningKey::from_seed(config.server_name.clone(), file.version(), file.seed())
         .ok_or_else(|| StartError::KeyId(file.key_id()))?;
-    let doctor = Doctor::new(Arc::new(key), peers_config(config)?)?;
+    let mut doctor = Doctor::new(Arc::new(key), peers_config(config)?)?;
+    if let Some(endpoint) = &arguments.endpoint {
+        doctor = doctor.by_way_of(endpoint.clone());
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let examination = runtime.block_on(doctor.examine(&arguments.server));
     if arguments.json {
@@ -82,7 +90,7 @@ mod tests {
     fn without_a_signing_key_nobody_is_examined_and_none_is_made() {
         let folder = tempfile::tempdir().expect("a folder can be made");
         let config = Config { keys_dir: folder.path().join("keys"), ..Config::default() };
-        let arguments = DoctorArguments { server: "b.test".to_owned(), json: false };
+        let arguments = DoctorArguments { server: "b.test".to_owned(), endpoint: None, json: false };
         let failure = run(&arguments, &config, &mut Vec::new()).expect_err("there is no key");
         assert!(failure.to_string().contains("no signing key"), "{failure}");
         assert!(!config.keys_dir.exists());

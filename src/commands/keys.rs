@@ -22,7 +22,8 @@ pub enum KeysCommand {
     /// Make a new signing key
     ///
     /// The server signs with it from its next start on. The old key is then retired: it is published with the time of
-    /// that start, so that what it signed before can still be checked. Its private half is overwritten.
+    /// that start, so that what it signed before can still be checked. Its private half is kept in `previous.key` until the next
+    /// rotation: it signs what this server says of its keys, so that servers which have pinned it go over to the new one.
     Rotate,
     /// Print the public keys as JSON, as other servers are told them; never the private one
     Export,

@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 use model::peer::{Capability, Override, PeerPattern, TrustLevel};
 use peers::{
     Peers, Trust,
-    trust::{Author, PeerChange, Simulation, Source, View},
+    trust::{Author, Limits, PeerChange, Simulation, Source, View},
 };
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, OwnedServerName};
 use serde_json::json;
 use tokio::runtime;
 
@@ -53,6 +53,14 @@ pub enum PeerCommand {
         #[arg(long)]
         reason: String,
     },
+    /// Try a server at once that could not be reached, as if it had never failed; running servers do so within a second
+    Retry {
+        /// The server's name, such as chat.example.org
+        server: OwnedServerName,
+        /// Why: for the log
+        #[arg(long, default_value = "it is to be tried at once")]
+        reason: String,
+    },
     /// Print what a level would have refused of what a peer did in the last days; changes nothing
     Simulate {
         #[arg(help = PEER_HELP)]
@@ -87,6 +95,12 @@ pub struct Change {
     /// Set a capability apart from the level, such as typing=yes; typing=level undoes it
     #[arg(long = "grant", value_name = "CAPABILITY=GRANT")]
     grants: Vec<String>,
+    /// Where the server is, HOST:PORT, whatever its name says; `dns` undoes it
+    #[arg(long, value_name = "HOST:PORT")]
+    endpoint: Option<String>,
+    /// In how many rooms here its people may be
+    #[arg(long, value_name = "ROOMS")]
+    max_rooms: Option<u64>,
     /// Let people of this server join a room there, where that needs an admin's approval; may be given more than once
     #[arg(long = "approve-room", value_name = "ROOM_ID")]
     approved_rooms: Vec<OwnedRoomId>,
@@ -140,6 +154,10 @@ async fn execute(command: PeerCommand, peers: &Peers, out: &mut impl Write) -> R
         PeerCommand::Set { peer, change } => {
             let author = author(change.reason.clone());
             let mut wish = change.read()?;
+            if let Some(rooms) = change.max_rooms {
+                let known = trust.get(&peer).await?.map(|view| view.settings.limits).unwrap_or_default();
+                wish.limits = Some(Limits { rooms: Some(rooms), ..known });
+            }
             if !change.approved_rooms.is_empty() {
                 let known = trust.get(&peer).await?.map(|view| view.settings.approved_rooms).unwrap_or_default();
                 wish.approved_rooms = Some(known.into_iter().chain(change.approved_rooms).collect());
@@ -156,6 +174,10 @@ async fn execute(command: PeerCommand, peers: &Peers, out: &mut impl Write) -> R
             trust.remove(&peer, &author(reason), None).await?;
             writeln!(out, "nothing is set for {peer} any more")?;
         }
+        PeerCommand::Retry { server, reason } => match trust.retry(&server, &author(reason)).await? {
+            true => writeln!(out, "{server} is tried at once")?,
+            false => writeln!(out, "nothing is waiting for {server}")?,
+        },
         PeerCommand::Simulate { peer, level, days } => {
             let change = PeerChange { level: Some(level), ..PeerChange::default() };
             tell(&trust.simulate(&peer, &change, days).await?, level, out)?;
@@ -191,6 +213,13 @@ impl Change {
             let at = std::time::SystemTime::now() + *length;
             let since = at.duration_since(std::time::UNIX_EPOCH)?;
             change.expires_at = Some(Some(i64::try_from(since.as_millis())?));
+        }
+        if let Some(endpoint) = &self.endpoint {
+            let read = || -> Result<OwnedServerName, Failure> {
+                OwnedServerName::try_from(endpoint.as_str())
+                    .map_err(|_| format!("`{endpoint}` is not of the form HOST:PORT").into())
+            };
+            change.endpoint = Some(if endpoint == "dns" { None } else { Some(read()?) });
         }
         for wish in &self.grants {
             let (capability, grant) =

@@ -135,10 +135,41 @@ impl Sender {
     /// Sends until `stop` is cancelled. What is not acknowledged by then stays in the store.
     pub async fn run(&self, stop: CancellationToken) {
         let spreading = tokio::spawn(self.shared.clone().spread(stop.clone()));
+        let (heeding, until) = (self.clone(), stop.clone());
+        let heeding = tokio::spawn(async move { heeding.heed_retries(until).await });
         if self.load(&stop).await {
             self.give_turns(&stop).await;
         }
         let _ = spreading.await;
+        let _ = heeding.await;
+    }
+
+    /// Tries servers at once that somebody else wants to be tried: another node's admin, or the command line.
+    async fn heed_retries(&self, stop: CancellationToken) {
+        let trust = self.shared.rooms.trust();
+        let mut changes = trust.changes();
+        let mut seen = trust.revision().max(0);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            match trust.retries_after(seen).await {
+                Ok((upto, servers)) => {
+                    seen = upto;
+                    for server in &servers {
+                        info!(destination = %server, "{server} is tried again at once");
+                        self.shared.book().retry(server, Instant::now());
+                    }
+                    self.shared.wake();
+                }
+                Err(error) => {
+                    let error = &error as &dyn std::error::Error;
+                    warn!(error, "could not look up which servers are to be tried again");
+                }
+            }
+        }
     }
 
     /// Those who were owed something when the server stopped. False: it is to stop again.

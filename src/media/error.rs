@@ -58,6 +58,15 @@ pub enum MediaError {
     /// Its server isn't trusted so far.
     #[error(transparent)]
     Trust(#[from] peers::TrustError),
+    /// A peer that is trusted less than wholly is not given it for its size.
+    #[error("your server is given files of at most {limit} bytes")]
+    TooLargeForPeer {
+        /// What it is given at most.
+        limit: u64,
+    },
+    /// Nor for its type.
+    #[error("your server is given images, sound, video, plain text and PDF only")]
+    NotForPeer,
     /// The disk failed.
     #[error("the media folder could not be read or written")]
     Files(#[from] io::Error),
@@ -97,7 +106,7 @@ impl Refusal for MediaError {
             Self::BrokenOff | Self::NoPicture => Kind::Invalid,
             Self::NotYetUploaded | Self::TooSlow => Kind::Unreachable,
             Self::Filled => Kind::Conflict,
-            Self::NotYours => Kind::Forbidden,
+            Self::NotYours | Self::TooLargeForPeer { .. } | Self::NotForPeer => Kind::Forbidden,
             Self::TooManyAwaited { .. } => Kind::RateLimited,
             Self::Busy => Kind::Unavailable,
             Self::Remote { failure, .. } => match failure {

@@ -127,9 +127,9 @@ impl Finder {
         Ok(Self(Resolver::new(config, &tls::client_config(config, &roots)?)?))
     }
 
-    /// Every step of finding `server`, and where it is.
+    /// Every step of finding `server` by its name, and where it is. What an admin has set is left aside.
     pub async fn trace(&self, server: &ServerName) -> (Vec<Lookup>, Result<Place, String>) {
-        let (found, _, lookups) = self.0.look(server).await;
+        let (found, _, lookups) = self.0.look(server, None).await;
         (lookups, found)
     }
 }
@@ -268,8 +268,11 @@ impl Peers {
         let answer = tokio::time::timeout(limit, asking)
             .await
             .unwrap_or_else(|_| Err(unreachable(destination, Failure::Timeout, None)));
+        if matches!(&answer, Ok(_) | Err(PeerError::Refused { .. })) {
+            self.trust().note_answered(destination);
+        }
         if let Err(PeerError::Unreachable { .. }) = &answer {
-            self.shared.wire.resolver.forget(destination);
+            self.shared.wire.resolver.forget(destination, self.trust().endpoint(destination));
         }
         let outcome = answer.as_ref().err().map_or("answered", |error| error.failure().word());
         counter!("comity_federation_requests_total", "outcome" => outcome).increment(1);
@@ -294,7 +297,7 @@ impl Peers {
         asked: Asked,
     ) -> Result<(reqwest::Response, OwnedSemaphorePermit), PeerError> {
         let wire = &self.shared.wire;
-        let place = wire.resolver.find(destination).await?;
+        let place = wire.resolver.find(destination, self.trust().endpoint(destination)).await?;
         let turns = wire.turns(destination);
         let turn = turns.acquire_owned().await.map_err(|_| unreachable(destination, Failure::Ours, None))?;
         let route = if place.port.is_some() { &wire.explicit } else { &wire.discovered };

@@ -1,7 +1,8 @@
 //! How this server talks to others.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use model::SigningKey;
 use ruma::OwnedServerName;
 
 use crate::{RetiredKey, TrustConfig};
@@ -23,6 +24,8 @@ pub struct PeersConfig {
     pub trusted_key_servers: Vec<OwnedServerName>,
     /// Keys that this server used to sign with.
     pub retired_keys: Vec<RetiredKey>,
+    /// That of them which was retired last, private half included: it signs what this server says of its keys.
+    pub previous_key: Option<Arc<SigningKey>>,
     /// How long a connection may take to be made.
     pub connect_timeout: Duration,
     /// How long an answer may take, from connecting to its last byte.
@@ -43,6 +46,7 @@ impl Default for PeersConfig {
             nameservers: Vec::new(),
             trusted_key_servers: Vec::new(),
             retired_keys: Vec::new(),
+            previous_key: None,
             connect_timeout: Duration::from_secs(10),
             request_timeout: Duration::from_secs(30),
             trust: TrustConfig::default(),

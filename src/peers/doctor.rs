@@ -25,7 +25,7 @@ use std::{
 
 use futures_util::future::join_all;
 use model::SigningKey;
-use ruma::ServerName;
+use ruma::{OwnedServerName, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 
 pub use finding::{Addressee, Examination, Finding, Outcome, Remedy, Step};
@@ -52,7 +52,11 @@ pub struct Doctor {
     tls: ClientConfig,
     /// How long an examination takes at most.
     deadline: Duration,
+    /// Where an admin says that a server is.
+    endpoint_of: EndpointOf,
 }
+
+type EndpointOf = Box<dyn Fn(&ServerName) -> Option<OwnedServerName> + Send + Sync>;
 
 /// Why an examination ends before its last step: what the steps after it are skipped for.
 struct Stopped(&'static str);
@@ -74,7 +78,10 @@ impl Peers {
         let (key, config) = (self.shared.key.clone(), self.shared.config.clone());
         // It reads the files of certificate authorities.
         let doctor = tokio::task::spawn_blocking(move || Doctor::new(key, config)).await;
-        Ok(doctor.map_err(|_| broken("this server is ending"))??.examine(name).await)
+        let mut doctor = doctor.map_err(|_| broken("this server is ending"))??;
+        let trust = self.trust().clone();
+        doctor.endpoint_of = Box::new(move |server| trust.endpoint(server));
+        Ok(doctor.examine(name).await)
     }
 }
 
@@ -83,7 +90,15 @@ impl Doctor {
     pub fn new(key: Arc<SigningKey>, config: PeersConfig) -> Result<Self, PeerError> {
         let roots = Arc::new(tls::roots(&config)?);
         let tls = tls::client_config(&config, &roots)?;
-        Ok(Self { resolver: Resolver::new(&config, &tls)?, config, key, roots, tls, deadline: DEADLINE })
+        let (resolver, endpoint_of) = (Resolver::new(&config, &tls)?, Box::new(|_: &ServerName| None));
+        Ok(Self { resolver, config, key, roots, tls, deadline: DEADLINE, endpoint_of })
+    }
+
+    /// Takes servers to be at `endpoint`, host and port, whatever their names say.
+    #[must_use]
+    pub fn by_way_of(mut self, endpoint: OwnedServerName) -> Self {
+        self.endpoint_of = Box::new(move |_| Some(endpoint.clone()));
+        self
     }
 
     /// Examines the server called `name`, which may be written as people do. Takes a minute at most.
@@ -120,7 +135,8 @@ impl Doctor {
 
     async fn run(&self, server: &ServerName, chart: &mut Chart) -> Result<(), Stopped> {
         self.check_ourselves(server, chart)?;
-        let (place, _, trail) = self.resolver.look(server).await;
+        let endpoint = (self.endpoint_of)(server);
+        let (place, _, trail) = self.resolver.look(server, endpoint.as_deref()).await;
         chart.extend(lookups::findings(server, &trail, place.is_ok(), self.config.allow_private_addresses));
         let place = place.map_err(|_| Stopped("no address of it is known"))?;
 

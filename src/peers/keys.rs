@@ -58,6 +58,7 @@ struct Shared {
     store: Store,
     key: Arc<SigningKey>,
     retired: Vec<RetiredKey>,
+    previous: Option<Arc<SigningKey>>,
     /// Ours, as everybody else's are looked up.
     ours: Arc<KeySet>,
     notaries: Vec<OwnedServerName>,
@@ -77,6 +78,8 @@ pub(crate) struct Parts {
     pub(crate) store: Store,
     pub(crate) key: Arc<SigningKey>,
     pub(crate) retired: Vec<RetiredKey>,
+    /// The one that was retired last, private half included.
+    pub(crate) previous: Option<Arc<SigningKey>>,
     pub(crate) notaries: Vec<OwnedServerName>,
     pub(crate) fetch: Arc<dyn Fetch>,
     /// Which servers are pinned to which keys.
@@ -86,7 +89,7 @@ pub(crate) struct Parts {
 
 impl KeyRing {
     pub(crate) fn new(parts: Parts) -> Self {
-        let Parts { store, key, retired, mut notaries, fetch, trust, clock } = parts;
+        let Parts { store, key, retired, previous, mut notaries, fetch, trust, clock } = parts;
         notaries.retain(|notary| notary != key.server_name());
         Self {
             shared: Arc::new(Shared {
@@ -94,6 +97,7 @@ impl KeyRing {
                 store,
                 key,
                 retired,
+                previous,
                 notaries,
                 fetch,
                 trust,

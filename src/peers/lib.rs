@@ -101,6 +101,7 @@ impl Peers {
             store,
             key: key.clone(),
             retired: config.retired_keys.clone(),
+            previous: config.previous_key.clone(),
             notaries: config.trusted_key_servers.clone(),
             fetch,
             trust: trust.clone(),
@@ -158,6 +159,7 @@ impl Peers {
 
     /// A request of `server` was verified: it is there.
     pub fn note_heard(&self, server: &ServerName) {
+        self.trust().note_answered(server);
         if let Some(listener) = self.shared.on_heard.get() {
             listener(server);
         }

@@ -16,6 +16,8 @@ use crate::well_known::Unnamed;
 /// One thing that was looked up, and what came of it.
 #[derive(Clone, Debug)]
 pub enum Lookup {
+    /// An admin has set where it is: nothing that its domain says of that counts.
+    Endpoint(OwnedServerName),
     /// `https://{domain}/.well-known/matrix/server`.
     WellKnown {
         /// Who was asked.
@@ -102,6 +104,7 @@ impl From<NetError> for Missing {
 impl fmt::Display for Lookup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Endpoint(endpoint) => line(f, "set by an admin", Ok::<_, &str>(endpoint.to_string())),
             Self::WellKnown { domain, said } => {
                 let what = format!("https://{domain}/.well-known/matrix/server");
                 line(f, &what, said.as_ref().map(ToString::to_string))

@@ -79,6 +79,9 @@ impl Place {
     }
 }
 
+/// A server, and where an admin says that it is.
+type Sought = (OwnedServerName, Option<OwnedServerName>);
+
 struct Remembered {
     found: Result<Arc<Place>, String>,
     until: Instant,
@@ -91,7 +94,7 @@ pub(crate) struct Resolver {
     dns: TokioResolver,
     well_known: WellKnown,
     allow_private_addresses: bool,
-    places: Cache<OwnedServerName, Arc<Remembered>>,
+    places: Cache<Sought, Arc<Remembered>>,
 }
 
 impl Resolver {
@@ -128,37 +131,50 @@ impl Resolver {
         })
     }
 
-    /// Where `server` is; as it was before, if it can't be found out now.
-    pub(crate) async fn find(&self, server: &ServerName) -> Result<Arc<Place>, PeerError> {
-        let remembered = self.places.get(server);
+    /// Where `server` is; as it was before, if it can't be found out now. `endpoint`: host and port, where an admin has set it.
+    pub(crate) async fn find(
+        &self,
+        server: &ServerName,
+        endpoint: Option<OwnedServerName>,
+    ) -> Result<Arc<Place>, PeerError> {
+        let sought: Sought = (server.to_owned(), endpoint);
+        let remembered = self.places.get(&sought);
         if let Some(remembered) = remembered.as_ref().filter(|remembered| remembered.until > Instant::now()) {
             return remembered.found.clone().map_err(|reason| unresolved(server, reason));
         }
-        let (found, until, _) = self.look(server).await;
+        let (found, until, _) = self.look(server, sought.1.as_deref()).await;
         let before = remembered.and_then(|before| before.found.clone().ok().or_else(|| before.before.clone()));
         let found = match (found, &before) {
             (Ok(place), _) => Ok(Arc::new(place)),
             (Err(_), Some(before)) => Ok(before.clone()),
             (Err(reason), None) => Err(reason),
         };
-        self.places.insert(server.to_owned(), Arc::new(Remembered { found: found.clone(), until, before }));
+        self.places.insert(sought, Arc::new(Remembered { found: found.clone(), until, before }));
         found.map_err(|reason| unresolved(server, reason))
     }
 
     /// What was found is of no use: look again next time.
-    pub(crate) fn forget(&self, server: &ServerName) {
-        if let Some(remembered) = self.places.get(server)
+    pub(crate) fn forget(&self, server: &ServerName, endpoint: Option<OwnedServerName>) {
+        let sought: Sought = (server.to_owned(), endpoint);
+        if let Some(remembered) = self.places.get(&sought)
             && let Ok(place) = &remembered.found
         {
             let stale = Remembered { found: Ok(place.clone()), until: Instant::now(), before: None };
-            self.places.insert(server.to_owned(), Arc::new(stale));
+            self.places.insert(sought, Arc::new(stale));
         }
     }
 
     /// Looks `server` up, step by step.
-    pub(crate) async fn look(&self, server: &ServerName) -> (Result<Place, String>, Instant, Vec<Lookup>) {
+    pub(crate) async fn look(
+        &self,
+        server: &ServerName,
+        endpoint: Option<&ServerName>,
+    ) -> (Result<Place, String>, Instant, Vec<Lookup>) {
         let mut search = Search { resolver: self, lookups: Vec::new(), until: Instant::now() + LONGEST };
-        let found = search.run(server).await;
+        let found = match endpoint {
+            Some(endpoint) => search.told(server, endpoint).await,
+            None => search.run(server).await,
+        };
         let until = if found.is_ok() {
             search.until.max(Instant::now() + Duration::from_secs(1))
         } else {
@@ -176,6 +192,30 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
+    /// A server of which an admin has said where it is. It is asked there by its own name, and must show a certificate for that, as
+    /// where an SRV record leads.
+    async fn told(&mut self, server: &ServerName, endpoint: &ServerName) -> Result<Place, String> {
+        self.lookups.push(Lookup::Endpoint(endpoint.to_owned()));
+        let (host, port) = (endpoint.host(), endpoint.port().unwrap_or(PORT));
+        let addresses = match literal(host) {
+            // The admin has named this very address, and no name server can turn it into another: it may be a private one. Where a
+            // name leads is told by others, and is looked at like everything that others tell.
+            Some(ip) => {
+                let open = vec![SocketAddr::new(ip, port)];
+                let host = host.to_owned();
+                self.lookups.push(Lookup::Addresses(Addresses {
+                    host,
+                    asked: Vec::new(),
+                    open: open.clone(),
+                    closed: Vec::new(),
+                }));
+                open
+            }
+            None => self.addresses_of(host, port).await?,
+        };
+        Ok(Place { host: server.host().to_owned(), port: None, addresses })
+    }
+
     async fn run(&mut self, server: &ServerName) -> Result<Place, String> {
         if let Some(place) = self.named(server).await {
             return place;

@@ -10,6 +10,7 @@ mod change;
 mod paths;
 mod rates;
 mod register;
+mod retry;
 mod settings;
 mod simulate;
 mod turn;
@@ -23,18 +24,20 @@ use std::{
 use model::{
     Kind, Millis, Refusal,
     peer::{
-        Allowed, Capability, Context, Decision, Denied, Direction, Fact, Regard, Rule, Standing, TrustLevel, decide,
+        Allowed, Capability, Context, Decision, Denied, Direction, Fact, PeerPattern, Regard, Rule, Standing,
+        TrustLevel, decide,
     },
 };
 use ruma::{OwnedServerName, RoomId, ServerName};
 use store::Store;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::lists::{Listings, Remembered};
 use acts::Acts;
 use rates::Rates;
-use register::Register;
+use register::{Entry, Register};
 
 pub use audit::{AuditEntry, Author, Broken};
 pub(crate) use change::Audited;
@@ -90,6 +93,8 @@ struct Shared {
     register: RwLock<Arc<Register>>,
     rates: Rates,
     acts: Acts,
+    /// Told whenever the register was read.
+    read: watch::Sender<()>,
     /// What the lists say that this server goes by.
     remembered: Remembered,
 }
@@ -160,8 +165,9 @@ impl Trust {
     pub(crate) fn new(store: Store, us: OwnedServerName, config: TrustConfig) -> Self {
         let rates = Rates::new(&config);
         let register = RwLock::new(Arc::new(Register::empty(config.default_level)));
+        let (acts, read) = (Acts::default(), watch::Sender::new(()));
         let remembered = Remembered::default();
-        let shared = Shared { store, us, config, register, rates, acts: Acts::default(), remembered };
+        let shared = Shared { store, us, config, register, rates, acts, read, remembered };
         Self { shared: Arc::new(shared) }
     }
 
@@ -238,6 +244,13 @@ impl Trust {
         self.register().find(server).settings.pinned_keys.clone()
     }
 
+    /// Where a server is, as host and port, if an admin has set that.
+    pub(crate) fn endpoint(&self, server: &ServerName) -> Option<OwnedServerName> {
+        // The row of a host says nothing of other servers at other ports of it.
+        let entry = server.port().is_none().then(|| self.register().find(server))?;
+        entry.settings.endpoint.clone()
+    }
+
     /// Whether it is by a list that `server` is regarded as it is.
     pub(crate) fn is_listed(&self, server: &ServerName) -> bool {
         matches!(self.source(server), Source::List { .. })
@@ -267,6 +280,23 @@ impl Trust {
         self.register().find(server).settings.limits.media_bytes
     }
 
+    /// In how many rooms here people of a peer may be, where an admin has set that.
+    pub fn room_limit(&self, server: &ServerName) -> Option<u64> {
+        self.register().find(server).settings.limits.rooms
+    }
+
+    /// Refuses that people of a peer come into another room, for they are in as many as they may be.
+    pub fn refuse_room(
+        &self,
+        server: &ServerName,
+        capability: Capability,
+        direction: Direction,
+    ) -> Result<(), TrustError> {
+        let context = Context { direction, ..Context::inbound() };
+        let denied = Decision::Deny(Denied { rule: Rule::Rooms });
+        self.settle(server, capability, &context, denied).map(drop)
+    }
+
     /// The last change of the peers that this node has heard of.
     pub fn revision(&self) -> i64 {
         self.register().head()
@@ -275,6 +305,11 @@ impl Trust {
     /// Why `server` is regarded as it is, and how: for its own admins and ours.
     pub fn source(&self, server: &ServerName) -> Source {
         self.register().find(server).source.clone()
+    }
+
+    /// The server is there: it has answered, or proved who it is.
+    pub(crate) fn note_answered(&self, server: &ServerName) {
+        self.shared.acts.note_answered(server);
     }
 
     /// Takes one request of a peer's from what it may ask in a time.
@@ -298,6 +333,22 @@ impl Trust {
         *server == self.shared.us
             || self.is_shadow(server)
             || matches!(decide(&self.regard(server), Capability::Events, &context), Decision::Allow(_))
+    }
+
+    /// What admins have set, and whether people are shown what servers that it is about say in a room that demands `least`.
+    pub fn rows_shown(&self, least: TrustLevel) -> Vec<(PeerPattern, bool)> {
+        let context = Context::inbound().in_room(Some(least));
+        let shows = |entry: &Entry| {
+            self.shared.config.shadow
+                || entry.shadow
+                || matches!(decide(&entry.regard, Capability::Events, &context), Decision::Allow(_))
+        };
+        self.register().rows().map(|(pattern, entry)| (pattern, shows(entry))).collect()
+    }
+
+    /// Tells whenever what is set for peers may have changed, here or elsewhere.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.shared.read.subscribe()
     }
 
     /// What the sender's server must be trusted for people to be shown an event that has just come, in a room that demands
@@ -350,7 +401,8 @@ impl Trust {
     }
 
     fn note(&self, server: &ServerName, capability: Capability, context: &Context, rule: Option<Rule>) {
-        self.shared.acts.note(server, capability, context, rule);
+        let is_set = context.direction == Direction::In || self.register().find(server).source != Source::Default;
+        self.shared.acts.note(server, is_set, capability, context, rule);
         if let Some(rule) = rule {
             debug!(server.name = %server, %rule, direction = context.direction.as_str(), "the trust policy refused something");
         }
@@ -378,6 +430,8 @@ impl Trust {
         if register.head() >= current.head() {
             *current = Arc::new(register);
         }
+        drop(current);
+        self.shared.read.send_replace(());
         Ok(())
     }
 

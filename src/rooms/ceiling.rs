@@ -3,10 +3,15 @@
 //! A room says so by a state event of the type [`CEILING`], `{"minimum": "full"}`. People of this server can't bring in members of
 //! servers that are trusted less, and such can't join through it. What their people say all the same, by way of servers that take
 //! them in, is part of the room's graph, as it must be for all servers to agree; but nobody here is shown it until the trust rises.
+//!
+//! With `"server_acl": true` beside it, servers that don't know of this obey it too, by the means of Matrix: `kept_acl.rs`.
 
 use std::sync::LazyLock;
 
-use model::{StateKey, StateMap, TimelineEvent, peer::TrustLevel};
+use model::{
+    StateKey, StateMap, TimelineEvent,
+    peer::{Capability, Direction, TrustLevel},
+};
 use ruma::{OwnedUserId, ServerName, UserId, events::StateEventType};
 use serde::Deserialize;
 
@@ -18,8 +23,18 @@ pub const CEILING: &str = "org.comity.room.trust";
 static KEY: LazyLock<StateKey> = LazyLock::new(|| (StateEventType::from(CEILING), String::new()));
 
 #[derive(Deserialize)]
-struct Content {
-    minimum: TrustLevel,
+pub(crate) struct Content {
+    pub(crate) minimum: TrustLevel,
+    /// Whether the server of who says this is to keep a matching `m.room.server_acl`: `true`, or anything else.
+    #[serde(default)]
+    server_acl: serde_json::Value,
+}
+
+impl Content {
+    /// Whether the room's access control list is to be kept.
+    pub(crate) fn wants_acl(&self) -> bool {
+        self.server_acl == true
+    }
 }
 
 impl Rooms {
@@ -33,6 +48,23 @@ impl Rooms {
     pub(crate) async fn ceiling_in(&self, state: &StateMap) -> Result<Option<TrustLevel>, RoomError> {
         let Some(nid) = state.get(&*KEY) else { return Ok(None) };
         Ok(self.event(*nid).await?.pdu.content_as::<Content>().map(|content| content.minimum))
+    }
+
+    /// Refuses that somebody of `server` comes into the room, or is brought there, if people of it are in as many rooms here as an
+    /// admin has set. Those who come by way of others can't be kept out.
+    pub(crate) async fn check_room_limit(
+        &self,
+        room: &SharedRoom,
+        server: &ServerName,
+        capability: Capability,
+        direction: Direction,
+    ) -> Result<(), RoomError> {
+        let trust = self.trust();
+        let Some(limit) = trust.room_limit(server) else { return Ok(()) };
+        if self.has_server(room, server).await? || self.shared.store.rooms().count_of_server(server).await? < limit {
+            return Ok(());
+        }
+        Ok(trust.refuse_room(server, capability, direction)?)
     }
 
     /// Whether people are not shown the event, for want of trust in its sender's server.

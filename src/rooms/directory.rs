@@ -2,9 +2,14 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#published-room-directory>
 
-use model::RoomNid;
+use std::collections::BTreeSet;
+
+use model::{
+    RoomNid,
+    peer::{Capability, Context, Grant},
+};
 use ruma::{
-    EventEncryptionAlgorithm, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomVersionId, UserId,
+    EventEncryptionAlgorithm, OwnedMxcUri, OwnedRoomAliasId, OwnedRoomId, RoomId, RoomVersionId, ServerName, UserId,
     directory::{Filter, RoomTypeFilter},
     events::StateEventType,
     room::{JoinRuleKind, RoomType},
@@ -91,6 +96,29 @@ impl Rooms {
         }
         let total = found.len();
         Ok((found.into_iter().skip(skip).take(limit).collect(), total))
+    }
+
+    /// Those of these rooms of the directory that another server is shown; `None`: all of them. Refused where it is shown none.
+    ///
+    /// Whom only some are shown gets those that say how far a server must be trusted for them, if it is.
+    pub async fn listed_for(
+        &self,
+        server: &ServerName,
+        room_ids: impl Iterator<Item = &RoomId>,
+    ) -> Result<Option<BTreeSet<OwnedRoomId>>, RoomError> {
+        let trust = self.trust();
+        if trust.allow(server, Capability::PublicRooms, &Context::inbound())?.grant != Grant::Listed {
+            return Ok(None);
+        }
+        let level = trust.regard(server).level;
+        let mut listed = BTreeSet::new();
+        for room_id in room_ids {
+            let room = self.get(room_id).await?;
+            if self.ceiling(&room).await?.is_some_and(|least| least <= level) {
+                listed.insert(room_id.to_owned());
+            }
+        }
+        Ok(Some(listed))
     }
 
     async fn listing(&self, nid: RoomNid, joined: u64) -> Result<Listing, RoomError> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use model::{
     Draft, Pdu, TimelineEvent,
-    peer::{Capability, Context},
+    peer::{Capability, Context, Direction},
 };
 use ruma::{
     CanonicalJsonObject, EventId, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId,
@@ -146,7 +146,7 @@ impl Rooms {
         };
         let trust = self.shared.peers.trust();
         trust.allow_knowing(user_id.server_name(), Capability::Join, &context, is_invited).await?;
-        Ok(())
+        self.check_room_limit(room, user_id.server_name(), Capability::Join, Direction::In).await
     }
 
     async fn take_membership(

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use model::peer::{Capability, Context, Grant};
+use model::peer::{Capability, Context, Direction, Grant};
 use model::{Draft, Pdu};
 use ruma::{
     CanonicalJsonObject, OwnedEventId, RoomId, RoomVersionId, ServerName, UserId,
@@ -50,6 +50,7 @@ impl Rooms {
         let context = Context::outbound().in_room(self.ceiling(room).await?);
         let is_contact = async |_| self.is_contact(&sender, server, Some(user_id)).await;
         self.shared.peers.trust().allow_knowing(server, Capability::FirstContact, &context, is_contact).await?;
+        self.check_room_limit(room, server, Capability::FirstContact, Direction::Out).await?;
         let invite = self.seal(room, draft).await?;
         let shown = self.stripped_state(room, Some(&invite)).await?;
         let request = create_invite::v2::Request::new(
@@ -136,9 +137,10 @@ impl Rooms {
         };
         let trust = self.shared.peers.trust();
         let allowed = trust.allow_knowing(origin, Capability::FirstContact, &context, is_contact).await?;
+        let room = self.get_or_note(invitation.room_id, invitation.version).await?;
+        self.check_room_limit(&room, origin, Capability::FirstContact, Direction::In).await?;
         let signed = Pdu::countersign(pdu.object(), &rules, &self.shared.key)?;
         let answer = signed.object();
-        let room = self.get_or_note(invitation.room_id, invitation.version).await?;
         if self.is_resident(&room).await? {
             // Whoever invites sends the event into the room; until then there is nothing to show.
             if !self.acl_allows(&room, origin).await? {

@@ -21,6 +21,7 @@ mod host;
 mod invite;
 mod join_remote;
 mod judge;
+mod kept_acl;
 mod live;
 mod membership;
 mod memory;
@@ -68,6 +69,7 @@ pub use history::{Context, Page, PageRequest};
 pub use host::{Entrance, Template};
 pub use invite::Invitation;
 pub use judge::Verdict;
+pub use kept_acl::KeptAcl;
 pub use live::{LiveRoom, Servers, View};
 pub use membership::{Change as MembershipChange, Target};
 pub use receive::{ReceiveError, Received};
@@ -120,6 +122,8 @@ struct Shared {
     sent: Cache<Transaction, OwnedEventId>,
     /// What other servers told of rooms that nobody here is in.
     told: spaces_elsewhere::Told,
+    /// Rooms whose access control lists this server keeps.
+    acls: kept_acl::KeptAcls,
 }
 
 impl Rooms {
@@ -130,7 +134,8 @@ impl Rooms {
         let states = Cache::new(CACHED_STATES);
         let sent = Cache::new(RECENT_TRANSACTIONS);
         let told = Cache::new(TOLD_ROOMS);
-        Self { shared: Arc::new(Shared { store, peers, key, config, live, memory, states, sent, told }) }
+        let acls = kept_acl::KeptAcls::default();
+        Self { shared: Arc::new(Shared { store, peers, key, config, live, memory, states, sent, told, acls }) }
     }
 
     /// How far other servers are trusted.

@@ -2,6 +2,9 @@
 //!
 //! Until then a running server goes on to sign with the old one, so it can't be retired before: what it signs later than
 //! its published end counts nowhere.
+//!
+//! The private half of the last retired key is kept, for one thing: it signs what this server says of its keys, beside the new one,
+//! so that servers which are pinned to it see that it was this server who changed its key.
 
 use std::{
     fs,
@@ -13,7 +16,7 @@ use std::{
 use base64::Engine as _;
 use model::Millis;
 use peers::RetiredKey;
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{BASE64, FILE_NAME, KeyError, KeyFile};
 
@@ -21,6 +24,8 @@ use super::{BASE64, FILE_NAME, KeyError, KeyFile};
 const NEXT: &str = "next.key";
 /// The public halves of keys that were used before, and until when.
 const RETIRED: &str = "retired.keys";
+/// The key that was retired last, as it lay in its file.
+const PREVIOUS: &str = "previous.key";
 
 /// All keys of this server.
 #[derive(Debug)]
@@ -58,11 +63,25 @@ pub fn take_next(folder: &Path, now: Millis) -> Result<(), KeyError> {
     let (path, next_path) = (folder.join(FILE_NAME), folder.join(NEXT));
     let Some(next) = existing(&next_path)? else { return Ok(()) };
     if let Some(current) = existing(&path)? {
+        keep(folder)?;
         retire(folder, &current, now)?;
         info!(key.id = next.key_id(), "signing by {} from now on; {} is retired", next.key_id(), current.key_id());
     }
     let moved = fs::rename(&next_path, &path).and_then(|()| fs::File::open(folder)?.sync_all());
     moved.map_err(|source| KeyError::Write { path, source })
+}
+
+/// The key that was retired last, private half included: what this server says of its keys bears its signature too.
+///
+/// `None` where no key was retired yet, or by an older version, which kept only the public half.
+pub fn previous(folder: &Path) -> Result<Option<KeyFile>, KeyError> {
+    let Some(key) = existing(&folder.join(PREVIOUS))? else { return Ok(None) };
+    let is_retired =
+        retired(folder)?.iter().any(|old| old.key_id == key.key_id() && old.public_key == key.public_key());
+    if !is_retired {
+        warn!(key.id = key.key_id(), "{PREVIOUS} is not in {RETIRED}: it is not used");
+    }
+    Ok(is_retired.then_some(key))
 }
 
 /// The keys that this server signed with before, oldest first.
@@ -82,6 +101,17 @@ fn existing(path: &Path) -> Result<Option<KeyFile>, KeyError> {
         Err(KeyError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Keeps the current key under another name, in the place of the one before it.
+fn keep(folder: &Path) -> Result<(), KeyError> {
+    let path = folder.join(PREVIOUS);
+    let gone = match fs::remove_file(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        gone => gone,
+    };
+    let kept = gone.and_then(|()| fs::hard_link(folder.join(FILE_NAME), &path));
+    kept.map_err(|source| KeyError::Write { path, source })
 }
 
 /// Writes down that `key` was used until `now`: once for each key, whole or not at all.
@@ -141,6 +171,26 @@ mod tests {
         assert!(keys.next.is_none());
         let old = RetiredKey { key_id: first.key_id(), public_key: first.public_key(), expired_at: 7 };
         assert_eq!(keys.retired, [old]);
+        let kept = previous(folder).expect("it can be read").expect("it is kept");
+        assert_eq!((kept.key_id(), kept.seed()), (first.key_id(), first.seed()));
+
+        // Of two that were retired only the last is kept.
+        rotate(folder).expect("another is made");
+        take_next(folder, 9).expect("it is waiting");
+        let kept = previous(folder).expect("it can be read").expect("it is kept");
+        assert_eq!((kept.key_id(), kept.seed()), (second.key_id(), second.seed()));
+        assert_eq!(retired(folder).expect("they are listed").len(), 2);
+    }
+
+    #[test]
+    fn a_folder_of_an_older_version_has_no_previous_key_and_one_that_is_not_listed_is_not_used() {
+        let folder = tempfile::tempdir().expect("a folder can be made");
+        let folder = folder.path();
+        KeyFile::load_or_create(folder).expect("one is made");
+        assert!(previous(folder).expect("nothing is there").is_none());
+        let foreign = KeyFile::generate().expect("there is randomness");
+        foreign.store(folder, &folder.join(PREVIOUS)).expect("the folder is ours");
+        assert!(previous(folder).expect("it can be read").is_none());
     }
 
     #[test]

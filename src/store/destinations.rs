@@ -49,6 +49,12 @@ pub fn remove(write: &mut Write, destination: &ServerName) {
     write.run("DELETE FROM destinations WHERE destination = $1", args![destination.as_str()]);
 }
 
+/// The server is to be tried at once, as if it had never failed, by whoever looks next.
+pub fn retry(write: &mut Write, destination: &ServerName) {
+    const RETRY: &str = "UPDATE destinations SET retry_at = 0, failures = 0 WHERE destination = $1";
+    write.run(RETRY, args![destination.as_str()]);
+}
+
 /// Reads how other servers are.
 pub struct Destinations<'a>(&'a Store);
 
@@ -106,7 +112,14 @@ mod tests {
             row.catch_up_upto = Some(Position(7));
             put(&mut write, &row);
             store.commit(write).await?;
-            assert_eq!(store.destinations().list().await?, [row]);
+            assert_eq!(store.destinations().list().await?, [row.clone()]);
+
+            let mut write = Write::new();
+            retry(&mut write, server_name!("b.test"));
+            retry(&mut write, server_name!("c.test"));
+            store.commit(write).await?;
+            let (retry_at, failures) = (0, 0);
+            assert_eq!(store.destinations().list().await?, [DestinationRow { retry_at, failures, ..row }]);
 
             let mut write = Write::new();
             remove(&mut write, server_name!("b.test"));

@@ -33,6 +33,7 @@ const SHARED: &[Step] = migrations![
     14 "0014_native_federation",
     15 "0015_peering",
     16 "0016_federation_lists",
+    17 "0017_room_trust",
     18 "0018_device_receipts",
 ];
 

@@ -2,7 +2,7 @@
 
 use model::{EventNid, Position, RoomNid, SnapshotNid};
 use ruma::{
-    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, UserId,
+    OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, RoomId, RoomVersionId, ServerName, UserId,
     events::room::member::MembershipState,
 };
 use serde::{Deserialize, Serialize};
@@ -82,8 +82,8 @@ pub struct MembershipRow {
 }
 
 static MEMBERSHIPS: Table = Table {
-    insert: "INSERT INTO memberships (room_nid, user_id, membership, sender, event_nid, position, display_name, avatar_url)",
-    columns: 8,
+    insert: "INSERT INTO memberships (room_nid, user_id, membership, sender, event_nid, position, display_name, avatar_url, server)",
+    columns: 9,
     conflict: "ON CONFLICT (room_nid, user_id) DO UPDATE
         SET membership = excluded.membership, sender = excluded.sender, event_nid = excluded.event_nid,
             position = excluded.position, display_name = excluded.display_name, avatar_url = excluded.avatar_url,
@@ -106,7 +106,8 @@ pub fn put_membership(
 ) {
     let mut row = args![room.0, user_id, membership.as_str(), sender.as_str(), event.0];
     row.push(position);
-    row.extend(args![display_name, avatar_url]);
+    let server = user_id.split_once(':').map(|(_, server)| server);
+    row.extend(args![display_name, avatar_url, server]);
     write.insert(&MEMBERSHIPS, row);
 }
 
@@ -192,6 +193,17 @@ impl Rooms<'_> {
         Ok((row.int(0)?.unsigned_abs(), row.int(1)?.unsigned_abs()))
     }
 
+    /// To how many rooms people of `server` are joined, as far as is known here.
+    pub async fn count_of_server(&self, server: &ServerName) -> Result<u64, Error> {
+        const COUNT: &str = "
+            SELECT COUNT(DISTINCT room_nid)
+            FROM memberships
+            WHERE server = $1 AND membership = 'join'";
+        let rows = self.0.query(COUNT, args![server.as_str()]).await?;
+        let row = rows.first().ok_or_else(|| Error::Corrupt("a count has no row".into()))?;
+        Ok(row.int(0)?.unsigned_abs())
+    }
+
     /// Whether the two are joined to one room.
     pub async fn share_a_room(&self, one: &UserId, other: &UserId) -> Result<bool, Error> {
         const SHARE: &str = "
@@ -260,6 +272,28 @@ impl Rooms<'_> {
         Ok(servers.into_iter().collect())
     }
 
+    /// Rooms that demand trust because somebody of `server` said so, from after `after` on, by number.
+    pub async fn with_ceiling_of(
+        &self,
+        server: &ServerName,
+        after: RoomNid,
+        limit: i64,
+    ) -> Result<Vec<(RoomNid, OwnedRoomId)>, Error> {
+        // The type stands in the text, so that the index over such rows is used.
+        const WITH_CEILING: &str = "
+            SELECT r.nid, r.room_id
+            FROM current_state c
+            JOIN events e ON e.nid = c.event_nid
+            JOIN rooms r ON r.nid = c.room_nid
+            WHERE c.type = 'org.comity.room.trust' AND c.state_key = '' AND c.room_nid > $1 AND e.sender LIKE $2
+            ORDER BY c.room_nid
+            LIMIT $3";
+        // A server's name has neither of the characters that mean something to LIKE.
+        let of_server = format!("%:{server}");
+        let rows = self.0.query(WITH_CEILING, args![after.0, of_server, limit]).await?;
+        rows.iter().map(|row| Ok((RoomNid(row.int(0)?), row.parse(1)?))).collect()
+    }
+
     /// The ids of these rooms, by number.
     pub async fn ids(&self, nids: &[RoomNid]) -> Result<Vec<(RoomNid, OwnedRoomId)>, Error> {
         let mut found = Vec::with_capacity(nids.len());
@@ -293,4 +327,32 @@ fn room(row: &Row) -> Result<RoomRow, Error> {
         extremities: head.extremities,
         snapshot: SnapshotNid(row.int(5)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use ruma::{server_name, user_id};
+
+    use super::*;
+    use crate::testing::on_each_engine_of_old;
+
+    #[tokio::test]
+    async fn rooms_of_a_server_are_counted_in_a_database_of_old_too() {
+        on_each_engine_of_old(async |store| {
+            // Two of a.test are in one of its two rooms.
+            assert_eq!(store.rooms().count_of_server(server_name!("a.test")).await?, 2);
+            assert_eq!(store.rooms().count_of_server(server_name!("b.test:8448")).await?, 0);
+            let bob = user_id!("@bob:b.test:8448");
+            for membership in [MembershipState::Join, MembershipState::Leave] {
+                let mut write = Write::new();
+                let at = Arg::Int(90);
+                put_membership(&mut write, RoomNid(1), bob.as_str(), &membership, bob, EventNid(4), at, None, None);
+                store.commit(write).await?;
+                let count = u64::from(membership == MembershipState::Join);
+                assert_eq!(store.rooms().count_of_server(server_name!("b.test:8448")).await?, count);
+            }
+            Ok::<_, Error>(())
+        })
+        .await;
+    }
 }

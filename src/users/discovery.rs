@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use model::{Kind, Millis, Refusal};
+use model::{Kind, Millis, Refusal, peer::Grant};
 use quick_cache::sync::Cache;
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use store::{Write, user_directory};
@@ -121,24 +121,34 @@ impl Refusal for LookupError {
 
 impl Users {
     /// The profile of a user of this server, for `peer`. Users who don't want to be found are told of only to servers that
-    /// they share a room with.
-    pub async fn profile_for_peer(&self, peer: &ServerName, user_id: &UserId) -> Result<crate::Profile, LookupError> {
+    /// they share a room with. `grant`: how much of it, as the trust table has it.
+    pub async fn profile_for_peer(
+        &self,
+        peer: &ServerName,
+        user_id: &UserId,
+        grant: Grant,
+    ) -> Result<crate::Profile, LookupError> {
         self.lookups.check(peer, self.now())?;
-        let found = self.find_for_peer(peer, user_id).await;
+        let found = self.find_for_peer(peer, user_id, grant).await;
         if let Err(LookupError::NotFound) = found {
             self.lookups.note(&self.lookups.misses, peer, self.now());
         }
         found
     }
 
-    async fn find_for_peer(&self, peer: &ServerName, user_id: &UserId) -> Result<crate::Profile, LookupError> {
+    async fn find_for_peer(
+        &self,
+        peer: &ServerName,
+        user_id: &UserId,
+        grant: Grant,
+    ) -> Result<crate::Profile, LookupError> {
         if !self.is_ours(user_id) || self.is_guest(user_id) || !self.is_active(user_id).await? {
             return Err(LookupError::NotFound);
         }
         if !self.is_listed(user_id).await? && !self.is_acquainted(peer, user_id).await? {
             return Err(LookupError::NotFound);
         }
-        match self.profile(None, user_id).await {
+        match self.profile_as_granted(user_id, grant).await {
             Ok(profile) => Ok(profile),
             Err(ProfileError::NotFound(_)) => Err(LookupError::NotFound),
             Err(error) => Err(LookupError::Profile(error)),
@@ -214,14 +224,14 @@ mod tests {
             assert!(matches!(users.search_for_peer(b, " al ", false).await, Err(LookupError::Term)));
 
             let alice = user_id!("@alice:a.test");
-            users.profile_for_peer(b, alice).await.expect("she is there");
+            users.profile_for_peer(b, alice, Grant::Yes).await.expect("she is there");
             users.set_listed(alice, false).await.expect("it is stored");
             assert_eq!(search("ali", false).await, ["alicia"]);
-            assert!(matches!(users.profile_for_peer(b, alice).await, Err(LookupError::NotFound)));
+            assert!(matches!(users.profile_for_peer(b, alice, Grant::Yes).await, Err(LookupError::NotFound)));
             users.set_listed(alice, true).await.expect("it is stored");
             assert_eq!(search("alice", true).await, ["alice"]);
             let guest = users.guest_id(user_id!("@alison:b.test")).expect("it fits");
-            assert!(matches!(users.profile_for_peer(b, &guest).await, Err(LookupError::NotFound)));
+            assert!(matches!(users.profile_for_peer(b, &guest, Grant::Yes).await, Err(LookupError::NotFound)));
         })
         .await;
     }
@@ -234,7 +244,7 @@ mod tests {
             let mut stopped = None;
             for at in 0..200 {
                 let nobody = UserId::parse(format!("@user{at}:a.test")).expect("it is an id");
-                if let Err(LookupError::Walk(_)) = users.profile_for_peer(b, &nobody).await {
+                if let Err(LookupError::Walk(_)) = users.profile_for_peer(b, &nobody, Grant::Yes).await {
                     stopped = Some(at);
                     break;
                 }
@@ -242,10 +252,10 @@ mod tests {
             assert!(stopped.is_some_and(|at| (100..150).contains(&at)), "{stopped:?}");
             let alice = user_id!("@alice:a.test");
             // Also by those who are there: else the walk went on between two hits.
-            assert!(matches!(users.profile_for_peer(b, alice).await, Err(LookupError::Walk(_))));
-            users.profile_for_peer(c, alice).await.expect("it has done nothing");
+            assert!(matches!(users.profile_for_peer(b, alice, Grant::Yes).await, Err(LookupError::Walk(_))));
+            users.profile_for_peer(c, alice, Grant::Yes).await.expect("it has done nothing");
             clock.advance(millis(STOP));
-            users.profile_for_peer(b, alice).await.expect("that was long ago");
+            users.profile_for_peer(b, alice, Grant::Yes).await.expect("that was long ago");
         })
         .await;
     }

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Kind, Refusal};
+use model::{Kind, Refusal, peer::Grant};
 use ruma::{MxcUri, UserId};
 use serde_json::Value;
 use store::{
@@ -123,6 +123,15 @@ impl Users {
                 Ok((field, value))
             })
             .collect()
+    }
+
+    /// The profile of a user of this server as another server is told it: all of it, or name and picture, as the trust table grants.
+    pub async fn profile_as_granted(&self, user_id: &UserId, grant: Grant) -> Result<Profile, ProfileError> {
+        let mut profile = self.profile(None, user_id).await?;
+        if grant != Grant::Yes {
+            profile.retain(|field, _| matches!(field.as_str(), DISPLAY_NAME | AVATAR_URL));
+        }
+        Ok(profile)
     }
 
     /// One field of the profile of a user, as [`Self::profile`] has it.

@@ -57,6 +57,11 @@ async fn the_command_line_sets_peers_while_the_server_runs() {
             (&shown["capabilities"]["typing"], &shown["capabilities"]["presence"]),
             (&json!("yes"), &json!("no"))
         );
+        let elsewhere = ["peer", "set", "b.test", "--endpoint", "10.1.2.3:8448", "--reason", "the tunnel"];
+        done(&server, &elsewhere).await;
+        let shown: Value = serde_json::from_str(&done(&server, &["peer", "show", "b.test"]).await).expect("it is JSON");
+        assert_eq!(shown["settings"]["endpoint"], "10.1.2.3:8448");
+        done(&server, &["peer", "set", "b.test", "--endpoint", "dns", "--reason", "no more"]).await;
         done(&server, &["peer", "set", "*.corp.test", "--level", "full", "--expires-in", "1h", "--reason", "a trial"])
             .await;
         let list = done(&server, &["peer", "list"]).await;
@@ -71,8 +76,8 @@ async fn the_command_line_sets_peers_while_the_server_runs() {
         let log = done(&server, &["peer", "audit", "b.test"]).await;
         let entries: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
         let actions: Vec<_> = entries.iter().filter_map(|entry| entry["action"].as_str()).collect();
-        assert_eq!(actions, ["peer.remove", "peer.set", "peer.set"], "{log}");
-        assert!(log.contains("the log of 4 entries is as it was written"), "{log}");
+        assert_eq!(actions, ["peer.remove", "peer.set", "peer.set", "peer.set", "peer.set"], "{log}");
+        assert!(log.contains("the log of 6 entries is as it was written"), "{log}");
 
         // What makes no sense is refused with what would, and changes nothing.
         for (arguments, remedy) in [
@@ -161,6 +166,35 @@ async fn operators_look_and_retry_and_auditors_look_and_export() {
     let examined = root.post("/api/v1/admin/servers/b.test/examine", json!({})).await.ok();
     let findings = examined["findings"].as_array().expect("it is a list");
     assert!(findings.iter().all(|finding| finding["outcome"] != "fault"), "{examined}");
+}
+
+#[tokio::test]
+async fn the_command_line_has_a_server_tried_at_once() {
+    let two = Two::meet_mixed().await;
+    let room = two.public_room().await;
+    let (root, of_b) = (register(&two.a, "root", true).await, register(&two.b, "root", true).await);
+    let said = done(&two.a, &["peer", "retry", "b.test"]).await;
+    assert!(said.contains("nothing is waiting for b.test"), "{said}");
+    // b.test does not want to hear of a.test, which leaves it alone for some ten seconds.
+    let regard = async |level: &str| {
+        let change = json!({ "level": level, "reason": "a story" });
+        of_b.attempt(Method::PATCH, "/api/v1/admin/peers/a.test", Some(&change)).await.expect("it answers").ok();
+    };
+    regard("blocked").await;
+    let said = two.alice.say(&room, "do you hear me?").await;
+    let next_try_at = eventually("b.test is left alone", async || {
+        let away = root.get("/api/v1/admin/destinations").await.ok();
+        away["destinations"][0]["next_try_at"].as_u64()
+    })
+    .await;
+    regard("full").await;
+    let told = done(&two.a, &["peer", "retry", "b.test", "--reason", "they have thought better of it"]).await;
+    assert!(told.contains("b.test is tried at once"), "{told}");
+    arrives(&two.bob, &room, &said).await;
+    assert!(federation_tests::now() < next_try_at, "it would have been tried by itself");
+    let last = root.get("/api/v1/admin/audit?peer=b.test").await.ok()["entries"][0].clone();
+    assert_eq!((&last["action"], &last["actor"]), (&json!("peer.retry"), &json!("command line")), "{last}");
+    assert_eq!(last["reason"], "they have thought better of it");
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! The keys with which servers prove who they are.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD_NO_PAD};
-use federation_tests::{Engine, FakePeer, Network, Server, on_each_engine, pdu};
+use federation_tests::{Client, Engine, FakePeer, Network, Server, eventually, on_each_engine, pdu};
+use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Two, arrives};
+use super::{Two, arrives, is_known};
 
 /// Whether `object` is signed by `server` with one of the keys that `published` shows.
 fn is_signed(object: &Value, server: &str, published: &Value) -> bool {
@@ -111,4 +112,62 @@ async fn a_key_that_was_replaced_is_still_believed_for_what_it_has_signed() {
     for event_id in [&before, &after] {
         assert!(history.iter().any(|event| event["event_id"] == event_id.as_str()), "{event_id} is missing");
     }
+}
+
+/// Puts a foreign key into the place of a server's own.
+fn replace_key(server: &Server) {
+    let file = server.folder().join("keys/signing.key");
+    let line = format!("ed25519 foreign {}\n", STANDARD_NO_PAD.encode([66; 32]));
+    std::fs::write(file, line).expect("it can be written over");
+}
+
+#[tokio::test]
+async fn who_is_pinned_may_change_its_key_but_nobody_may_change_it_for_them() {
+    let mut two = Two::meet_mixed().await;
+    let room = two.public_room().await;
+    let mut admin = two.b.anonymous();
+    admin.register_with_secret(two.b.shared_secret(), "root", "a long password", true).await;
+    let of_a = "/api/v1/admin/peers/a.test";
+    let pins = async |admin: &Client| {
+        let view = admin.get(of_a).await.ok();
+        (view["settings"]["pinned_keys"].clone(), view["standing"].clone())
+    };
+    let in_use = async |server: &Server| {
+        let published = server.federation().get("/_matrix/key/v2/server").await.ok();
+        let keys = published["verify_keys"].as_object().expect("they are listed").clone();
+        keys.into_iter().map(|(key_id, key)| (key_id, key["key"].clone())).collect::<Value>()
+    };
+    let first = in_use(&two.a).await;
+    let pin = json!({ "level": "full", "pinned_keys": first, "reason": "we compared them by phone" });
+    admin.attempt(Method::PATCH, of_a, Some(&pin)).await.expect("the server answers").ok();
+    let before = two.alice.say(&room, "by the pinned key").await;
+    arrives(&two.bob, &room, &before).await;
+
+    // Twice, so that each time it is the key before that has signed.
+    for _ in 0..2 {
+        let old = in_use(&two.a).await;
+        two.a.stop().await;
+        run_keys(&two.a, &["rotate"]);
+        two.a.restart().await;
+        let new = in_use(&two.a).await;
+        assert_ne!(new, old);
+        let said = two.alice.say(&room, "by a new key").await;
+        arrives(&two.bob, &room, &said).await;
+        assert_eq!(pins(&admin).await, (new, json!("active")));
+        let answered = two.bob.say(&room, "I hear you").await;
+        arrives(&two.alice, &room, &answered).await;
+    }
+    let log = admin.get("/api/v1/admin/audit?peer=a.test").await.ok();
+    let rotations = log["entries"].as_array().expect("it is a list").iter();
+    assert_eq!(rotations.filter(|entry| entry["action"] == "peer.keys_rotated").count(), 2, "{log}");
+
+    // Somebody has the server, and a key of their own.
+    let pinned = pins(&admin).await.0;
+    two.a.stop().await;
+    replace_key(&two.a);
+    two.a.restart().await;
+    let forged = two.alice.say(&room, "by a foreign key").await;
+    eventually("b.test raises an alarm", async || (pins(&admin).await.1 == "alarmed").then_some(())).await;
+    assert_eq!(pins(&admin).await.0, pinned);
+    assert!(!is_known(&two.bob, &room, &forged).await);
 }

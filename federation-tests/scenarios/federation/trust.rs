@@ -5,7 +5,7 @@ use model::peer::{Capability, Grant, TABLE, TrustLevel};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::{Two, agree, arrives, becomes, is_known, share_history};
+use super::{Two, agree, arrives, becomes, is_known, share_history, state_becomes};
 
 /// Somebody who may decide about peers.
 pub(super) async fn admin_of(server: &Server) -> Client {
@@ -243,4 +243,218 @@ async fn what_passes_is_told_and_heard_as_far_as_a_peer_is_trusted() {
     };
     two.bob.sync_until(&mut of_bob, by(&two.alice)).await;
     two.alice.sync_until(&mut since, by(&two.bob)).await;
+}
+
+#[tokio::test]
+async fn a_room_that_wants_it_keeps_out_whom_its_server_does_not_trust_by_the_means_of_matrix() {
+    on_each_engine(async |engine| {
+        let (network, [a, b, c]) = Network::start(&engine, ["a.test", "b.test", "c.test"]).await;
+        let admin = admin_of(&a).await;
+        let alice = a.register_with_secret("alice").await;
+        let bob = b.register_with_secret("bob").await;
+        let carol = c.register_with_secret("carol").await;
+        let room = alice.create_public_room().await;
+        let by_hand = json!({ "allow": ["*"], "deny": ["spam.test"], "allow_ip_literals": true });
+        alice.set_state(&room, "m.room.server_acl", "", by_hand).await.ok();
+        for guest in [&bob, &carol] {
+            guest.join_via(&room, &["a.test"]).await;
+            becomes(&alice, &room, &guest.user_id, "join").await;
+        }
+        becomes(&bob, &room, &carol.user_id, "join").await;
+        let demand = json!({ "minimum": "full", "server_acl": true });
+        alice.set_state(&room, "org.comity.room.trust", "", demand).await.ok();
+        let denies = |ours: &[&str]| {
+            let deny: Vec<&str> = ["spam.test"].iter().chain(ours).copied().collect();
+            let record = json!({ "deny": ours });
+            json!({ "allow": ["*"], "deny": deny, "allow_ip_literals": true, "org.comity.room.trust": record })
+        };
+
+        trust(&admin, "c.test", TrustLevel::Restricted).await;
+        for member in [&alice, &bob] {
+            state_becomes(member, &room, "m.room.server_acl", &denies(&["c.test"])).await;
+        }
+        let acls = admin.get("/api/v1/admin/room-acls").await.ok();
+        assert_eq!(acls["rooms"][0]["room_id"], room.as_str(), "{acls}");
+        assert_eq!((&acls["rooms"][0]["denied"], &acls["rooms"][0]["problem"]), (&json!(["c.test"]), &Value::Null));
+        // c.test is refused at both, though b.test knows nothing of what a.test thinks of it.
+        let unheard = carol.say(&room, "can anybody hear me?").await;
+        for to in ["a.test", "b.test"] {
+            eventually(&format!("{to} refuses it"), async || {
+                let crossings = network.link("c.test", to).crossings();
+                let answers = crossings.iter().filter_map(|crossing| crossing.answer.as_ref());
+                let mut answers = answers.filter_map(|(_, body)| serde_json::from_slice::<Value>(body).ok());
+                answers.any(|answer| answer["pdus"][&unheard]["error"].is_string()).then_some(())
+            })
+            .await;
+        }
+        assert!(!is_known(&bob, &room, &unheard).await);
+
+        trust(&admin, "c.test", TrustLevel::Full).await;
+        for member in [&alice, &bob, &carol] {
+            state_becomes(member, &room, "m.room.server_acl", &denies(&[])).await;
+        }
+        let heard = carol.say(&room, "and now?").await;
+        for member in [&alice, &bob] {
+            arrives(member, &room, &heard).await;
+        }
+        // Whoever takes the demand back gets their own list back, but for the record.
+        trust(&admin, "*.corp.test", TrustLevel::Blocked).await;
+        state_becomes(&alice, &room, "m.room.server_acl", &denies(&["*.corp.test"])).await;
+        alice.set_state(&room, "org.comity.room.trust", "", json!({ "minimum": "full" })).await.ok();
+        state_becomes(&alice, &room, "m.room.server_acl", &denies(&[])).await;
+        // It was written when something changed, and at no other time.
+        let history = alice.history(&room).await;
+        let lists = history.iter().filter(|event| event["type"] == "m.room.server_acl");
+        assert_eq!(lists.count(), 5, "{history:#?}");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn who_comes_into_a_room_and_is_not_trusted_by_default_is_denied_there() {
+    let network = Network::new();
+    let a = network.server(&Engine::Sqlite, "a.test").await.set("federation", "default_trust", "limited").start().await;
+    let b = network.server(&Engine::Sqlite, "b.test").await.start().await;
+    let c = network.server(&Engine::Sqlite, "c.test").await.start().await;
+    let admin = admin_of(&a).await;
+    trust(&admin, "b.test", TrustLevel::Full).await;
+    let alice = a.register_with_secret("alice").await;
+    let bob = b.register_with_secret("bob").await;
+    let carol = c.register_with_secret("carol").await;
+    let room = alice.create_public_room().await;
+    let demand = json!({ "minimum": "full", "server_acl": true });
+    alice.set_state(&room, "org.comity.room.trust", "", demand).await.ok();
+    bob.join_via(&room, &["a.test"]).await;
+    becomes(&alice, &room, &bob.user_id, "join").await;
+    assert_eq!(alice.state(&room, "m.room.server_acl", "").await.status, 404, "nobody is to be denied");
+    // Not by a.test, but b.test takes her in, and tells a.test.
+    carol.join_via(&room, &["b.test"]).await;
+    let list = |denied: &[&str]| json!({ "allow": ["*"], "deny": denied, "org.comity.room.trust": { "deny": denied } });
+    for member in [&alice, &bob] {
+        state_becomes(member, &room, "m.room.server_acl", &list(&["c.test"])).await;
+    }
+    // Gone is not forgiven: she could come in again by the same way.
+    alice.act_on(&room, "kick", &carol.user_id).await.ok();
+    becomes(&bob, &room, &carol.user_id, "leave").await;
+    trust(&admin, "d.test", TrustLevel::Blocked).await;
+    state_becomes(&bob, &room, "m.room.server_acl", &list(&["c.test", "d.test"])).await;
+    trust(&admin, "c.test", TrustLevel::Full).await;
+    state_becomes(&bob, &room, "m.room.server_acl", &list(&["d.test"])).await;
+}
+
+#[tokio::test]
+async fn a_list_is_not_kept_in_the_name_of_somebody_who_may_not_change_it() {
+    let (_network, [a, b]) = Network::start(&Engine::Sqlite, ["a.test", "b.test"]).await;
+    let (admin, of_b) = (admin_of(&a).await, admin_of(&b).await);
+    let alice = a.register_with_secret("alice").await;
+    let bob = b.register_with_secret("bob").await;
+    // Bob may demand trust, and nothing else.
+    let room = alice.create_public_room().await;
+    bob.join_via(&room, &["a.test"]).await;
+    becomes(&alice, &room, &bob.user_id, "join").await;
+    let mut levels = alice.state(&room, "m.room.power_levels", "").await.ok();
+    levels["events"]["org.comity.room.trust"] = json!(0);
+    alice.set_state(&room, "m.room.power_levels", "", levels.clone()).await.ok();
+    state_becomes(&bob, &room, "m.room.power_levels", &levels).await;
+    trust(&admin, "evil.test", TrustLevel::Blocked).await;
+    trust(&of_b, "bad.test", TrustLevel::Blocked).await;
+    let demand = json!({ "minimum": "limited", "server_acl": true });
+    bob.set_state(&room, "org.comity.room.trust", "", demand.clone()).await.ok();
+    let problem = eventually("b.test says what stands in the way", async || {
+        let acls = of_b.get("/api/v1/admin/room-acls").await.ok();
+        acls["rooms"][0]["problem"].as_str().map(str::to_owned)
+    })
+    .await;
+    assert!(problem.contains("@bob:b.test") && problem.contains("may not change"), "{problem}");
+    // Nor does a.test do it: it was not one of its people who asked.
+    state_becomes(&alice, &room, "org.comity.room.trust", &demand).await;
+    assert_eq!(admin.get("/api/v1/admin/room-acls").await.ok()["rooms"], json!([]));
+    assert_eq!(alice.state(&room, "m.room.server_acl", "").await.status, 404);
+    // When Bob may, it is done, by what b.test thinks.
+    levels["events"]["m.room.server_acl"] = json!(0);
+    alice.set_state(&room, "m.room.power_levels", "", levels).await.ok();
+    let record = json!({ "deny": ["bad.test"] });
+    let list = json!({ "allow": ["*"], "deny": ["bad.test"], "org.comity.room.trust": record });
+    state_becomes(&alice, &room, "m.room.server_acl", &list).await;
+}
+
+#[tokio::test]
+async fn a_peer_is_where_an_admin_says_and_nowhere_else() {
+    let network = Network::new();
+    let server = network.server(&Engine::Sqlite, "a.test").await;
+    // Everything in this network is at private addresses.
+    let server = server.set("federation", "allow_private_addresses", false).start().await;
+    let peer = FakePeer::start(&network, "b.test").await;
+    let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
+    let reaches = async |name: &str| {
+        alice.get(&format!("profile/{}", enc(&peer.user(name)))).await;
+        let heard = peer.heard();
+        let asked = heard.iter().find(|heard| heard.path.contains("query/profile") && heard.query.contains(name));
+        // By its own name, wherever it is.
+        asked.is_some_and(|asked| asked.host == "b.test" && asked.sni.as_deref() == Some("b.test"))
+    };
+    assert!(!reaches("one").await, "its name leads to an address that is not open");
+    let set = async |endpoint: String| {
+        patch(&admin, "b.test", json!({ "endpoint": endpoint, "level": "full", "reason": "a story" })).await
+    };
+    // An address that the admin names is the admin's own decision.
+    let address = network.address("b.test").to_string();
+    assert_eq!(set(address.clone()).await.ok()["settings"]["endpoint"], address);
+    let examined = admin.post("/api/v1/admin/servers/b.test/examine", json!({})).await.ok();
+    assert!(reaches("two").await);
+    let findings = examined["findings"].as_array().expect("it is a list").iter();
+    let says_so = |finding: &&Value| finding["seen"].to_string().contains(&format!("is at {address}"));
+    assert_eq!(findings.filter(says_so).count(), 2, "{examined}");
+    // Where a name leads is not.
+    set("b.test:8448".to_owned()).await.ok();
+    assert!(!reaches("three").await);
+    set(address.clone()).await.ok();
+    assert!(reaches("four").await);
+    assert_eq!(set(String::new()).await.ok()["settings"].get("endpoint"), None);
+    assert!(!reaches("five").await);
+
+    for (pattern, endpoint) in
+        [("*.b.test", &*address), ("b.test:9999", &address), ("b.test", "b.test"), ("b.test", "b test:1")]
+    {
+        let change = json!({ "endpoint": endpoint, "level": "full", "reason": "a story" });
+        let refused = patch(&admin, pattern, change).await.problem(400, "invalid");
+        assert!(refused["detail"].to_string().contains("endpoint"), "{pattern} {endpoint}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn people_of_a_peer_come_into_as_many_rooms_as_an_admin_has_set() {
+    let two = Two::meet_mixed().await;
+    let admin = admin_of(&two.a).await;
+    let limit = async |rooms: u64| {
+        let change = json!({ "level": "full", "limits": { "rooms": rooms }, "reason": "a story" });
+        patch(&admin, "b.test", change).await.ok();
+    };
+    let first = two.public_room().await;
+    limit(1).await;
+    let second = two.alice.create_public_room().await;
+    let refused = two.bob.try_join_via(&second, &["a.test"]).await.refused(403, "M_FORBIDDEN");
+    assert!(refused["error"].to_string().contains("limit.rooms"), "{refused}");
+    // Nor is anybody brought in, or out.
+    let invited = two.alice.act_on(&second, "invite", &two.bob.user_id).await;
+    assert!(invited.refused(403, "M_FORBIDDEN")["error"].to_string().contains("limit.rooms"));
+    let theirs = two.bob.create_public_room().await;
+    let invited = two.bob.act_on(&theirs, "invite", &two.alice.user_id).await;
+    assert_eq!(invited.status, 403, "{}", invited.body);
+    // Into a room where some of them are others may come.
+    let bert = two.b.register_with_secret("bert").await;
+    bert.join_via(&first, &["a.test"]).await;
+    becomes(&two.alice, &first, &bert.user_id, "join").await;
+    limit(2).await;
+    two.bob.join_via(&second, &["a.test"]).await;
+    becomes(&two.alice, &second, &two.bob.user_id, "join").await;
+    // Who goes makes room.
+    limit(1).await;
+    two.bob.post(&format!("rooms/{second}/leave"), json!({})).await.ok();
+    becomes(&two.alice, &second, &two.bob.user_id, "leave").await;
+    for guest in [&two.bob, &bert] {
+        guest.post(&format!("rooms/{first}/leave"), json!({})).await.ok();
+        becomes(&two.alice, &first, &guest.user_id, "leave").await;
+    }
+    two.bob.join_via(&second, &["a.test"]).await;
 }

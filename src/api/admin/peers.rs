@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use model::peer::{Capability, Override, PeerPattern, TrustLevel};
 use peers::trust::{Author, ChangeError, Limits, PeerChange, Simulation, Transport, View};
 use ruma::{OwnedRoomId, OwnedServerName};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use utoipa::{IntoParams, ToSchema};
 
 use super::staff::{Admin, Viewer};
@@ -60,13 +60,17 @@ struct Change {
     #[serde(default)]
     #[schema(value_type = Object)]
     overrides: BTreeMap<Capability, Option<Override>>,
-    /// How much it may do: `{"requests": {"per_second": 10, "burst": 50}, "media_bytes": 1000000}`.
+    /// How much it may do: `{"requests": {"per_second": 10, "burst": 50}, "media_bytes": 1000000, "rooms": 10}`.
     #[serde(default)]
     #[schema(value_type = Option<Object>)]
     limits: Option<Limits>,
     /// The only keys that it may sign with, by their ids, base64.
     #[serde(default)]
     pinned_keys: Option<BTreeMap<String, String>>,
+    /// Where the server is, `HOST:PORT`, whatever its name says; its certificate is for its name. Empty: where its name leads.
+    #[serde(default, deserialize_with = "endpoint")]
+    #[schema(value_type = Option<String>)]
+    endpoint: Option<Option<OwnedServerName>>,
     /// Rooms there that people of this server may join where that needs an admin's approval.
     #[serde(default)]
     #[schema(value_type = Option<Vec<String>>)]
@@ -87,6 +91,15 @@ struct Change {
     /// It is known why the peer signs with another key, and all is well.
     #[serde(default)]
     clear_alarm: bool,
+}
+
+fn endpoint<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<OwnedServerName>>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(Some(None));
+    }
+    let endpoint = OwnedServerName::try_from(text);
+    endpoint.map(|endpoint| Some(Some(endpoint))).map_err(|_| D::Error::custom("`endpoint` is of the form HOST:PORT"))
 }
 
 /// A change to be tried out.
@@ -215,6 +228,7 @@ impl From<Change> for PeerChange {
             overrides: change.overrides,
             limits: change.limits,
             pinned_keys: change.pinned_keys,
+            endpoint: change.endpoint,
             approved_rooms: change.approved_rooms,
             transport: change.transport,
             shadow: change.shadow,

@@ -6,10 +6,9 @@ use axum::{body::Body, response::Response};
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, header};
-use media::{Item, MediaError, Mxc, Reach};
-use model::peer::{Capability, Context, Grant};
+use media::{Given, Item, MediaError, Mxc, Reach};
 use ruma::{
-    ServerName,
+    OwnedUserId, ServerName,
     api::federation::authenticated_media::{get_content, get_content_thumbnail},
 };
 
@@ -45,43 +44,10 @@ async fn thumbnail(ask: Ask<get_content_thumbnail::v1::Request>) -> Result<Respo
     in_parts(item).await
 }
 
-/// What files a server is given: their size and their types.
-struct Files {
-    most_bytes: u64,
-    any_type: bool,
-}
-
-/// Whether `origin` is given a file of ours, and what it may be like. A file belongs to whoever uploaded it: that a room is
-/// shared means that the uploader shares one.
-async fn allow_file(services: &Services, origin: &ServerName, mxc: &Mxc) -> Result<Files, Error> {
-    const MODERATE: u64 = 20 << 20;
-    const SMALL: u64 = 5 << 20;
-    let shares = async |_| match services.media.uploader(mxc).await? {
-        Some(uploader) => Ok(services.rooms.shares_room(&uploader, origin).await?),
-        None => Ok::<_, Error>(false),
-    };
-    let trust = services.peers.trust();
-    let allowed = trust.allow_knowing(origin, Capability::Media, &Context::inbound(), shares).await?;
-    let (most_bytes, any_type) = match allowed.grant {
-        Grant::Yes => (u64::MAX, true),
-        Grant::Paced => (MODERATE, false),
-        _ => (SMALL, false),
-    };
-    Ok(Files { most_bytes: trust.media_limit(origin).unwrap_or(most_bytes), any_type })
-}
-
-impl Files {
-    fn check(&self, item: &Item) -> Result<(), Error> {
-        const HARMLESS: [&str; 5] = ["image/", "audio/", "video/", "text/plain", "application/pdf"];
-        if item.size > self.most_bytes {
-            let message = format!("your server is given files of at most {} bytes", self.most_bytes);
-            return Err(Error::forbidden(message));
-        }
-        if !self.any_type && !HARMLESS.iter().any(|kind| item.content_type.starts_with(kind)) {
-            return Err(Error::forbidden("your server is given images, sound, video, plain text and PDF only"));
-        }
-        Ok(())
-    }
+/// Whether `origin` is given a file of ours, and what it may be like.
+async fn allow_file(services: &Services, origin: &ServerName, mxc: &Mxc) -> Result<Given, Error> {
+    let shares = async |uploader: OwnedUserId| Ok::<_, Error>(services.rooms.shares_room(&uploader, origin).await?);
+    services.media.allow_peer(services.peers.trust(), origin, mxc, shares).await
 }
 
 /// An object that says nothing yet, and the file, as ruma's answer has them; but that one has all of the file in memory.

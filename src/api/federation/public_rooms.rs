@@ -2,7 +2,6 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#published-room-directory>
 
-use model::peer::{Capability, Context, Grant};
 use ruma::{
     ServerName, UInt,
     api::federation::directory::{get_public_rooms::v1 as get, get_public_rooms_filtered::v1 as filtered},
@@ -52,21 +51,11 @@ async fn page(
     if !services.config.public_rooms_for_servers {
         return Err(Error::forbidden("this server does not show its public rooms to other servers"));
     }
-    let trust = services.peers.trust();
-    let allowed = trust.allow(origin, Capability::PublicRooms, &Context::inbound())?;
     let mut page = local_page(services, since, limit, filter).await?;
-    if allowed.grant == Grant::Listed {
-        // What is listed for peers is what says how far a peer must be trusted for it.
-        let level = trust.regard(origin).level;
-        let mut listed = Vec::with_capacity(page.chunk.len());
-        for chunk in page.chunk {
-            let room = services.rooms.get(&chunk.room_id).await?;
-            if services.rooms.ceiling(&room).await?.is_some_and(|least| least <= level) {
-                listed.push(chunk);
-            }
-        }
+    let room_ids = page.chunk.iter().map(|chunk| &*chunk.room_id);
+    if let Some(listed) = services.rooms.listed_for(origin, room_ids).await? {
         page.total = None;
-        page.chunk = listed;
+        page.chunk.retain(|chunk| listed.contains(&chunk.room_id));
     }
     Ok(page)
 }

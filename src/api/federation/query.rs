@@ -2,7 +2,7 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/server-server-api/#querying-for-information>
 
-use model::peer::{Capability, Grant};
+use model::peer::Capability;
 use ruma::api::federation::query::{get_profile_information::v1 as profile, get_room_information::v1 as directory};
 
 use super::{check_is_ours, trust::allow_about};
@@ -17,10 +17,7 @@ async fn query_profile(ask: Ask<profile::Request>) -> Answer<profile::Response> 
     let profile::Request { user_id, field, .. } = ask.request;
     check_is_ours(&ask.services, &user_id)?;
     let allowed = allow_about(&ask.services, &ask.session.server, Capability::Profiles, &user_id).await?;
-    let mut fields = ask.services.users.profile(None, &user_id).await?;
-    if allowed.grant != Grant::Yes {
-        fields.retain(|name, _| matches!(name.as_str(), "displayname" | "avatar_url"));
-    }
+    let mut fields = ask.services.users.profile_as_granted(&user_id, allowed.grant).await?;
     if let Some(field) = field {
         fields.retain(|name, _| name == field.as_str());
     }

@@ -139,6 +139,8 @@ pub enum Rule {
     Override(Capability, Grant),
     /// More than its rate.
     Rate(Capability),
+    /// Its people are in as many rooms here as they may be.
+    Rooms,
 }
 
 impl fmt::Display for Rule {
@@ -150,6 +152,7 @@ impl fmt::Display for Rule {
             Self::Level(level, capability, grant) => write!(formatter, "{level}.{capability}.{}", grant.as_str()),
             Self::Override(capability, grant) => write!(formatter, "override.{capability}.{}", grant.as_str()),
             Self::Rate(capability) => write!(formatter, "rate.{capability}"),
+            Self::Rooms => write!(formatter, "limit.rooms"),
         }
     }
 }

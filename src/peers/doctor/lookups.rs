@@ -12,6 +12,11 @@ pub(super) fn findings(server: &ServerName, trail: &[Lookup], is_found: bool, pr
     let mut hosts = Vec::new();
     for lookup in trail {
         match lookup {
+            Lookup::Endpoint(endpoint) => {
+                let seen =
+                    format!("an admin of this server has set that it is at {endpoint}, whatever its domain says");
+                findings.extend([Step::WellKnown, Step::Srv].map(|step| Finding::skipped(step, seen.clone())));
+            }
             Lookup::WellKnown { domain, said } => findings.push(well_known(domain, said)),
             Lookup::Services { name, found } => findings.extend(services(name, found)),
             Lookup::Addresses(addresses) => {
@@ -36,7 +41,11 @@ pub(super) fn findings(server: &ServerName, trail: &[Lookup], is_found: bool, pr
             findings.push(Finding::skipped(step, "no name had to be looked up"));
         }
     }
-    findings.extend(allowed(&hosts, private_allowed));
+    let is_told = trail.iter().any(|lookup| matches!(lookup, Lookup::Endpoint(_)));
+    findings.extend(match is_told && hosts.iter().all(|host| host.asked.is_empty()) {
+        true => Some(Finding::ok(Step::Addresses, "an admin has named the address, so it need not be a public one")),
+        false => allowed(&hosts, private_allowed),
+    });
     findings
 }
 

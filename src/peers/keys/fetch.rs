@@ -8,7 +8,10 @@ use std::{
 
 use futures_util::{StreamExt as _, future::BoxFuture, stream};
 use metrics::counter;
-use model::Millis;
+use model::{
+    Millis,
+    peer::{Capability, Context, Fact},
+};
 use ruma::{
     OwnedServerName, OwnedServerSigningKeyId, ServerName,
     api::federation::discovery::{ServerSigningKeys, get_remote_server_keys_batch::v2 as query},
@@ -27,7 +30,7 @@ use super::{
     error::span,
     known::{KeySet, KeySets, Need, ServerKey, check_signatures},
 };
-use crate::PeerError;
+use crate::{PeerError, TrustError};
 
 /// How long a server may take to say what its keys are, the wait for our turn included.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -237,6 +240,10 @@ impl KeyRing {
             }
         }
         for notary in &self.shared.notaries {
+            if let Err(refused) = self.may_vouch(notary) {
+                debug!(server.name = %notary, "the notary {notary} is not asked: {refused}");
+                continue;
+            }
             let mut still_wanted = Vec::new();
             for chunk in wanted.chunks(SERVERS_A_QUERY) {
                 match timeout(PATIENCE, self.ask_notary(notary, chunk)).await {
@@ -252,6 +259,27 @@ impl KeyRing {
             if wanted.is_empty() {
                 return;
             }
+        }
+    }
+
+    /// Whether a server that the configuration names as a notary is trusted to be one.
+    fn may_vouch(&self, notary: &ServerName) -> Result<(), TrustError> {
+        let context = Context::outbound().knowing(Fact::OptedIn, true);
+        self.shared.trust.allow(notary, Capability::Notary, &context).map(drop)
+    }
+
+    /// Says in the log which notaries are not asked for want of trust, and what would change that. For the start of the server.
+    pub fn warn_of_notaries(&self) {
+        for notary in &self.shared.notaries {
+            let Err(refused) = self.may_vouch(notary) else { continue };
+            let (rule, level) = (refused.rule(), self.shared.trust.regard(notary).level);
+            warn!(
+                server.name = %notary, %rule,
+                "{notary} is one of federation.trusted_key_servers, but is trusted too little to be asked for the keys of other \
+                 servers ({rule}): it is not asked. If you trust it that far, run `comity peer set {notary} --level full \
+                 --reason ...`, or, for its word on keys alone, `comity peer set {notary} --level {level} --grant \
+                 notary=opt_in --reason ...`",
+            );
         }
     }
 

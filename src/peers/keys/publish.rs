@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt as _, stream};
-use model::Millis;
+use model::{Millis, SigningKey};
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, OwnedServerName,
     serde::Base64,
@@ -39,7 +39,7 @@ pub struct NotaryWish {
 }
 
 impl KeyRing {
-    /// The keys of this server, signed: what `GET /_matrix/key/v2/server` answers.
+    /// The keys of this server, signed by the one in use and by the one before it: what `GET /_matrix/key/v2/server` answers.
     pub fn published(&self) -> Result<Arc<str>, KeyError> {
         let now = self.now();
         let mut published = self.shared.published.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -72,6 +72,10 @@ impl KeyRing {
             ("valid_until_ts".to_owned(), time(now + VALIDITY)),
         ]);
         self.sign(&mut object)?;
+        // Who is pinned to the old key sees by this that it was us who changed it. Others look at the keys in use only.
+        if let Some(previous) = &self.shared.previous {
+            sign_by(previous, &mut object)?;
+        }
         Ok(CanonicalJsonValue::Object(object).to_string())
     }
 
@@ -111,12 +115,15 @@ impl KeyRing {
     }
 
     fn sign(&self, object: &mut CanonicalJsonObject) -> Result<(), KeyError> {
-        let key = &self.shared.key;
-        sign_json(key.server_name().as_str(), &**key, object).map_err(|error: JsonError| {
-            error!(error = &error as &dyn std::error::Error, "keys could not be signed");
-            KeyError::Malformed(error.to_string())
-        })
+        sign_by(&self.shared.key, object)
     }
+}
+
+fn sign_by(key: &SigningKey, object: &mut CanonicalJsonObject) -> Result<(), KeyError> {
+    sign_json(key.server_name().as_str(), key, object).map_err(|error: JsonError| {
+        error!(error = &error as &dyn std::error::Error, "keys could not be signed");
+        KeyError::Malformed(error.to_string())
+    })
 }
 
 fn time(at: Millis) -> CanonicalJsonValue {

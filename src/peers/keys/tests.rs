@@ -91,6 +91,8 @@ struct Others {
     /// What notaries answer, whoever is asked for.
     vouched: Mutex<HashMap<String, Vec<CanonicalJsonObject>>>,
     asked: AtomicUsize,
+    /// How often notaries were.
+    queried: AtomicUsize,
 }
 
 impl Others {
@@ -132,6 +134,7 @@ impl Fetch for Others {
         notary: &'a ServerName,
         _: query::Request,
     ) -> BoxFuture<'a, Result<Vec<Raw<ServerSigningKeys>>, PeerError>> {
+        self.queried.fetch_add(1, Ordering::SeqCst);
         let vouched = self.vouched.lock().expect("no test panics here").get(notary.as_str()).cloned();
         async move { Ok(vouched.ok_or_else(|| unreachable(notary))?.into_iter().map(raw).collect()) }.boxed()
     }
@@ -150,7 +153,8 @@ impl Rig {
         let others = Arc::new(Others::default());
         let clock = Arc::new(AtomicI64::new(NOW));
         let us = server_name!("us.test").to_owned();
-        let trust = Trust::new(store.clone(), us, crate::TrustConfig::default());
+        let trusting = crate::TrustConfig { default_level: TrustLevel::Full, ..crate::TrustConfig::default() };
+        let trust = Trust::new(store.clone(), us, trusting);
         let ring = Self::ring(&store, &others, &clock, notaries, &trust);
         Self { ring, others, clock, store, trust }
     }
@@ -171,6 +175,7 @@ impl Rig {
                 public_key: key("us.test", "old", 2).public_key(),
                 expired_at: NOW - DAY,
             }],
+            previous: Some(Arc::new(key("us.test", "old", 2))),
             notaries: notaries.iter().map(|notary| (*notary).to_owned()).collect(),
             fetch: others.clone(),
             trust: trust.clone(),
@@ -433,6 +438,40 @@ async fn a_notary_is_asked_for_servers_that_are_away_and_believed_if_it_signs() 
 }
 
 #[tokio::test]
+async fn a_notary_that_is_not_trusted_to_be_one_is_not_asked() {
+    let notary = server_name!("n.test");
+    rigged(&[notary], async |rig| {
+        let said = says("a.test", ("k1", 7));
+        let mut object = said.object();
+        said.sign(&mut object, "n.test", &key("n.test", "n", 9));
+        rig.others.say(&says("n.test", ("n", 9)));
+        rig.others.vouched.lock().expect("no test panics").insert("n.test".into(), vec![object]);
+        let set = async |change: PeerChange| {
+            let author = Author { actor: "@admin:us.test".into(), reason: "a story".into() };
+            rig.trust
+                .change(&"n.test".parse().expect("it is one"), &change, &author, None)
+                .await
+                .expect("it makes sense");
+        };
+        let queried = || rig.others.queried.load(Ordering::SeqCst);
+        for level in [TrustLevel::Limited, TrustLevel::Restricted, TrustLevel::Blocked] {
+            set(PeerChange { level: Some(level), ..PeerChange::default() }).await;
+            rig.advance(HOUR);
+            assert_eq!(rig.look_up("a.test", "ed25519:k1").await, Err("unknown_key"), "{level}");
+            assert_eq!(queried(), 0, "{level}");
+        }
+        // Its word on keys alone can be taken, whatever else it may.
+        let wish = model::peer::Override { grant: model::peer::Grant::OptIn, reason: "they are honest".into() };
+        let overrides = [(Capability::Notary, Some(wish))].into();
+        set(PeerChange { level: Some(TrustLevel::Limited), overrides, ..PeerChange::default() }).await;
+        rig.advance(HOUR);
+        assert_eq!(rig.look_up("a.test", "ed25519:k1").await, Ok(NOW + DAY));
+        assert_eq!(queried(), 1);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn a_notary_changes_no_key_that_its_server_told() {
     let notary = server_name!("n.test");
     rigged(&[notary], async |rig| {
@@ -503,6 +542,12 @@ async fn this_server_says_what_its_keys_are_and_vouches_for_others() {
         assert_eq!((read.server.as_str(), read.valid_until), ("us.test", NOW + DAY));
         assert_eq!(read.keys["ed25519:now"].expired_at, None);
         assert_eq!(read.keys["ed25519:old"].expired_at, Some(NOW - DAY));
+        // Both have signed it, each as it should.
+        for (version, seed) in [("now", 1), ("old", 2)] {
+            let key = key("us.test", version, seed);
+            let only = [(key.key_id().to_string(), Base64::new(key.public_key().to_vec()))].into();
+            known::check_signatures(&read.object, server_name!("us.test"), &only).expect("it has signed");
+        }
         rig.advance(30 * 60_000);
         assert_eq!(rig.ring.published().expect("it is remembered"), json);
         rig.advance(HOUR);

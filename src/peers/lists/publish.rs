@@ -247,7 +247,8 @@ fn entry_of(row: &PeerRow, last: &Entries, now: Millis) -> Option<(OwnedServerNa
     if is_over || standing_of(row.inactive_at, row.alarm.as_deref()) != model::peer::Standing::Active {
         return None;
     }
-    let settings: PeerSettings = serde_json::from_str(&row.settings).unwrap_or_default();
+    // Nor is one of which nobody can read what it says.
+    let settings = PeerSettings::read(row).ok()?;
     let contact = last.get(server).map(|entry| entry.contact.clone()).unwrap_or_default();
     let keys = unpadded(settings.pinned_keys);
     Some((server.clone(), ListEntry { level: row.level, keys, contact, expires_at: row.expires_at }))

@@ -7,6 +7,7 @@ use std::{
 
 use metrics::counter;
 use model::peer::{Capability, Context, Direction, Fact, Facts, Rule, TrustLevel};
+use quick_cache::sync::Cache;
 use ruma::{OwnedServerName, ServerName};
 use store::{
     Store, Write,
@@ -28,37 +29,73 @@ struct Act {
     rule: Option<Rule>,
 }
 
+/// How many servers it is remembered of that they have answered.
+const ANSWERED: usize = 10_000;
+
 /// What was done since it was last written down.
-#[derive(Default)]
-pub(crate) struct Acts(Mutex<HashMap<Act, i64>>);
+pub(crate) struct Acts {
+    noted: Mutex<HashMap<Act, i64>>,
+    /// Servers that have answered this one, or asked it something.
+    answered: Cache<OwnedServerName, ()>,
+}
+
+impl Default for Acts {
+    fn default() -> Self {
+        Self { noted: Mutex::default(), answered: Cache::new(ANSWERED) }
+    }
+}
 
 impl Acts {
-    pub(crate) fn note(&self, server: &ServerName, capability: Capability, context: &Context, rule: Option<Rule>) {
+    /// `is_set`: an admin has set the server. Of others it counts only what they do themselves, and what is done towards them once
+    /// they have answered.
+    pub(crate) fn note(
+        &self,
+        server: &ServerName,
+        is_set: bool,
+        capability: Capability,
+        context: &Context,
+        rule: Option<Rule>,
+    ) {
         let outcome = if rule.is_none() { "allowed" } else { "refused" };
         let direction = context.direction.as_str();
         counter!("comity_trust_decisions_total",
             "capability" => capability.as_str(), "direction" => direction, "outcome" => outcome)
         .increment(1);
+        // Anybody here can have names asked that nobody has, as many as they like.
+        if context.direction == Direction::Out && !is_set && self.answered.get(server).is_none() {
+            return;
+        }
         let act = Act { server: server.to_owned(), capability, context: *context, rule };
-        let mut acts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = acts.get_mut(&act) {
-            *count += 1;
-        } else if acts.len() < MOST {
-            acts.insert(act, 1);
-        } else {
-            counter!("comity_trust_decisions_uncounted_total").increment(1);
+        self.add(act, 1);
+    }
+
+    /// The server is there: it has answered, or proved who it is.
+    pub(crate) fn note_answered(&self, server: &ServerName) {
+        if self.answered.get(server).is_none() {
+            self.answered.insert(server.to_owned(), ());
         }
     }
 
-    /// Adds what was noted to what the store has of today.
+    fn add(&self, act: Act, more: i64) {
+        let mut acts = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = acts.get_mut(&act) {
+            *count += more;
+        } else if acts.len() < MOST {
+            acts.insert(act, more);
+        } else {
+            counter!("comity_trust_decisions_uncounted_total").increment(more.unsigned_abs());
+        }
+    }
+
+    /// Adds what was noted to what the store has of today. What can't be written is kept for the next time.
     pub(crate) async fn write(&self, store: &Store) -> Result<(), store::Error> {
-        let noted = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let noted = std::mem::take(&mut *self.noted.lock().unwrap_or_else(PoisonError::into_inner));
         if noted.is_empty() {
             return Ok(());
         }
         let day = today();
         let mut rows: BTreeMap<ActRow, i64> = BTreeMap::new();
-        for (act, count) in noted {
+        for (act, count) in &noted {
             let row = ActRow {
                 server: act.server.to_string(),
                 day,
@@ -68,14 +105,20 @@ impl Acts {
                 facts: write_facts(act.context.facts),
                 rule: act.rule.as_ref().map(Rule::to_string).unwrap_or_default(),
             };
-            *rows.entry(row).or_default() += count;
+            *rows.entry(row).or_default() += *count;
         }
         let mut write = Write::new();
         for (row, count) in &rows {
             peers::add_acts(&mut write, row, *count);
         }
         peers::prune_acts(&mut write, day - KEEP);
-        store.commit(write).await.map(drop)
+        let written = store.commit(write).await.map(drop);
+        if written.is_err() {
+            for (act, count) in noted {
+                self.add(act, count);
+            }
+        }
+        written
     }
 }
 

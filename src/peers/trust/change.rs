@@ -9,9 +9,9 @@ use futures_util::{
 use metrics::counter;
 use model::{
     Kind, Millis, Refusal,
-    peer::{Capability, Override, PeerPattern, Regard, TrustLevel, WrongGrant},
+    peer::{Capability, Override, PeerPattern, Regard, Standing, TrustLevel, WrongGrant},
 };
-use ruma::{OwnedRoomId, ServerName};
+use ruma::{OwnedRoomId, OwnedServerName, ServerName};
 use serde::{Deserialize, Deserializer};
 use store::{
     Write,
@@ -40,6 +40,9 @@ pub struct PeerChange {
     pub limits: Option<Limits>,
     /// The only keys that it may sign with, by their ids, base64.
     pub pinned_keys: Option<BTreeMap<String, String>>,
+    /// Where the server is, as host and port; `null`: where its name leads.
+    #[serde(deserialize_with = "some")]
+    pub endpoint: Option<Option<OwnedServerName>>,
     /// Rooms there that people of this server may join where that needs an admin's approval.
     pub approved_rooms: Option<Vec<OwnedRoomId>>,
     /// How transactions travel.
@@ -74,6 +77,9 @@ pub enum ChangeError {
     /// A new peer has no level.
     #[error("{0} is not known yet: say with `level` how far it is to be trusted")]
     NoLevel(PeerPattern),
+    /// What was set for it can't be read.
+    #[error("what was set for {0} can't be read: set it anew, with its `level` and all that it is to have")]
+    Unreadable(PeerPattern),
     /// There is no such peer.
     #[error("nothing is set for {0}")]
     Unknown(PeerPattern),
@@ -99,6 +105,7 @@ impl Refusal for ChangeError {
         match self {
             Self::Outdated { .. } => Kind::Conflict,
             Self::Unknown(_) => Kind::NotFound,
+            Self::Unreadable(_) => Kind::Conflict,
             Self::NoLevel(_) | Self::Ourselves(_) | Self::NoReason | Self::Grant(_) | Self::Invalid(_) => Kind::Invalid,
             Self::Store(error) => error.kind(),
         }
@@ -170,7 +177,9 @@ impl Trust {
         let author = Author { actor: "key pinning".to_owned(), reason };
         let moved = |before: Option<&PeerRow>| {
             let Some(row) = before else { return Ok(None) };
-            let settings = PeerSettings { pinned_keys: keys.clone(), ..settings_of(row) };
+            // Of what can't be read nothing is known, so nothing of it can be moved.
+            let Ok(settings) = PeerSettings::read(row) else { return Ok(None) };
+            let settings = PeerSettings { pinned_keys: keys.clone(), ..settings };
             let settings = serde_json::to_string(&settings).expect("settings are JSON");
             Ok(Some(PeerRow { settings, ..row.clone() }))
         };
@@ -302,7 +311,12 @@ pub(crate) struct Audited<T> {
 
 fn apply(pattern: &PeerPattern, change: &PeerChange, before: Option<&PeerRow>) -> Result<PeerRow, ChangeError> {
     let now = crate::keys::wall_clock();
-    let mut settings = before.map(settings_of).unwrap_or_default();
+    let mut settings = match before.map(PeerSettings::read).transpose() {
+        Ok(settings) => settings.unwrap_or_default(),
+        // A level makes it whole again; a smaller change would make it look as if the rest were known.
+        Err(_) if change.level.is_some() => PeerSettings::default(),
+        Err(_) => return Err(ChangeError::Unreadable(pattern.clone())),
+    };
     for (capability, wish) in &change.overrides {
         match wish {
             Some(wish) if wish.reason.trim().is_empty() => return Err(ChangeError::NoReason),
@@ -323,6 +337,12 @@ fn apply(pattern: &PeerPattern, change: &PeerChange, before: Option<&PeerRow>) -
         }
         check_keys(keys)?;
         settings.pinned_keys.clone_from(keys);
+    }
+    if let Some(endpoint) = &change.endpoint {
+        if let Some(endpoint) = endpoint {
+            check_endpoint(pattern, endpoint)?;
+        }
+        settings.endpoint.clone_from(endpoint);
     }
     if let Some(rooms) = &change.approved_rooms {
         settings.approved_rooms = rooms.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
@@ -368,6 +388,19 @@ fn check_rate(rate: Option<Rate>) -> Result<(), ChangeError> {
     }
 }
 
+fn check_endpoint(pattern: &PeerPattern, endpoint: &ServerName) -> Result<(), ChangeError> {
+    let PeerPattern::Exact(server) = pattern else {
+        return Err(ChangeError::Invalid("`endpoint` is that of one server, not of all below a domain"));
+    };
+    if server.port().is_some() || server.is_ip_literal() {
+        return Err(ChangeError::Invalid("a server whose name has a port, or is an address, has no other `endpoint`"));
+    }
+    match endpoint.port() {
+        Some(port) if port > 0 => Ok(()),
+        _ => Err(ChangeError::Invalid("`endpoint` is of the form \"HOST:PORT\"")),
+    }
+}
+
 fn check_keys(keys: &BTreeMap<String, String>) -> Result<(), ChangeError> {
     let is_key = |(id, key): (&String, &String)| {
         let bytes = ruma::serde::Base64::<ruma::serde::base64::Standard>::parse(key);
@@ -379,10 +412,6 @@ fn check_keys(keys: &BTreeMap<String, String>) -> Result<(), ChangeError> {
     }
 }
 
-fn settings_of(row: &PeerRow) -> PeerSettings {
-    serde_json::from_str(&row.settings).unwrap_or_default()
-}
-
 /// The row as the log has it.
 fn logged(row: &PeerRow) -> String {
     serde_json::to_string(&view(row)).expect("a view is JSON")
@@ -390,14 +419,16 @@ fn logged(row: &PeerRow) -> String {
 
 /// How a row is seen.
 pub(super) fn view(row: &PeerRow) -> View {
-    let settings = settings_of(row);
-    let standing = standing_of(row.inactive_at, row.alarm.as_deref());
+    let (settings, standing, unreadable) = match PeerSettings::read(row) {
+        Ok(settings) => (settings, standing_of(row.inactive_at, row.alarm.as_deref()), None),
+        Err(error) => (PeerSettings::default(), Standing::Inactive, Some(error.to_string())),
+    };
     View {
         pattern: row.pattern.to_string(),
         level: row.level,
         standing,
         expired: row.expires_at.is_some_and(|at| at <= crate::keys::wall_clock()),
-        alarm: row.alarm.clone(),
+        alarm: unreadable.or_else(|| row.alarm.clone()),
         capabilities: Regard::new(row.level, standing, &settings.overrides).grants(),
         settings,
         expires_at: row.expires_at,

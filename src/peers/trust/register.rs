@@ -7,7 +7,7 @@ use std::{
 
 use model::{
     Millis,
-    peer::{Overrides, PeerPattern, Regard, TrustLevel, domains_above, host_of, normal_name},
+    peer::{Overrides, PeerPattern, Regard, Standing, TrustLevel, domains_above, host_of, normal_name},
 };
 use ruma::{OwnedServerName, ServerName};
 use serde::Serialize;
@@ -107,16 +107,17 @@ impl Register {
                 register.next_expiry = Some(register.next_expiry.map_or(expiry, |next| next.min(expiry)));
             }
             let name = row.pattern.to_string();
-            let settings: PeerSettings = serde_json::from_str(&row.settings).unwrap_or_else(|error| {
-                // Written by a later version, perhaps. What can't be understood is not guessed at.
-                error!(server.name = name, %error, "the settings of a peer can't be read; only its level counts");
-                PeerSettings::default()
-            });
+            let (settings, standing) = match PeerSettings::read(row) {
+                Ok(settings) => (settings, standing_of(row.inactive_at, row.alarm.as_deref())),
+                Err(error) => {
+                    error!(server.name = name, %error, "the peer {name} is switched off: {error}");
+                    (PeerSettings::default(), Standing::Inactive)
+                }
+            };
             let source = match &row.pattern {
                 PeerPattern::Exact(_) => Source::Row { pattern: name },
                 PeerPattern::Below(_) => Source::Wildcard { pattern: name },
             };
-            let standing = standing_of(row.inactive_at, row.alarm.as_deref());
             let entry = Entry {
                 regard: Regard::new(row.level, standing, &settings.overrides),
                 source,
@@ -182,9 +183,14 @@ impl Register {
 
     /// What is known of a port of a host of which `entry` is known.
     fn of_host(&self, entry: &Arc<Entry>) -> Arc<Entry> {
-        let is_less =
-            entry.regard.level < self.nobody.regard.level || entry.regard.standing != model::peer::Standing::Active;
+        let is_less = entry.regard.level < self.nobody.regard.level || entry.regard.standing != Standing::Active;
         if is_less { entry.clone() } else { self.nobody.clone() }
+    }
+
+    /// All rows that are in force, without what lists say.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (PeerPattern, &Entry)> {
+        let exact = self.exact.iter().filter_map(|(name, entry)| Some((name.parse().ok()?, &**entry)));
+        exact.chain(self.below.iter().map(|(domain, entry)| (PeerPattern::Below(domain.clone()), &**entry)))
     }
 
     pub(crate) fn head(&self) -> i64 {

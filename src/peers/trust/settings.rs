@@ -6,8 +6,9 @@ use model::{
     Millis,
     peer::{Grant, Overrides, Standing, TrustLevel},
 };
-use ruma::OwnedRoomId;
+use ruma::{OwnedRoomId, OwnedServerName};
 use serde::{Deserialize, Serialize};
+use store::peers::PeerRow;
 
 use super::{Rate, Source};
 
@@ -24,6 +25,9 @@ pub struct PeerSettings {
     /// The only keys that it may sign with, by their ids, base64; none: whatever it says of itself.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub pinned_keys: BTreeMap<String, String>,
+    /// Where the server is, as host and port, instead of where its name leads. Its certificate is for its name all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<OwnedServerName>,
     /// Rooms there that people of this server may join where that needs an admin's approval.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub approved_rooms: Vec<OwnedRoomId>,
@@ -37,6 +41,20 @@ pub struct PeerSettings {
     pub notes: String,
 }
 
+/// What was set for a peer can't be read: a later version wrote it, or it was changed behind the server's back.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "what was set for it can't be read ({0}): it counts as switched off until its level is set anew, and the rest with it"
+)]
+pub(crate) struct Unreadable(serde_json::Error);
+
+impl PeerSettings {
+    /// What was set. Nothing is guessed at: with a part of it missing, a peer could do what an admin has forbidden.
+    pub(crate) fn read(row: &PeerRow) -> Result<Self, Unreadable> {
+        serde_json::from_str(&row.settings).map_err(Unreadable)
+    }
+}
+
 /// How much a peer may do; what is not set is as its level has it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -47,6 +65,9 @@ pub struct Limits {
     /// The largest file that it is given, in bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media_bytes: Option<u64>,
+    /// In how many rooms here its people may be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rooms: Option<u64>,
 }
 
 impl Limits {
@@ -79,7 +100,7 @@ pub struct View {
     pub standing: Standing,
     /// Whether the row has expired, and counts for nothing any more.
     pub expired: bool,
-    /// Which key it signs with instead of a pinned one.
+    /// Which key it signs with instead of a pinned one, or why what was set for it counts for nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alarm: Option<String>,
     /// Every capability, by name.

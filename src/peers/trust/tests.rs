@@ -109,6 +109,66 @@ async fn a_change_that_makes_no_sense_changes_nothing() {
 }
 
 #[tokio::test]
+async fn a_peer_whose_settings_cannot_be_read_is_switched_off_until_it_is_set_anew() {
+    on_each_engine(async |store| {
+        let trust = trust(&store, TrustLevel::Full);
+        let (b, name) = (pattern("b.test"), server_name!("b.test"));
+        let over = Override { grant: model::peer::Grant::No, reason: "they asked for it".into() };
+        let change = PeerChange { overrides: [(Capability::Typing, Some(over))].into(), ..level(TrustLevel::Full) };
+        trust.change(&b, &change, &author("why"), None).await?;
+        // A later version wrote something that this one doesn't know.
+        let mut write = store::Write::new();
+        write.run("UPDATE peers SET settings = '{\"curfew\":\"22:00\"}'", Vec::new());
+        store.commit(write).await?;
+        trust.load().await?;
+        let refused = trust.allow(name, Capability::Events, &Context::inbound()).expect_err("nothing is known of it");
+        assert_eq!(refused.rule().to_string(), "peer.inactive");
+        for view in [trust.get(&b).await?.expect("it is set"), trust.list().await?.remove(0)] {
+            assert_eq!((view.standing, view.level), (Standing::Inactive, TrustLevel::Full));
+            assert!(view.alarm.is_some_and(|alarm| alarm.contains("curfew") && alarm.contains("set anew")));
+        }
+        // What changes only a part would make it look as if the rest were known.
+        let part = PeerChange { notes: Some("hello".into()), ..PeerChange::default() };
+        let error = trust.change(&b, &part, &author("why"), None).await.expect_err("the rest is not known");
+        assert!(matches!(error, ChangeError::Unreadable(_)), "{error}");
+        trust.move_pins(name, [("ed25519:1".to_owned(), "x".to_owned())].into()).await?;
+        assert!(trust.get(&b).await?.is_some_and(|view| view.settings.pinned_keys.is_empty() && view.alarm.is_some()));
+        let view = trust.change(&b, &level(TrustLevel::Limited), &author("why"), None).await?;
+        assert_eq!((view.standing, view.alarm), (Standing::Active, None));
+        trust.allow(name, Capability::Events, &Context::inbound()).expect("it is set");
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_server_is_tried_again_where_something_waits_for_it_and_all_who_look_hear_of_it() {
+    on_each_engine(async |store| {
+        let (here, elsewhere) = (trust(&store, TrustLevel::Full), trust(&store, TrustLevel::Full));
+        elsewhere.load().await?;
+        let b = server_name!("b.test");
+        assert!(!here.retry(b, &author("why")).await?, "nothing waits for it");
+        assert_eq!(here.revision(), -1);
+        let mut write = store::Write::new();
+        store::outbox::push_to_device(&mut write, b, "{}");
+        store.commit(write).await?;
+        here.change(&pattern("c.test"), &level(TrustLevel::Full), &author("why"), None).await?;
+        assert!(here.retry(b, &author("why")).await?);
+        let mut changes = elsewhere.changes();
+        elsewhere.look().await?;
+        assert!(changes.has_changed().is_ok_and(|has_changed| has_changed));
+        changes.mark_unchanged();
+        assert_eq!(elsewhere.retries_after(0).await?, (2, vec![b.to_owned()]));
+        assert_eq!(elsewhere.retries_after(2).await?, (2, vec![]));
+        let last = elsewhere.audit(None, None, 1).await?.remove(0);
+        assert_eq!((last.action.as_str(), last.subject.as_str()), ("peer.retry", "b.test"));
+        assert_eq!(elsewhere.verify_audit().await?, Ok(2));
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn what_happened_can_be_tried_with_another_level() {
     on_each_engine(async |store| {
         let trust = trust(&store, TrustLevel::Full);
@@ -133,6 +193,39 @@ async fn what_happened_can_be_tried_with_another_level() {
         assert_eq!(of(Capability::Events), (3, 3, 0, 0));
         assert_eq!(of(Capability::FirstContact), (1, 0, 0, 1), "nobody looked whether they were contacts");
         assert!(trust.list().await?.is_empty(), "nothing was changed");
+        Ok::<_, ChangeError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn names_that_nobody_has_are_not_counted_and_what_could_not_be_written_is_kept() {
+    on_each_engine(async |store| {
+        let trust = trust(&store, TrustLevel::Full);
+        trust.change(&pattern("set.test"), &level(TrustLevel::Full), &author("why"), None).await?;
+        trust.note_answered(server_name!("there.test"));
+        let act = |server: &str, context| {
+            let server = <&ServerName>::try_from(server).expect("it is a name");
+            trust.allow(server, Capability::Typing, &context).expect("all is allowed");
+        };
+        for at in 0..50 {
+            act(&format!("x{at}.test"), Context::outbound());
+        }
+        act("there.test", Context::outbound());
+        act("set.test", Context::outbound());
+        act("caller.test", Context::inbound());
+        let mut write = store::Write::new();
+        write.run("ALTER TABLE peer_acts RENAME TO gone", Vec::new());
+        store.commit(write).await?;
+        assert!(trust.shared.acts.write(&store).await.is_err(), "there is nowhere to write to");
+        act("caller.test", Context::inbound());
+        let mut write = store::Write::new();
+        write.run("ALTER TABLE gone RENAME TO peer_acts", Vec::new());
+        store.commit(write).await?;
+        trust.shared.acts.write(&store).await?;
+        let acts = store.peers().acts_since(None, 0).await?;
+        let counted: Vec<_> = acts.iter().map(|(act, count)| (act.server.as_str(), *count)).collect();
+        assert_eq!(counted, [("caller.test", 2), ("set.test", 1), ("there.test", 1)]);
         Ok::<_, ChangeError>(())
     })
     .await;

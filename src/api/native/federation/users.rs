@@ -73,13 +73,8 @@ async fn look_up(call: Call<Peer>) -> Answer<FoundUser> {
         _ => Ok(false),
     };
     let grant = call.caller.check(peers, Scope::Users, Capability::Profiles, is_acquainted).await?;
-    let profile = users.profile_for_peer(&call.caller.server, user_id.user_id()).await;
-    let profile = profile.map_err(|error| call.caller.refuse(peers, error))?;
-    let mut found = shown(user_id, profile);
-    if grant == Grant::Names {
-        found.fields.clear();
-    }
-    Ok(found)
+    let profile = users.profile_for_peer(server, user_id.user_id(), grant).await;
+    Ok(shown(user_id, profile.map_err(|error| call.caller.refuse(peers, error))?))
 }
 
 async fn search(call: Call<Peer, Search>) -> Answer<FoundUsers> {
