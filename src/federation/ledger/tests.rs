@@ -154,6 +154,15 @@ fn a_cursor_comes_back_as_it_was() {
 
 // === the arithmetic ===
 
+/// Waits until nothing is left to remember of any destination.
+async fn all_well(ledger: &Ledger) {
+    let began = std::time::Instant::now();
+    while !ledger.destinations().is_empty() {
+        assert!(began.elapsed() < Duration::from_secs(60), "it stays so: {:?}", ledger.destinations());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
 /// A server and a destination or two, to whom anything may happen.
 struct World<'a> {
     store: Store,
@@ -212,6 +221,8 @@ impl World<'_> {
         // At any moment.
         tokio::time::sleep(Duration::from_millis(self.dice.random_range(0..20))).await;
         self.node.take().expect("it runs").crash().await;
+        // What a process that has died was about to write is written by then, or never: this store lives on.
+        settled(&self.store).await;
         for heard in self.way.heard() {
             let unsettled = heard.numbers().into_iter().filter(|nid| !self.states.contains_key(nid));
             self.doubtful.extend(unsettled);
@@ -233,9 +244,7 @@ impl World<'_> {
     /// Looks at all events whose outcome isn't known yet. Nothing is queued.
     async fn rest(&mut self) {
         self.node().all_delivered().await;
-        while !self.ledger().destinations().is_empty() {
-            tokio::task::yield_now().await;
-        }
+        all_well(&self.ledger()).await;
         settled(&self.store).await;
         for nid in 1..=self.owed.len() as i64 {
             if self.states.contains_key(&nid) {
