@@ -41,7 +41,9 @@ pub async fn measure(table: &mut Table) {
     for (what, server) in
         [("a peer that is set", server_name!("p999.test")), ("one that is not", server_name!("a.b.unknown.test"))]
     {
-        let of_event = each(|| drop(black_box(trust.withholds(server, None))));
+        let of_event = each(|| {
+            black_box(trust.withholds(server, None));
+        });
         let counted = each(|| ask(trust, server));
         table.alone(&format!("decision about an event, {what}"), format!("{} ns", of_event.as_nanos()), "under 1 µs");
         table.alone(&format!("decision about a request, {what}"), format!("{} ns", counted.as_nanos()), "");
@@ -50,7 +52,7 @@ pub async fn measure(table: &mut Table) {
 }
 
 fn ask(trust: &Trust, server: &ServerName) {
-    drop(black_box(trust.allow(server, Capability::Events, &Context::inbound())));
+    black_box(trust.allow(server, Capability::Events, &Context::inbound())).ok();
 }
 
 /// How long it takes, on the average.

@@ -412,7 +412,7 @@ mod tests {
             let lists = store.federation_lists();
             assert_eq!(lists.acquainted_servers().await?, BTreeSet::from(["b.test".to_owned()]));
             assert_eq!(lists.acquaintances().await?, [(server_name!("p.test").to_owned(), "b.test".to_owned())]);
-            assert_eq!(lists.listed_keys().await?, [listed.clone()]);
+            assert_eq!(lists.listed_keys().await?, std::slice::from_ref(&listed));
             let mut write = Write::new();
             put_document(&mut write, server_name!("p.test"), "{}");
             remove_listed_keys(&mut write, &listed.server);

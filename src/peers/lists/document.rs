@@ -248,7 +248,8 @@ mod tests {
             change(&mut value);
             SignedList::read(&signed(value)).map(drop).expect_err("it is no list").to_string()
         };
-        let cases: [(&dyn Fn(&mut Value), &str); 15] = [
+        type Change<'a> = &'a dyn Fn(&mut Value);
+        let cases: [(Change<'_>, &str); 15] = [
             (&|list| list["type"] = json!("m.something"), "unknown variant"),
             (&|list| drop(list.as_object_mut().map(|list| list.remove("type"))), "missing field `type`"),
             (&|list| list["publisher"] = json!("not a name"), "server name"),

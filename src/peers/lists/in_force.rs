@@ -79,9 +79,12 @@ struct Shown {
     alarm: Option<String>,
 }
 
-/// What the documents say that were read already, by publisher and digest.
+/// What the documents say that were read already, by publisher.
 #[derive(Default)]
-pub(crate) struct Remembered(Mutex<HashMap<OwnedServerName, (String, i64, Arc<Entries>)>>);
+pub(crate) struct Remembered(Mutex<HashMap<OwnedServerName, Read>>);
+
+/// The digest and the version of a document, and what it says of servers.
+type Read = (String, i64, Arc<Entries>);
 
 /// What follows.
 #[derive(Debug, Default)]
