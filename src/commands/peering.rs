@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use model::peer::TrustLevel;
 use peers::{
     Peering,
-    peering::{Acceptance, OfferWish, PeeringView},
+    peering::{Acceptance, OfferWish, PeeringView, Told},
 };
 use ruma::OwnedServerName;
 
@@ -60,12 +60,28 @@ pub struct OfferArguments {
     /// How long the offer counts
     #[arg(long, value_name = "DURATION", default_value = "7d")]
     expires_in: humantime::Duration,
-    /// Whom to ask about this server, such as a phone number
-    #[arg(long)]
-    contact: Option<String>,
+    #[command(flatten)]
+    told: ToldArguments,
     /// Why: for other admins, and for the log
     #[arg(long)]
     reason: String,
+}
+
+/// What the other server is told of this one.
+#[derive(Debug, Args)]
+pub struct ToldArguments {
+    /// Where this server is, if its name does not lead there
+    #[arg(long, value_name = "HOST:PORT")]
+    endpoint: Option<OwnedServerName>,
+    /// Whom to ask about this server, such as a phone number
+    #[arg(long)]
+    contact: Option<String>,
+}
+
+impl From<ToldArguments> for Told {
+    fn from(told: ToldArguments) -> Self {
+        Self { endpoint: told.endpoint, contact: told.contact }
+    }
 }
 
 /// What is accepted.
@@ -80,9 +96,8 @@ pub struct AcceptArguments {
     /// How far this server will trust it: full, limited or restricted [default: as it asks]
     #[arg(long)]
     level: Option<TrustLevel>,
-    /// Whom to ask about this server, such as a phone number
-    #[arg(long)]
-    contact: Option<String>,
+    #[command(flatten)]
+    told: ToldArguments,
     /// Why: for other admins, and for the log
     #[arg(long)]
     reason: String,
@@ -97,14 +112,14 @@ pub async fn execute(
 ) -> Result<(), Failure> {
     match command {
         PeeringCommand::Offer(arguments) => {
-            let OfferArguments { server, words, level, ask, expires_in, contact, reason } = arguments;
+            let OfferArguments { server, words, level, ask, expires_in, told, reason } = arguments;
             let wish = OfferWish {
                 server,
                 words,
                 give: level,
                 ask: ask.unwrap_or(level),
                 lifetime: expires_in.into(),
-                contact,
+                told: told.into(),
             };
             let view = peering.offer(&wish, &author(reason)).await?;
             writeln!(out, "{}", serde_json::to_string(&view.document)?)?;
@@ -123,12 +138,12 @@ pub async fn execute(
             }
         }
         PeeringCommand::Accept(arguments) => {
-            let AcceptArguments { which, words, level, contact, reason } = arguments;
+            let AcceptArguments { which, words, level, told, reason } = arguments;
             let which = match carried(&which)? {
                 Some(offer) => peering.take(&offer, None).await?.id,
                 None => which,
             };
-            let view = peering.accept(&which, &Acceptance { words, level, contact }, &author(reason)).await?;
+            let view = peering.accept(&which, &Acceptance { words, level, told: told.into() }, &author(reason)).await?;
             writeln!(out, "{}", line(&view))?;
             if let Some(trouble) = &view.trouble {
                 writeln!(aside, "{} has not signed the agreement ({trouble})", view.peer)?;

@@ -50,6 +50,15 @@ const ACCEPT_PATH: &str = "/api/v1/federation/peering/accept";
 /// Where they are told that they are seen otherwise.
 const NOTICE_PATH: &str = "/api/v1/federation/peering/notice";
 
+/// What an admin tells the other server of this one.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// Where this server is, host and port, if its name does not lead there. Nobody goes there unless an admin says so.
+    pub endpoint: Option<OwnedServerName>,
+    /// Whom to ask about this server.
+    pub contact: Option<String>,
+}
+
 /// Offers, and what becomes of them. Cheap to clone.
 #[derive(Clone)]
 pub struct Peering {
@@ -93,8 +102,10 @@ impl Peering {
     }
 
     /// This server, as it says itself.
-    fn ourselves(&self, contact: Option<String>) -> Party {
-        Party { server: self.us().to_owned(), keys: self.our_keys(), transports: vec!["https".to_owned()], contact }
+    fn ourselves(&self, told: &Told) -> Party {
+        let Told { endpoint, contact } = told.clone();
+        let transports = vec!["https".to_owned()];
+        Party { server: self.us().to_owned(), keys: self.our_keys(), transports, endpoint, contact }
     }
 
     fn our_keys(&self) -> BTreeMap<String, String> {

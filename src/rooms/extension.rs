@@ -52,7 +52,9 @@ pub(crate) struct Extension<'a> {
     events: Vec<Arc<TimelineEvent>>,
     /// The state after each of them.
     after: HashMap<OwnedEventId, StoredState>,
-    /// What was kept aside, and what that comes after.
+    /// What was kept aside.
+    kept: Vec<Arc<TimelineEvent>>,
+    /// What that comes after.
     aside: HashMap<OwnedEventId, Vec<OwnedEventId>>,
     changed: Vec<EventNid>,
 }
@@ -65,6 +67,8 @@ pub(crate) struct Extended {
     pub(crate) write: Write,
     /// What joined the timeline.
     pub(crate) events: Vec<Arc<TimelineEvent>>,
+    /// What was kept aside. What follows it was made in a state that it is part of.
+    pub(crate) kept: Vec<Arc<TimelineEvent>>,
     /// The events of the store that are something else afterwards.
     pub(crate) changed: Vec<EventNid>,
 }
@@ -91,6 +95,7 @@ impl<'a> Extension<'a> {
             write: Write::new(),
             events: Vec::new(),
             after: HashMap::new(),
+            kept: Vec::new(),
             aside: HashMap::new(),
             changed: Vec::new(),
         }
@@ -117,7 +122,8 @@ impl<'a> Extension<'a> {
                 },
             );
         }
-        Extended { head: self.head, write: self.write, events: self.events, changed: self.changed }
+        let Self { head, write, events, kept, changed, .. } = self;
+        Extended { head, write, events, kept, changed }
     }
 
     // === what somebody here wishes ===
@@ -315,8 +321,11 @@ impl<'a> Extension<'a> {
             let stored = self.store_state(judged.parent.clone().unwrap_or_default(), judged.before.clone());
             Some(stored.snapshot)
         });
-        let event = judged.event(state_before, !is_rejected);
+        let event = Arc::new(judged.event(state_before, !is_rejected));
         self.put(judged, &event, Arg::NoInt);
+        // Not in the timeline, but part of the states in which those were made that follow it.
+        self.fresh.insert(event.nid, event.clone());
+        self.kept.push(event);
     }
 
     fn put(&mut self, judged: &Judged, event: &TimelineEvent, position: Arg) {

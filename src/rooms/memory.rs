@@ -106,9 +106,13 @@ pub(crate) struct Flight {
 }
 
 impl Flight {
-    /// `changed`: events of the store that won't be what they were.
-    pub(crate) fn begin(rooms: &Rooms, events: &[Arc<TimelineEvent>], changed: Vec<EventNid>) -> Self {
-        let state: Vec<_> = events.iter().filter(|event| event.pdu.state_key.is_some()).collect();
+    /// `events`: what the append brings. `changed`: events of the store that won't be what they were.
+    pub(crate) fn begin<'e>(
+        rooms: &Rooms,
+        events: impl Iterator<Item = &'e Arc<TimelineEvent>>,
+        changed: Vec<EventNid>,
+    ) -> Self {
+        let state: Vec<_> = events.filter(|event| event.pdu.state_key.is_some()).collect();
         if !state.is_empty() {
             let mut in_flight = rooms.shared.memory.flying();
             in_flight.extend(state.iter().map(|event| (event.nid, (*event).clone())));

@@ -89,12 +89,12 @@ impl Rooms {
             extension.add_draft(draft.clone(), transaction).await?;
         }
         also(extension.write());
-        let Extended { head, mut write, events, changed } = extension.finish();
+        let Extended { head, mut write, events, kept, changed } = extension.finish();
         let Some(last) = events.last() else { return Ok(events) };
         if let Some(transaction) = transaction {
             events::insert_transaction(&mut write, &transaction.as_stored(), last.pdu.event_id.as_str(), now());
         }
-        let flight = Flight::begin(self, &events, changed);
+        let flight = Flight::begin(self, events.iter().chain(&kept), changed);
         let pending = slot.enqueue(write);
         let view = head.view();
         *turn = Some(head);
@@ -126,8 +126,8 @@ impl Rooms {
         for judged in judged {
             verdicts.push(extension.add_judged(judged, relay).await?);
         }
-        let Extended { head, write, events, changed } = extension.finish();
-        let flight = Flight::begin(self, &events, changed);
+        let Extended { head, write, events, kept, changed } = extension.finish();
+        let flight = Flight::begin(self, events.iter().chain(&kept), changed);
         let pending = slot.enqueue(write);
         let view = head.view();
         *turn = Some(head);

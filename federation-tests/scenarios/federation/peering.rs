@@ -145,7 +145,7 @@ async fn offers_are_made_and_accepted_by_the_command_line_beside_running_servers
     let (ours, theirs) = (words(done(&a, &["peer", "words"]).await), words(done(&b, &["peer", "words"]).await));
     let mut make =
         vec!["peer", "offer", "b.test", "--level", "full", "--ask", "limited", "--reason", "we work together"];
-    make.extend(["--contact", "+00 1234", "--words", &theirs]);
+    make.extend(["--contact", "+00 1234", "--endpoint", "10.0.0.1:8448", "--words", &theirs]);
     let made: Value = serde_json::from_str(&words(done(&a, &make).await)).expect("it is JSON");
     let id = made["id"].as_str().expect("it has an id");
     let list = done(&b, &["peer", "offers"]).await;
@@ -157,6 +157,12 @@ async fn offers_are_made_and_accepted_by_the_command_line_beside_running_servers
     assert!(done(&a, &["peer", "offers"]).await.contains("\tagreed\t"));
     assert!(done(&b, &["peer", "list"]).await.contains("a.test\tlimited\tactive"));
     assert!(done(&a, &["peer", "list"]).await.contains("b.test\tfull\tactive"));
+
+    // Where the other one says to be is told, and no more.
+    let bert = admin_of(&b).await;
+    let agreed = seen(&bert, id).await;
+    assert_eq!((&agreed["endpoint"], &agreed["contact"]), (&json!("10.0.0.1:8448"), &json!("+00 1234")), "{agreed}");
+    assert!(peer_row(&bert, "a.test").await["settings"]["endpoint"].is_null());
 
     // A newer offer is instead of an older one, and can be declined.
     make[4] = "limited";

@@ -169,7 +169,10 @@ async fn what_comes_after_refused_events_ends_the_branches_before_them() {
         assert_eq!(banned.status, 200, "{}", banned.body);
         let mut said = vec![room.say(&peer, "carol", "one")];
         said.push(room.say(&peer, "bob", "two"));
-        said.push(room.say(&peer, "bob", "three"));
+        // He changes his name too: that is part of the state in which Carol speaks.
+        let named = json!({ "membership": "join", "displayname": "Robert" });
+        let bob = peer.user("bob");
+        said.push(room.make(&peer, "bob", "m.room.member", Some(&bob), named));
         said.push(room.say(&peer, "carol", "four"));
         let said: Vec<&serde_json::Value> = said.iter().collect();
         if at_once {
@@ -184,6 +187,8 @@ async fn what_comes_after_refused_events_ends_the_branches_before_them() {
         let history = alice.history(&id).await;
         assert!(history.iter().all(|event| event["content"]["body"] != "two"), "{history:#?}");
 
+        let bob = alice.state(&id, "m.room.member", &peer.user("bob")).await.ok();
+        assert_eq!(bob["membership"], "ban", "{at_once}");
         let answer = alice.say(&id, "five").await;
         let event = peer
             .hears("Alice's answer", |heard| {

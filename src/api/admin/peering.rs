@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use model::peer::TrustLevel;
 use peers::{
-    peering::{Acceptance, OfferWish, PeeringView},
+    peering::{Acceptance, OfferWish, PeeringView, Told},
     trust::Author,
 };
 use ruma::OwnedServerName;
@@ -75,6 +75,10 @@ struct NewOffer {
     /// How long the offer counts, in seconds: a minute to 30 days.
     #[serde(default = "week")]
     lifetime: u64,
+    /// Where this server is, host and port, if its name does not lead there.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    endpoint: Option<OwnedServerName>,
     /// Whom to ask about this server.
     #[serde(default)]
     contact: Option<String>,
@@ -105,6 +109,10 @@ struct Yes {
     #[serde(default)]
     #[schema(value_type = Option<String>)]
     level: Option<TrustLevel>,
+    /// Where this server is, host and port, if its name does not lead there.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    endpoint: Option<OwnedServerName>,
     /// Whom to ask about this server.
     #[serde(default)]
     contact: Option<String>,
@@ -132,9 +140,10 @@ async fn list(call: Call<Viewer>) -> Answer<Peerings> {
 
 async fn offer(call: Call<Admin, Nothing, NewOffer>) -> Answer<Shown> {
     let author = author(&call.caller, &call.body.reason);
-    let NewOffer { server, words, level, ask, lifetime, contact, .. } = call.body;
+    let NewOffer { server, words, level, ask, lifetime, endpoint, contact, .. } = call.body;
     let lifetime = Duration::from_secs(lifetime);
-    let wish = OfferWish { server, words, give: level, ask: ask.unwrap_or(level), lifetime, contact };
+    let wish =
+        OfferWish { server, words, give: level, ask: ask.unwrap_or(level), lifetime, told: Told { endpoint, contact } };
     Ok(Shown(call.services.peers.peering().offer(&wish, &author).await?))
 }
 
@@ -145,8 +154,8 @@ async fn receive(call: Call<Admin, Nothing, Carried>) -> Answer<Shown> {
 async fn accept(call: Call<Admin, Nothing, Yes>) -> Answer<Shown> {
     let id: String = call.argument("id")?;
     let author = author(&call.caller, &call.body.reason);
-    let Yes { words, level, contact, .. } = call.body;
-    let acceptance = Acceptance { words, level, contact };
+    let Yes { words, level, endpoint, contact, .. } = call.body;
+    let acceptance = Acceptance { words, level, told: Told { endpoint, contact } };
     Ok(Shown(call.services.peers.peering().accept(&id, &acceptance, &author).await?))
 }
 

@@ -12,7 +12,7 @@ use store::{
 use tracing::{info, warn};
 
 use super::{
-    Peering, PeeringError, PeeringView,
+    Peering, PeeringError, PeeringView, Told,
     documents::{Agreement, Offer},
     now,
     signed::Signed,
@@ -27,8 +27,8 @@ pub struct Acceptance {
     pub words: String,
     /// How far the other server is trusted; `None`: as it asks.
     pub level: Option<TrustLevel>,
-    /// Whom to ask about this server.
-    pub contact: Option<String>,
+    /// What the other server is told of this one.
+    pub told: Told,
 }
 
 impl Peering {
@@ -58,7 +58,7 @@ impl Peering {
         let level = acceptance.level.unwrap_or(offer.level_of(&from.server)?);
         let mut agreement = Signed::new(Agreement {
             offer: serde_json::from_str(&row.document).unwrap_or_default(),
-            from: self.ourselves(acceptance.contact.clone()),
+            from: self.ourselves(&acceptance.told),
             levels: [(self.us().to_owned(), offer.level_of(self.us())?), (from.server.clone(), level)].into(),
             agreed_at: now(),
         })?;

@@ -18,6 +18,9 @@ pub(super) struct Party {
     pub(super) keys: BTreeMap<String, String>,
     /// How transactions can reach it.
     pub(super) transports: Vec<String>,
+    /// Where it is, host and port, if its name does not lead there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) endpoint: Option<OwnedServerName>,
     /// Whom to ask about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) contact: Option<String>,

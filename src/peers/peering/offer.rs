@@ -17,7 +17,7 @@ use store::{
 use tracing::{info, warn};
 
 use super::{
-    LONGEST_OFFER, MOST_WAITING, Peering, PeeringError, PeeringView,
+    LONGEST_OFFER, MOST_WAITING, Peering, PeeringError, PeeringView, Told,
     documents::{Known, Offer},
     now,
     signed::Signed,
@@ -40,8 +40,8 @@ pub struct OfferWish {
     pub ask: TrustLevel,
     /// How long the offer counts.
     pub lifetime: Duration,
-    /// Whom to ask about this server.
-    pub contact: Option<String>,
+    /// What the other server is told of this one.
+    pub told: Told,
 }
 
 impl Peering {
@@ -73,7 +73,7 @@ impl Peering {
         let made_at = now();
         let mut offer = Signed::new(Offer {
             id: id.clone(),
-            from: self.ourselves(wish.contact.clone()),
+            from: self.ourselves(&wish.told),
             to: Known { server: server.clone(), keys },
             levels: [(self.us().to_owned(), wish.ask), (server.clone(), wish.give)].into(),
             made_at,

@@ -104,8 +104,13 @@ mod tests {
 
     fn offer() -> Signed<Offer> {
         let keys: BTreeMap<String, String> = [("ed25519:1".to_owned(), "AAAA".to_owned())].into();
-        let from =
-            Party { server: owned_server_name!("a.test"), keys: keys.clone(), transports: Vec::new(), contact: None };
+        let from = Party {
+            server: owned_server_name!("a.test"),
+            keys: keys.clone(),
+            transports: Vec::new(),
+            endpoint: None,
+            contact: None,
+        };
         let to = Known { server: owned_server_name!("b.test"), keys };
         let levels = [(from.server.clone(), TrustLevel::Full), (to.server.clone(), TrustLevel::Limited)].into();
         Signed::new(Offer { id: "an-offer-of-a-test".into(), from, to, levels, made_at: 1, expires_at: 2 })

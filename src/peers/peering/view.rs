@@ -32,6 +32,9 @@ pub struct PeeringView {
     pub keys: BTreeMap<String, String>,
     /// The words of these, to be compared by phone.
     pub words: Vec<&'static str>,
+    /// Where the other server says to be, host and port, if its name does not lead there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<OwnedServerName>,
     /// Whom to ask about the other server.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub contact: Option<String>,
@@ -66,9 +69,10 @@ pub(super) fn view(row: &PeeringRow) -> Result<PeeringView, PeeringError> {
         true => offer.to,
         false => Known { server: offer.from.server, keys: offer.from.keys },
     };
-    let contact = match (row.is_ours, &agreement) {
-        (true, agreement) => agreement.as_ref().and_then(|agreement| agreement.from.contact.clone()),
-        (false, _) => offer.from.contact,
+    let (endpoint, contact) = match (row.is_ours, &agreement) {
+        (true, Some(agreement)) => (agreement.from.endpoint.clone(), agreement.from.contact.clone()),
+        (true, None) => (None, None),
+        (false, _) => (offer.from.endpoint, offer.from.contact),
     };
     Ok(PeeringView {
         id: row.id.clone(),
@@ -78,6 +82,7 @@ pub(super) fn view(row: &PeeringRow) -> Result<PeeringView, PeeringError> {
         levels: agreement.map_or(offer.levels, |agreement| agreement.levels),
         words: words_of(&other.server, &other.keys),
         keys: other.keys,
+        endpoint,
         contact,
         expires_at: row.expires_at,
         sent_at: row.sent_at,
