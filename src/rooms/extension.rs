@@ -253,12 +253,12 @@ impl<'a> Extension<'a> {
         let ceiling = self.rooms.ceiling_in(&self.head.now.state).await?;
         let withheld_below = self.rooms.shared.peers.trust().withholds(server, ceiling);
         let event = TimelineEvent { withheld_below, ..judged.event(Some(before.snapshot), false) };
-        if self.is_followed(judged).await? {
-            self.fresh.insert(event.nid, Arc::new(event.clone()));
+        let comes_after = self.comes_after(judged);
+        let mut open = self.head.extremities.clone();
+        open.retain(|(event_id, _)| !comes_after.contains(event_id));
+        if !open.is_empty() && self.is_followed(judged).await? {
+            self.close_gap(&event, open, offset).await?;
         } else {
-            let comes_after = self.comes_after(judged);
-            let mut open = self.head.extremities.clone();
-            open.retain(|(event_id, _)| !comes_after.contains(event_id));
             self.join_branches(&event, before, open, offset).await?;
         }
 
@@ -302,8 +302,7 @@ impl<'a> Extension<'a> {
         found
     }
 
-    /// Whether something in the timeline follows an event already, which was missing until now: then it is no end of the room, and
-    /// what holds stays as it is.
+    /// Whether something in the timeline follows an event already, which was missing until now: then it is no end of the room.
     async fn is_followed(&self, judged: &Judged) -> Result<bool, RoomError> {
         // Whatever follows another lies deeper.
         let deepest = self.head.extremities.iter().map(|(_, depth)| *depth).max().unwrap_or_default();
@@ -399,6 +398,27 @@ impl<'a> Extension<'a> {
             }
         }
         self.head.extend(open, (event.pdu.event_id.clone(), event.pdu.depth), own);
+        Ok(())
+    }
+
+    /// The event was missing between what it follows, which is no end of the room any more, and what follows it.
+    async fn close_gap(
+        &mut self,
+        event: &TimelineEvent,
+        open: Vec<(OwnedEventId, i64)>,
+        offset: u32,
+    ) -> Result<(), RoomError> {
+        self.fresh.insert(event.nid, Arc::new(event.clone()));
+        if open.len() == self.head.extremities.len() {
+            return Ok(());
+        }
+        let mut branches = self.states_after(&open).await?;
+        let state = match branches.len() {
+            1 => branches.remove(0),
+            _ => self.rooms.resolve_state(self.room, branches, &self.fresh).await?,
+        };
+        self.set_state(self.head.now.clone(), state, offset).await?;
+        self.head.close_all_but(open);
         Ok(())
     }
 

@@ -109,6 +109,12 @@ impl Head {
         self.extremities = extremities;
     }
 
+    /// Leaves open `extremities`, some of those that there were.
+    pub(crate) fn close_all_but(&mut self, extremities: Vec<(OwnedEventId, i64)>) {
+        self.after.retain(|known, _| extremities.iter().any(|(open, _)| open == known));
+        self.extremities = extremities;
+    }
+
     pub(crate) fn view(&self) -> View {
         View {
             version: self.version,

@@ -1,6 +1,6 @@
 //! Both sides of a split go on alone, and agree when they meet again.
 
-use federation_tests::{Engine, FakePeer, Network, on_each_engine};
+use federation_tests::{Engine, FakePeer, Network, Reply, on_each_engine};
 use serde_json::json;
 
 use super::{Two, agree, arrives, becomes, share_history, state_becomes};
@@ -201,4 +201,34 @@ async fn what_comes_after_refused_events_ends_the_branches_before_them() {
         assert_eq!(follows.len(), 2, "the ban, and what Carol said last: {follows:?}, {at_once}");
         assert!(follows.contains(&last.as_str()), "{follows:?}");
     }
+}
+
+#[tokio::test]
+async fn what_was_missing_until_now_is_no_new_end_of_the_room() {
+    let network = Network::new();
+    let server = network.server(&Engine::Sqlite, "a.test").await.start().await;
+    let peer = FakePeer::start(&network, "b.test").await;
+    let alice = server.register_with_secret("alice").await;
+    let id = alice.create_public_room().await;
+    let mut room = peer.join(&server, &id, "bob").await;
+    let kept_back = room.say(&peer, "bob", "one");
+    let later = room.say(&peer, "bob", "two");
+    // The peer tells what the state was, and not what is missing.
+    let mut known = room.clone();
+    known.events.retain(|event| room.id_of(event) != room.id_of(&kept_back));
+    peer.host(&known);
+    peer.answer(|heard| heard.path.contains("/get_missing_events/").then(|| Reply::Json(200, json!({ "events": [] }))));
+    peer.deliver(&server, &later).await;
+    arrives(&alice, &id, &room.id_of(&later)).await;
+    peer.deliver(&server, &kept_back).await;
+    arrives(&alice, &id, &room.id_of(&kept_back)).await;
+
+    let answer = alice.say(&id, "three").await;
+    let event = peer
+        .hears("Alice's answer", |heard| {
+            let pdus = heard.body["pdus"].as_array()?;
+            pdus.iter().find(|event| room.id_of(event) == answer).cloned()
+        })
+        .await;
+    assert_eq!(event["prev_events"], json!([room.id_of(&later)]));
 }
