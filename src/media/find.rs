@@ -80,8 +80,7 @@ impl Media {
 
     /// Refuses to fetch a file of `server` for `asker` if the server isn't trusted so far.
     async fn check_trust(&self, asker: &UserId, server: &ServerName) -> Result<(), MediaError> {
-        let servers = self.shared.store.rooms().servers_sharing_rooms_with(asker).await?;
-        let shares = servers.iter().any(|shared| shared == server);
+        let shares = self.shared.store.rooms().shares_a_room_with(asker, server).await?;
         Ok(self.shared.remote.check_trust(server, shares)?)
     }
 

@@ -32,7 +32,7 @@ pub use view::PeeringView;
 pub(crate) use words::are_said;
 pub use words::words_of;
 
-use crate::{Peers, keys::wall_clock};
+use crate::{Peers, keys::wall_clock as now};
 use documents::{Agreement, Offer, Party};
 use signed::Signed;
 
@@ -181,8 +181,4 @@ fn level_in(levels: &BTreeMap<OwnedServerName, TrustLevel>, server: &ServerName)
 /// How a document of ours is posted.
 fn body_of(json: &str) -> serde_json::Value {
     serde_json::from_str(json).unwrap_or_default()
-}
-
-fn now() -> Millis {
-    wall_clock()
 }

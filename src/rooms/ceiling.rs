@@ -75,8 +75,7 @@ impl Rooms {
 
     /// Whether `user_id` of this server is in a room together with somebody of `server`.
     pub async fn shares_room(&self, user_id: &UserId, server: &ServerName) -> Result<bool, RoomError> {
-        let servers = self.shared.store.rooms().servers_sharing_rooms_with(user_id).await?;
-        Ok(servers.iter().any(|shared| shared == server))
+        Ok(self.shared.store.rooms().shares_a_room_with(user_id, server).await?)
     }
 
     /// Whether `user_id` of this server has talked with `other`, or with anybody of `server` if that isn't said, of their own

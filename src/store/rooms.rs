@@ -252,6 +252,11 @@ impl Rooms<'_> {
         Ok(!self.0.query(JOINED, args![user_id.as_str()]).await?.is_empty())
     }
 
+    /// Whether `user_id` is in a room together with somebody of `server`.
+    pub async fn shares_a_room_with(&self, user_id: &UserId, server: &ServerName) -> Result<bool, Error> {
+        Ok(self.servers_sharing_rooms_with(user_id).await?.iter().any(|shared| shared == server))
+    }
+
     /// The other servers with users in rooms to which `user_id` is joined.
     pub async fn servers_sharing_rooms_with(&self, user_id: &UserId) -> Result<Vec<OwnedServerName>, Error> {
         const SHARING: &str = "

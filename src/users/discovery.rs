@@ -175,8 +175,7 @@ impl Users {
 
     /// Whether a user shares a room with somebody of `server`.
     pub async fn is_acquainted(&self, server: &ServerName, user_id: &UserId) -> Result<bool, store::Error> {
-        let servers = self.store.rooms().servers_sharing_rooms_with(user_id).await?;
-        Ok(servers.iter().any(|known| known == server))
+        self.store.rooms().shares_a_room_with(user_id, server).await
     }
 
     /// Whether people of other servers find a user by searching.

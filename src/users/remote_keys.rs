@@ -65,10 +65,7 @@ impl Users {
 
     /// Refuses to ask `server` of its users' devices, for `asker`, if it isn't trusted so far.
     pub(crate) async fn may_ask_of_devices(&self, asker: &UserId, server: &ServerName) -> Result<(), PeerError> {
-        let shares = async |_| {
-            let servers = self.store.rooms().servers_sharing_rooms_with(asker).await?;
-            Ok::<_, PeerError>(servers.iter().any(|shared| shared == server))
-        };
+        let shares = async |_| Ok::<_, PeerError>(self.store.rooms().shares_a_room_with(asker, server).await?);
         let trust = self.peers.trust();
         trust.allow_knowing(server, Capability::Devices, &Context::outbound(), shares).await.map(drop)
     }

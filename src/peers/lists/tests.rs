@@ -435,45 +435,6 @@ async fn of_admins_who_publish_at_once_each_has_a_version_of_his_own() {
     .await;
 }
 
-/// `cargo test --workspace --lib what_a_long_list_costs -- --ignored --nocapture`
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn what_a_long_list_costs() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(&store);
-        let names: Vec<String> = (0..document::MAX_ENTRIES).map(|at| format!("chat.organisation{at}.test")).collect();
-        let key = pins_of(&key_of(p()));
-        let entries: Vec<_> = names
-            .iter()
-            .map(|name| (name.as_str(), ListEntry { keys: key.clone(), ..entry(TrustLevel::Full) }))
-            .collect();
-        let long = list(1, HOUR, &entries);
-        let text = long.to_json();
-        let began = std::time::Instant::now();
-        let read = SignedList::read(text.as_bytes()).expect("it is a list");
-        let reading = began.elapsed();
-        let began = std::time::Instant::now();
-        read.check_signature(&key).expect("it is signed");
-        let checking = began.elapsed();
-        rig.subscribe(long, TrustLevel::Full).await;
-        let began = std::time::Instant::now();
-        rig.trust().load().await?;
-        let loading = began.elapsed();
-        let began = std::time::Instant::now();
-        const TIMES: u32 = 100_000;
-        for at in 0..TIMES as usize {
-            std::hint::black_box(rig.trust().withholds(name(&names[at % names.len()]), None));
-        }
-        let deciding = began.elapsed() / TIMES;
-        println!(
-            "{} bytes: reading {reading:?}, checking {checking:?}, bringing trust up to date {loading:?}, a decision {deciding:?}",
-            text.len()
-        );
-        Ok::<_, store::Error>(())
-    })
-    .await;
-}
-
 /// An override is of a row: a list grants levels and nothing else.
 #[tokio::test]
 async fn an_override_of_a_row_is_not_published() {
