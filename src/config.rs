@@ -9,6 +9,7 @@ mod layers;
 mod load;
 mod secret;
 mod sections;
+mod service_url;
 mod warnings;
 
 use std::path::{Path, PathBuf};
@@ -22,9 +23,10 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, ClientApi, Database, Federation, Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits,
-        Registration, Rooms, Sync, Tls,
+        Accounts, Bus, Cache, ClientApi, Database, Federation, Listen, LogFormat, Logging, Media, Metrics, Rate,
+        RateLimits, Registration, Rooms, Sync, Tls,
     },
+    service_url::ServiceUrl,
 };
 
 /// Everything that can be configured.
@@ -45,6 +47,8 @@ pub struct Config {
     pub tls: Tls,
     pub federation: Federation,
     pub database: Database,
+    pub bus: Bus,
+    pub cache: Cache,
     pub registration: Registration,
     pub accounts: Accounts,
     pub rate_limits: RateLimits,
@@ -67,6 +71,8 @@ impl Default for Config {
             tls: Tls::default(),
             federation: Federation::default(),
             database: Database::default(),
+            bus: Bus::default(),
+            cache: Cache::default(),
             registration: Registration::default(),
             accounts: Accounts::default(),
             rate_limits: RateLimits::default(),
@@ -95,8 +101,16 @@ impl Config {
     fn resolve_paths(&mut self, base: &Path) {
         self.data_dir = base.join(&self.data_dir);
         self.keys_dir = base.join(&self.keys_dir);
-        let Self { tls, federation, media, .. } = self;
-        let files = [&mut tls.certificate, &mut tls.private_key, &mut federation.ca_file, &mut media.path];
+        let Self { tls, federation, bus, media, .. } = self;
+        let files = [
+            &mut tls.certificate,
+            &mut tls.private_key,
+            &mut federation.ca_file,
+            &mut bus.ca_file,
+            &mut bus.certificate,
+            &mut bus.private_key,
+            &mut media.path,
+        ];
         for path in files.into_iter().flatten() {
             *path = base.join(&*path);
         }

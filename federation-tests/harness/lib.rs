@@ -7,6 +7,7 @@
 //! with [`Server::register`], and wait for conditions with [`Client::sync_until`] or [`eventually`], never for time.
 
 mod authority;
+mod broker;
 mod client;
 mod database;
 mod fake_peer;
@@ -17,6 +18,7 @@ mod native;
 mod network;
 pub mod pdu;
 mod reader;
+mod redis;
 mod server;
 mod synapse;
 mod web;
@@ -24,6 +26,7 @@ mod web;
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Leaf};
+pub use broker::Broker;
 pub use client::{Answer, Client, enc, shared_secret_mac, via_query};
 pub use database::{Database, Engine, on_each_engine};
 pub use fake_peer::{FakePeer, Heard, Reply, now};
@@ -33,6 +36,7 @@ pub use names::{Names, Question};
 pub use native::{NativeRequest, claims_of};
 pub use network::{FEDERATION_PORT, Network, Peer, Place, service_of};
 pub use reader::Reader;
+pub use redis::Redis;
 pub use server::{Server, ServerBuilder, Usage, binary};
 pub use synapse::Synapse;
 pub use web::Door;

@@ -416,7 +416,7 @@ pub fn binary() -> PathBuf {
 }
 
 /// A port below those that the kernel gives to outgoing connections, so that nobody takes it between two starts.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 12_000 + (std::process::id() % 180) as u16 * 100;
     loop {

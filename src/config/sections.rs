@@ -7,7 +7,7 @@ use model::peer::TrustLevel;
 use ruma::{OwnedServerName, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
-use super::{DatabaseUrl, Secret, human};
+use super::{DatabaseUrl, Secret, ServiceUrl, human, service_url};
 
 /// `[listen]`: where the server takes connections, and how it lets go of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -148,6 +148,33 @@ impl Default for Database {
     fn default() -> Self {
         Self { url: None, max_connections: 8 }
     }
+}
+
+/// `[bus]`: the broker at which other programs, other nodes and full peers are met.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Bus {
+    /// Of RabbitMQ. Unset: the bus is in this process.
+    #[serde(deserialize_with = "service_url::amqp")]
+    pub url: Option<ServiceUrl>,
+    /// Of its management plugin, with a user who may administrate. Unset: links to the brokers of peers are set by hand.
+    #[serde(deserialize_with = "service_url::http")]
+    pub management_url: Option<ServiceUrl>,
+    /// PEM: authorities that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// PEM: the certificate that this server shows to the broker, and those between it and an authority.
+    pub certificate: Option<PathBuf>,
+    /// PEM: the private key of that certificate.
+    pub private_key: Option<PathBuf>,
+}
+
+/// `[cache]`: what nodes share that may be lost.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cache {
+    /// Of Redis. Unset: the cache is in this process.
+    #[serde(deserialize_with = "service_url::redis")]
+    pub url: Option<ServiceUrl>,
 }
 
 /// `[registration]`: who may make an account by themselves.

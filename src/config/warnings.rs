@@ -39,6 +39,9 @@ impl Loaded {
             ("registration.token", registration.token.is_some()),
             ("registration.tokens", !registration.tokens.is_empty()),
             ("registration.shared_secret", registration.shared_secret.is_some()),
+            ("bus.url", self.config.bus.url.is_some()),
+            ("bus.management_url", self.config.bus.management_url.is_some()),
+            ("cache.url", self.config.cache.url.is_some()),
             ("database.url", matches!(self.config.database.url, Some(DatabaseUrl::Postgres(_)))),
         ]
         .into_iter()

@@ -1,0 +1,8 @@
+//! What several nodes and other programs meet at: brokers and caches, each with a body in this process and one that is a server.
+//!
+//! **Invariant.** The store is the truth, and what is here is a hint. Losing the broker or the cache delays; it never loses.
+
+pub mod amqp;
+pub mod naming;
+
+pub use amqp::{AmqpConfig, Broker, BrokerError, Link};
