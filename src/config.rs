@@ -23,8 +23,8 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, Bus, Cache, ClientApi, Database, Federation, Listen, LogFormat, Logging, Media, Metrics, Rate,
-        RateLimits, Registration, Rooms, Sync, Tls,
+        Accounts, Broadcasts, Bus, Cache, ClientApi, Database, Events, Federation, Listen, LogFormat, Logging, Media,
+        Metrics, Rate, RateLimits, Registration, Rooms, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -48,6 +48,8 @@ pub struct Config {
     pub federation: Federation,
     pub database: Database,
     pub bus: Bus,
+    pub broadcasts: Broadcasts,
+    pub events: Events,
     pub cache: Cache,
     pub registration: Registration,
     pub accounts: Accounts,
@@ -72,6 +74,8 @@ impl Default for Config {
             federation: Federation::default(),
             database: Database::default(),
             bus: Bus::default(),
+            broadcasts: Broadcasts::default(),
+            events: Events::default(),
             cache: Cache::default(),
             registration: Registration::default(),
             accounts: Accounts::default(),

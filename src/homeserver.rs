@@ -9,6 +9,10 @@ use std::{
 
 use api::{ApiConfig, Services};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
+use integrations::{
+    Announcements, AnnouncementsConfig, broadcasts::BroadcastsConfig, notices::NoticesConfig,
+    system_events::SystemEventsConfig,
+};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig, TrustConfig};
@@ -45,6 +49,9 @@ pub struct Homeserver {
     trusting: JoinHandle<()>,
     /// What goes to other servers and comes from them.
     federating: Option<Federating>,
+    /// Tells people what they are to be told; ends with `announced`.
+    announcing: JoinHandle<()>,
+    announced: CancellationToken,
 }
 
 /// Why the server did not start.
@@ -103,7 +110,8 @@ impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
-        let Core { notifier, store, peers, users, rooms, to_send, to_bridge } = Core::open(&config).await?;
+        let Core { notifier, store, peers, users, rooms, to_send, to_bridge, to_announce } =
+            Core::open(&config).await?;
         peers.keys().warn_of_notaries();
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
@@ -122,13 +130,24 @@ impl Homeserver {
         let way = Arc::new(peers.clone());
         let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
         let ledger = sender.ledger();
+        let announcements = Announcements::new(
+            store.clone(),
+            peers.clone(),
+            users.clone(),
+            rooms.clone(),
+            sync.clone(),
+            announcements_config(&config),
+            ending.clone(),
+        );
+        to_announce.get_or_init(|| announcements.clone());
         let federating = peers.is_enabled().then(|| {
             to_send.get_or_init(|| sender.clone());
             to_bridge.get_or_init(|| bridge.clone());
-            let (heard, bridging) = (sender.clone(), bridge.clone());
+            let (heard, bridging, broadcasts) = (sender.clone(), bridge.clone(), announcements.broadcasts.clone());
             peers.on_heard(Box::new(move |server| {
                 heard.alive(server);
                 bridging.alive(server);
+                broadcasts.alive(server);
             }));
             let arriving = sender.clone();
             sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
@@ -151,16 +170,20 @@ impl Homeserver {
             inbound,
             bridge,
             ledger,
+            announcements: announcements.clone(),
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
-        Ok(Self { listeners, services, ending, tending, watching, trusting, federating })
+        let announced = CancellationToken::new();
+        let until = announced.clone();
+        let announcing = tokio::spawn(async move { announcements.run(until).await });
+        Ok(Self { listeners, services, ending, tending, watching, trusting, federating, announcing, announced })
     }
 
     /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
     /// requests end.
     pub async fn wait_for_shutdown(self, stop: CancellationToken) {
-        let Self { listeners, services, ending, tending, watching, trusting, federating } = self;
+        let Self { listeners, services, ending, tending, watching, trusting, federating, announcing, announced } = self;
         let store = services.store.clone();
         let users = services.users.clone();
         let router = api::router(services);
@@ -170,6 +193,8 @@ impl Homeserver {
             ending.cancel();
         };
         tokio::join!(futures_util::future::join_all(serving), end);
+        announced.cancel();
+        let _ = announcing.await;
         if let Some(federating) = federating {
             federating.end().await;
         }
@@ -261,6 +286,8 @@ pub struct Core {
     to_send: Arc<OnceLock<Sender>>,
     /// Who hears of what is said in the rooms of the bridge.
     to_bridge: Arc<OnceLock<Bridge>>,
+    /// Who hears of what people are to be told.
+    to_announce: Arc<OnceLock<Announcements>>,
 }
 
 impl Core {
@@ -285,6 +312,8 @@ impl Core {
         let who_sends = to_send.clone();
         let to_bridge: Arc<OnceLock<Bridge>> = Arc::default();
         let who_bridges = to_bridge.clone();
+        let to_announce: Arc<OnceLock<Announcements>> = Arc::default();
+        let who_announces = to_announce.clone();
         let on_commit = Arc::new(move |committed: Committed| {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
             if let Some(rooms) = who_remembers.get().filter(|_| committed.foreign) {
@@ -300,6 +329,9 @@ impl Core {
             if let Some(bridge) = who_bridges.get() {
                 bridge.ingest(&committed);
             }
+            if let Some(announcements) = who_announces.get() {
+                announcements.ingest(&committed);
+            }
             if let Some(remote_users) = who_hears.get() {
                 remote_users.ingest(&committed);
             }
@@ -312,7 +344,7 @@ impl Core {
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
         remote_users.get_or_init(|| users.remote_users().clone());
-        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge })
+        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge, to_announce })
     }
 }
 
@@ -417,6 +449,15 @@ fn media_config(config: &Config) -> MediaConfig {
 
 fn sync_config(config: &Config) -> SyncConfig {
     SyncConfig { presence: config.sync.presence, max_timeout: config.sync.max_timeout, ..SyncConfig::default() }
+}
+
+fn announcements_config(config: &Config) -> AnnouncementsConfig {
+    let (events, broadcasts) = (&config.events, &config.broadcasts);
+    AnnouncementsConfig {
+        events: SystemEventsConfig { keep: events.keep, notify: events.notify },
+        broadcasts: BroadcastsConfig { from_peers: broadcasts.from_peers, keep: broadcasts.keep },
+        notices: NoticesConfig { enabled: broadcasts.notices, name: broadcasts.notices_name.clone() },
+    }
 }
 
 fn federation_config(config: &Config) -> FederationConfig {

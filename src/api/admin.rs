@@ -9,7 +9,7 @@ mod lists;
 mod peering;
 mod peers;
 mod room_acls;
-mod staff;
+pub(crate) mod staff;
 
 use crate::native::Endpoint;
 

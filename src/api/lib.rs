@@ -53,6 +53,8 @@ pub struct Services {
     pub bridge: ::federation::Bridge,
     /// What became of what other servers were sent.
     pub ledger: ::federation::Ledger,
+    /// System events, and broadcasts.
+    pub announcements: integrations::Announcements,
     /// Writes the metrics out, if they are on.
     pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }

@@ -22,9 +22,11 @@
 //! }
 //! ```
 
+mod broadcasts;
 mod delivery;
 mod discoverability;
 mod endpoint;
+mod events;
 mod federation;
 mod openapi;
 mod payload;
@@ -54,6 +56,8 @@ fn endpoints() -> Vec<Endpoint> {
         federation::endpoints(),
         delivery::endpoints(),
         discoverability::endpoints(),
+        events::endpoints(),
+        broadcasts::endpoints(),
         users::routes(),
         crate::admin::endpoints(),
     ]

@@ -85,7 +85,17 @@ impl Server {
         let way = Arc::new(peers.clone());
         let config = ::federation::FederationConfig::default();
         let sender = ::federation::Sender::new(store.clone(), rooms.clone(), users.clone(), way, config);
+        let announcements = integrations::Announcements::new(
+            store.clone(),
+            peers.clone(),
+            users.clone(),
+            rooms.clone(),
+            sync.clone(),
+            integrations::AnnouncementsConfig::default(),
+            tokio_util::sync::CancellationToken::new(),
+        );
         let services = Services {
+            announcements,
             ledger: sender.ledger(),
             config: ApiConfig::default(),
             limits: users.limits(),

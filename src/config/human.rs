@@ -167,6 +167,25 @@ pub mod duration {
     }
 }
 
+/// `"error"`, or `"never"`.
+pub mod severity {
+    use integrations::system_events::Severity;
+    use serde::{Deserializer, Serializer};
+
+    const NEVER: &str = "never";
+
+    pub fn serialize<S: Serializer>(severity: &Option<Severity>, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(severity.map_or(NEVER, Severity::as_str))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Severity>, D::Error> {
+        super::text(deserializer, "info, notice, warning, error, critical or never", |text| match text {
+            NEVER => Some(None),
+            word => Severity::named(word).map(Some),
+        })
+    }
+}
+
 /// `"4 MiB"`, `"64 KiB"`.
 pub mod size {
     use bytesize::ByteSize;

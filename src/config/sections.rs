@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
+use integrations::system_events::Severity;
 use model::peer::TrustLevel;
 use ruma::{OwnedServerName, RoomVersionId};
 use serde::{Deserialize, Serialize};
@@ -166,6 +167,50 @@ pub struct Bus {
     pub certificate: Option<PathBuf>,
     /// PEM: the private key of that certificate.
     pub private_key: Option<PathBuf>,
+}
+
+/// `[broadcasts]`: what people are told by those who run the server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Broadcasts {
+    /// Whether what full peers broadcast is shown here.
+    pub from_peers: bool,
+    /// Whether Matrix clients are told by server notices.
+    pub notices: bool,
+    /// What the sender of notices and the rooms of notices are called.
+    pub notices_name: String,
+    /// How long broadcasts are kept.
+    #[serde(with = "human::duration")]
+    pub keep: Duration,
+}
+
+impl Default for Broadcasts {
+    fn default() -> Self {
+        Self {
+            from_peers: true,
+            notices: true,
+            notices_name: "Server notices".to_owned(),
+            keep: Duration::from_secs(365 * 24 * 60 * 60),
+        }
+    }
+}
+
+/// `[events]`: what happened to the server and to the systems around it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Events {
+    /// How long system events are kept.
+    #[serde(with = "human::duration")]
+    pub keep: Duration,
+    /// How bad an event must be for admins to get a notice of it; `None`: they get none.
+    #[serde(with = "human::severity")]
+    pub notify: Option<Severity>,
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(90 * 24 * 60 * 60), notify: Some(Severity::Error) }
+    }
 }
 
 /// `[cache]`: what nodes share that may be lost.

@@ -1,3 +1,20 @@
 //! What other programs are told of, and what they may say: the bus, webhooks, system events and broadcasts, the cascade.
 //!
 //! **Invariant.** Nothing here is on the way of a message: what other programs are told is read from the store behind it.
+
+mod announcements;
+pub mod broadcasts;
+pub mod notices;
+pub mod system_events;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use model::Millis;
+
+pub use announcements::{Announcements, AnnouncementsConfig};
+
+/// Milliseconds since 1970.
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}

@@ -61,6 +61,16 @@ pub enum Change {
         /// What of the user's.
         stream: UserStream,
     },
+    /// A system event was recorded.
+    SystemEvent {
+        /// Its id.
+        id: Arc<str>,
+    },
+    /// A broadcast was published, or called back.
+    Broadcast {
+        /// Its id.
+        id: Arc<str>,
+    },
 }
 
 /// How far somebody has read.

@@ -47,12 +47,14 @@ pub enum Scope {
     Status,
     /// Offer to be peers, and what follows from that.
     Peering,
+    /// Tell people here of a broadcast.
+    Broadcasts,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Messaging, Self::Presence, Self::Users, Self::Search, Self::Status, Self::Peering];
+    pub const ALL: [Self; 7] =
+        [Self::Messaging, Self::Presence, Self::Users, Self::Search, Self::Status, Self::Peering, Self::Broadcasts];
 
     /// As a token spells it.
     pub fn word(self) -> &'static str {
@@ -63,6 +65,7 @@ impl Scope {
             Self::Search => "search",
             Self::Status => "status",
             Self::Peering => "peering",
+            Self::Broadcasts => "broadcasts",
         }
     }
 }

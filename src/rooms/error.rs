@@ -15,6 +15,9 @@ pub enum RoomError {
     /// There is no such thing.
     #[error("{0}")]
     NotFound(String),
+    /// What this server has to say to somebody is said there.
+    #[error("this is the room of this server's notices: it can't be left")]
+    NoticesRoom,
     /// Only members may do this.
     #[error("you are not in this room")]
     NotJoined,
@@ -72,7 +75,7 @@ impl Refusal for RoomError {
     fn kind(&self) -> Kind {
         match self {
             Self::UnknownRoom | Self::UnknownEvent | Self::NotFound(_) => Kind::NotFound,
-            Self::NotJoined | Self::NobodyToAuthorise | Self::Forbidden(_) => Kind::Forbidden,
+            Self::NotJoined | Self::NobodyToAuthorise | Self::NoticesRoom | Self::Forbidden(_) => Kind::Forbidden,
             Self::Invalid(_) | Self::BadContent(_) | Self::InvalidInitialState(_) => Kind::Invalid,
             Self::UnsupportedVersion(_) | Self::IncompatibleVersion(_) | Self::AliasTaken(_) | Self::BadAlias(_) => {
                 Kind::Invalid
@@ -94,6 +97,7 @@ impl Refusal for RoomError {
             Self::UnsupportedVersion(_) => Some("M_UNSUPPORTED_ROOM_VERSION"),
             Self::IncompatibleVersion(_) => Some("M_INCOMPATIBLE_ROOM_VERSION"),
             Self::StillJoined => Some("M_UNKNOWN"),
+            Self::NoticesRoom => Some("M_CANNOT_LEAVE_SERVER_NOTICE_ROOM"),
             Self::NobodyToAuthorise => Some("M_UNABLE_TO_GRANT_JOIN"),
             Self::BadAlias(_) => Some("M_BAD_ALIAS"),
             Self::AliasTaken(_) => Some("M_ROOM_IN_USE"),

@@ -62,7 +62,16 @@ pub(crate) struct MemberProfile {
 
 impl Rooms {
     /// Changes a membership, if the room's rules allow it. What holds already is not repeated.
+    ///
+    /// Spec, of rooms that can't be left: <https://spec.matrix.org/v1.19/client-server-api/#server-notices>
     pub async fn change_membership(&self, room: &SharedRoom, change: Change, target: Target) -> Result<(), RoomError> {
+        if change == Change::Leave && self.shared.store.notices().is_notices_room(&room.room_id).await? {
+            return Err(RoomError::NoticesRoom);
+        }
+        self.change_any_membership(room, change, target).await
+    }
+
+    async fn change_any_membership(&self, room: &SharedRoom, change: Change, target: Target) -> Result<(), RoomError> {
         if !self.is_resident(room).await? {
             return self.change_outside(room, change, &target).await;
         }
@@ -261,7 +270,7 @@ impl Rooms {
             let room = self.get(&row.room_id).await?;
             let target =
                 Target { sender: user_id.to_owned(), user_id: user_id.to_owned(), reason: None, is_direct: None };
-            match self.change_membership(&room, Change::Leave, target).await {
+            match self.change_any_membership(&room, Change::Leave, target).await {
                 // Out of it by now.
                 Ok(()) | Err(RoomError::NotJoined | RoomError::Forbidden(_)) => {}
                 Err(error) => return Err(error),

@@ -76,6 +76,9 @@ impl Default for SyncConfig {
     }
 }
 
+/// Is told of each user whose device asks for what is new; it must not wait.
+pub type OnSyncing = Box<dyn Fn(&ruma::UserId) + Send + std::marker::Sync>;
+
 /// Answers syncs. Cheap to clone.
 #[derive(Clone)]
 pub struct Sync {
@@ -98,6 +101,7 @@ pub(crate) struct Shared {
     pub(crate) typing: Mutex<streams::typing::Typists>,
     pub(crate) presence: Mutex<streams::presence::Present>,
     pub(crate) checkpoints: push::Checkpoints,
+    pub(crate) on_syncing: std::sync::OnceLock<OnSyncing>,
     /// Held by whoever changes a piece of account data.
     pub(crate) edits: tokio::sync::Mutex<()>,
 }
@@ -124,6 +128,7 @@ impl Sync {
                 typing: Mutex::default(),
                 presence: Mutex::default(),
                 checkpoints: push::Checkpoints::default(),
+                on_syncing: std::sync::OnceLock::new(),
                 edits: tokio::sync::Mutex::new(()),
             }),
         }
@@ -132,6 +137,16 @@ impl Sync {
     /// Tells `listener` what of other servers has come onto devices of this one's people. Only the first who wants that is told.
     pub fn on_arrival(&self, listener: OnArrival) {
         self.shared.arrivals.tell(listener);
+    }
+
+    /// Tells `listener` who asks for what is new. Only the first who wants that is told.
+    pub fn on_syncing(&self, listener: OnSyncing) {
+        self.shared.on_syncing.set(listener).ok();
+    }
+
+    /// Whose devices wait for news here and now.
+    pub fn syncing_now(&self) -> Vec<ruma::OwnedUserId> {
+        self.shared.notifier.in_use()
     }
 
     /// What time does by itself, until `stop`: typing ends, people become idle and go away, counts are written down.

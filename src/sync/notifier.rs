@@ -110,7 +110,7 @@ impl Notifier {
                 Change::Receipt { room_nid, receipt, .. } => {
                     state.take_receipt(*room_nid, *position, receipt, &mut wake);
                 }
-                Change::Outgoing { .. } => {}
+                Change::Outgoing { .. } | Change::SystemEvent { .. } | Change::Broadcast { .. } => {}
                 Change::User { user_id, stream } => state.take_user(user_id, *stream, *position, &mut wake),
             }
         }
@@ -207,6 +207,13 @@ impl Notifier {
     /// What is remembered of a user, if anything is.
     pub(crate) fn find_user(&self, user_id: &UserId) -> Option<Arc<UserCell>> {
         self.lock().users.get(user_id).cloned()
+    }
+
+    /// The users whom a request uses now.
+    pub(crate) fn in_use(&self) -> Vec<OwnedUserId> {
+        let state = self.lock();
+        let in_use = state.users.values().filter(|user| user.in_use.load(Ordering::Acquire) > 0);
+        in_use.map(|user| user.user_id.clone()).collect()
     }
 
     /// What a user may see now, all of one moment. `None`: `user` was forgotten meanwhile and no longer hears of what

@@ -105,6 +105,9 @@ impl Sync {
             let user = shared.notifier.user(&shared.store, &request.user_id).await?;
             if std::mem::take(&mut is_first) {
                 self.note_syncing(&user, &request).await?;
+                if let Some(listener) = shared.on_syncing.get() {
+                    listener(&request.user_id);
+                }
             }
             let changed = user.changed.notified();
             tokio::pin!(changed);

@@ -32,6 +32,7 @@ mod roles;
 mod search;
 mod search_elsewhere;
 mod secrets;
+mod server_user;
 mod tokens;
 mod uia;
 

@@ -16,6 +16,8 @@ pub enum Role {
     Auditor,
     /// Looks at everything, and has what failed tried again.
     Operator,
+    /// Reports what happened, and tells people of it: system events and broadcasts.
+    Broadcaster,
     /// Everything.
     Admin,
 }
@@ -27,6 +29,7 @@ impl Role {
             Self::User => "user",
             Self::Auditor => "auditor",
             Self::Operator => "operator",
+            Self::Broadcaster => "broadcaster",
             Self::Admin => "admin",
         }
     }
@@ -34,14 +37,14 @@ impl Role {
 
 /// There is no such role.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("`{0}` is no role: it is one of user, auditor, operator, admin")]
+#[error("`{0}` is no role: it is one of user, auditor, operator, broadcaster, admin")]
 pub struct UnknownRole(String);
 
 impl FromStr for Role {
     type Err = UnknownRole;
 
     fn from_str(word: &str) -> Result<Self, UnknownRole> {
-        let all = [Self::User, Self::Auditor, Self::Operator, Self::Admin];
+        let all = [Self::User, Self::Auditor, Self::Operator, Self::Broadcaster, Self::Admin];
         all.into_iter().find(|role| role.as_str() == word).ok_or_else(|| UnknownRole(word.to_owned()))
     }
 }
@@ -52,7 +55,20 @@ impl Users {
         if session.is_admin {
             return Ok(Role::Admin);
         }
-        let word = self.store.roles().find(&session.user_id).await?;
+        self.granted(&session.user_id).await
+    }
+
+    /// What somebody of this server may do.
+    pub async fn role_of(&self, user_id: &UserId) -> Result<Role, store::Error> {
+        let account = self.store.accounts().find(user_id).await?;
+        match account.is_some_and(|account| account.admin_since.is_some()) {
+            true => Ok(Role::Admin),
+            false => self.granted(user_id).await,
+        }
+    }
+
+    async fn granted(&self, user_id: &UserId) -> Result<Role, store::Error> {
+        let word = self.store.roles().find(user_id).await?;
         Ok(word.and_then(|word| word.parse().ok()).unwrap_or(Role::User))
     }
 
@@ -62,7 +78,7 @@ impl Users {
         let mut write = Write::new();
         match role {
             Role::User | Role::Admin => roles::remove(&mut write, user_id),
-            Role::Auditor | Role::Operator => roles::put(&mut write, user_id, role.as_str()),
+            Role::Auditor | Role::Operator | Role::Broadcaster => roles::put(&mut write, user_id, role.as_str()),
         }
         self.store.commit(write).await?;
         Ok(())

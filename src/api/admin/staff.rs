@@ -8,19 +8,31 @@ use users::Role;
 use crate::{Incoming, Problem, Services, Session, native::Caller};
 
 /// Somebody who may look: an admin, an operator or an auditor.
-pub(super) struct Viewer;
+pub(crate) struct Viewer;
 
 /// Somebody who may have things tried again: an admin or an operator.
-pub(super) struct Tender;
+pub(crate) struct Tender;
 
 /// Somebody who may change things: an admin.
-pub(super) struct Admin {
+pub(crate) struct Admin {
     /// Who it is.
-    pub(super) session: Session,
+    pub(crate) session: Session,
+}
+
+/// Somebody who may report what happened: an admin, an operator or a broadcaster.
+pub(crate) struct Reporter {
+    /// Who it is.
+    pub(crate) session: Session,
+}
+
+/// Somebody who may tell everybody something: an admin or a broadcaster.
+pub(crate) struct Broadcaster {
+    /// Who it is.
+    pub(crate) session: Session,
 }
 
 /// Somebody who may take copies away: an admin or an auditor.
-pub(super) struct Exporter;
+pub(crate) struct Exporter;
 
 async fn with_role(
     parts: &Parts,
@@ -60,5 +72,7 @@ callers! {
     Viewer, [Role::Admin, Role::Operator, Role::Auditor], |_| Self;
     Exporter, [Role::Admin, Role::Auditor], |_| Self;
     Tender, [Role::Admin, Role::Operator], |_| Self;
+    Reporter, [Role::Admin, Role::Operator, Role::Broadcaster], |session| Self { session };
+    Broadcaster, [Role::Admin, Role::Broadcaster], |session| Self { session };
     Admin, [Role::Admin], |session| Self { session };
 }

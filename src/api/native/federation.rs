@@ -1,7 +1,8 @@
-//! What other servers ask on the native API: deliver messages, say who is there, look for people, ask how they are seen, and
-//! offer to be peers.
+//! What other servers ask on the native API: deliver messages, say who is there, look for people, ask how they are seen, offer to
+//! be peers, and tell people here of broadcasts.
 
 mod authenticate;
+mod broadcasts;
 mod deliver;
 mod list;
 mod peering;
@@ -24,6 +25,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         status::endpoints(),
         peering::endpoints(),
         list::endpoints(),
+        broadcasts::endpoints(),
     ]
     .concat()
 }
