@@ -7,7 +7,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection, SqliteConnection};
 
 /// Where a private PostgreSQL for the tests is, as `postgres://user@host:port/postgres`.
 const POSTGRES_URL: &str = "COMITY_TEST_POSTGRES_URL";
@@ -113,6 +113,23 @@ impl Database {
     pub async fn come_back(&self) {
         let name = self.postgres_name();
         self.administer(&[&format!("ALTER DATABASE {name} ALLOW_CONNECTIONS true")]).await;
+    }
+
+    /// How many rows a table of the server that lives in `folder` has, for what a client can't see: what something costs.
+    pub async fn rows(&self, folder: &Path, table: &str) -> i64 {
+        let count = AssertSqlSafe(format!("SELECT COUNT(*) FROM {table}"));
+        let url = self.url(folder);
+        let counted = match self {
+            Self::Sqlite => {
+                let mut connection = SqliteConnection::connect(&url).await.expect("the file is there");
+                sqlx::query_scalar(count).fetch_one(&mut connection).await
+            }
+            Self::Postgres { .. } => {
+                let mut connection = PgConnection::connect(&url).await.expect("the database is there");
+                sqlx::query_scalar(count).fetch_one(&mut connection).await
+            }
+        };
+        counted.unwrap_or_else(|error| panic!("the rows of {table} could not be counted: {error}"))
     }
 
     /// Drops a PostgreSQL database. A file goes with its folder.

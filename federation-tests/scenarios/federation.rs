@@ -4,6 +4,7 @@ mod admin;
 mod backfill;
 mod bad_events;
 mod bad_peers;
+mod broadcasts;
 mod chaos;
 mod discovery;
 mod doctor;
