@@ -285,6 +285,7 @@ async fn matrix_clients_are_told_by_notices_in_a_room_of_their_own() {
         tell(&root, json!({ "id": "one", "title": "Maintenance", "body": "On Sunday", "html": "On <b>Sunday</b>" }))
             .await;
         let room = alice.sync_until(&mut since, |answer| notices_in(answer).map(|(room, _)| room)).await;
+        assert_eq!(alice.membership(&room, &alice.user_id).await.as_deref(), Some("join"));
         let (_, texts) = notices(&alice, 1).await;
         assert_eq!(texts, ["Maintenance\n\nOn Sunday"]);
         let sender = "@_notices:a.test";

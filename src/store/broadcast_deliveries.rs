@@ -112,6 +112,17 @@ impl Deliveries<'_> {
         self.0.query(sql, args![id, i64::from(limit)]).await?.iter().map(read).collect()
     }
 
+    /// Up to `limit` servers that are owed something.
+    pub async fn owed_servers(&self, limit: u32) -> Result<Vec<OwnedServerName>, Error> {
+        const OWED: &str = "
+            SELECT DISTINCT server
+            FROM broadcast_deliveries
+            WHERE done_at IS NULL
+            ORDER BY server
+            LIMIT $1";
+        self.0.query(OWED, args![i64::from(limit)]).await?.iter().map(|row| row.parse(0)).collect()
+    }
+
     /// Up to `limit` servers that were ever heard of: by a row that an admin has set, or because their keys are known.
     pub async fn known_servers(&self, limit: u32) -> Result<Vec<String>, Error> {
         const KNOWN: &str = "
@@ -159,6 +170,7 @@ mod tests {
             let owed = act(&|write| insert(write, "x", b, 10)).await?.expect("it is owed");
             assert!(store.broadcast_deliveries().due(9, 5).await?.is_empty());
             assert_eq!(store.broadcast_deliveries().due(10, 5).await?, [owed.clone()]);
+            assert_eq!(store.broadcast_deliveries().owed_servers(5).await?, [b]);
             for node in ["one", "two"] {
                 let claimed = act(&|write| claim(write, &owed, node, 100)).await?.expect("it is owed");
                 assert_eq!((claimed.claim.as_deref(), claimed.attempts), (Some("one"), 1));

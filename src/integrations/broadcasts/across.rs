@@ -43,6 +43,8 @@ const ATTEMPT: Millis = 2 * 60_000;
 const SOONEST: Millis = 2_000;
 /// … and at most.
 const LATEST: Millis = 60 * 60_000;
+/// What becomes of it in the end, if all is well.
+const TAKEN: &str = "taken";
 /// For how long it is tried.
 const PATIENCE: Millis = 7 * 24 * 60 * 60_000;
 
@@ -138,6 +140,11 @@ impl Broadcasts {
         if !self.shared.peers.is_enabled() {
             return;
         }
+        // Those who were away when an earlier process ended.
+        match self.shared.store.broadcast_deliveries().owed_servers(MOST_SERVERS).await {
+            Ok(servers) => self.shared.outgoing.servers().away.extend(servers),
+            Err(error) => warn!(error = &error as &dyn std::error::Error, "could not look up who is owed broadcasts"),
+        }
         loop {
             let told = tokio::select! {
                 biased;
@@ -192,7 +199,7 @@ impl Broadcasts {
             return Ok(());
         };
         let (outcome, is_done) = match self.attempt(&row, &broadcast).await {
-            Ok(()) => ("taken".to_owned(), true),
+            Ok(()) => (TAKEN.to_owned(), true),
             Err(Failed::For(why)) => (why, true),
             Err(Failed::Now(why)) => (why, false),
         };
@@ -204,6 +211,11 @@ impl Broadcasts {
         info!(server.name = %row.server, broadcast.id = row.broadcast_id, attempt = row.attempts, "told of a broadcast: {outcome}");
         let mut write = Write::new();
         deliveries::note(&mut write, &row, &outcome, is_done.then(now), now() + pause(row.attempts));
+        if outcome == TAKEN {
+            // It is there: whatever else it is owed need not wait.
+            deliveries::wake(&mut write, &row.server, now());
+            self.shared.outgoing.look();
+        }
         store.commit(write).await.map(drop)
     }
 

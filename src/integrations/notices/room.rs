@@ -28,9 +28,7 @@ impl Shared {
         };
         let membership = self.rooms.membership(&room, user_id).await?;
         if membership != Some(MembershipState::Join) {
-            let mut write = Write::new();
-            account_data::put(&mut write, user_id, Some(&room.room_id), "m.tag", TAG);
-            self.store.commit(write).await?;
+            self.tag(user_id, &room).await?;
             let target = |by: &UserId| Target {
                 sender: by.to_owned(),
                 user_id: user_id.to_owned(),
@@ -41,8 +39,17 @@ impl Shared {
                 self.rooms.change_membership(&room, MembershipChange::Invite, target(sender)).await?;
             }
             self.rooms.change_membership(&room, MembershipChange::Join, target(user_id)).await?;
+            // Who heard of the tag while the room was none of the user's hears of it again.
+            self.tag(user_id, &room).await?;
         }
         Ok(room)
+    }
+
+    async fn tag(&self, user_id: &UserId, room: &LiveRoom) -> Result<(), NoticeError> {
+        let mut write = Write::new();
+        account_data::put(&mut write, user_id, Some(&room.room_id), "m.tag", TAG);
+        self.store.commit(write).await?;
+        Ok(())
     }
 
     async fn make_room(&self, sender: &UserId, user_id: &UserId) -> Result<Arc<LiveRoom>, NoticeError> {
