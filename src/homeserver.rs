@@ -10,7 +10,7 @@ use std::{
 use api::{ApiConfig, Services};
 use fabric::{AmqpConfig, BrokerError};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
-use integrations::{BusConfig, Integration};
+use integrations::{BusConfig, Integration, Stream};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig, TrustConfig};
@@ -110,7 +110,8 @@ impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
-        let Core { notifier, store, peers, users, rooms, to_send, to_bridge, to_bus } = Core::open(&config).await?;
+        let Core { notifier, store, peers, users, rooms, to_send, to_bridge, to_followers } =
+            Core::open(&config).await?;
         peers.keys().warn_of_notaries();
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
@@ -141,11 +142,10 @@ impl Homeserver {
             sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
             Federating::start(sender, inbound.clone(), bridge.clone(), peers.clone(), rooms.clone())
         });
-        let bus = bus_config(&config)
-            .map(|bus| Integration::new(bus, store.clone(), rooms.clone(), users.clone()))
-            .transpose()?;
-        let integrating = bus.map(|bus| {
-            to_bus.get_or_init(|| bus.clone());
+        let stream = Stream::new(store.clone(), config.server_name.clone());
+        let bus = bus_config(&config).map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone()));
+        let integrating = bus.transpose()?.map(|bus| {
+            to_followers.get_or_init(|| stream);
             let ends = ending.clone();
             tokio::spawn(async move { bus.run(ends).await })
         });
@@ -279,8 +279,8 @@ pub struct Core {
     to_send: Arc<OnceLock<Sender>>,
     /// Who hears of what is said in the rooms of the bridge.
     to_bridge: Arc<OnceLock<Bridge>>,
-    /// Who tells other programs of everything.
-    to_bus: Arc<OnceLock<Integration>>,
+    /// Where everything is taken note of that other programs are told.
+    to_followers: Arc<OnceLock<Stream>>,
 }
 
 impl Core {
@@ -305,8 +305,8 @@ impl Core {
         let who_sends = to_send.clone();
         let to_bridge: Arc<OnceLock<Bridge>> = Arc::default();
         let who_bridges = to_bridge.clone();
-        let to_bus: Arc<OnceLock<Integration>> = Arc::default();
-        let who_publishes = to_bus.clone();
+        let to_followers: Arc<OnceLock<Stream>> = Arc::default();
+        let who_follow = to_followers.clone();
         let on_commit = Arc::new(move |committed: Committed| {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
             if let Some(rooms) = who_remembers.get().filter(|_| committed.foreign) {
@@ -322,8 +322,8 @@ impl Core {
             if let Some(bridge) = who_bridges.get() {
                 bridge.ingest(&committed);
             }
-            if let Some(bus) = who_publishes.get() {
-                bus.ingest(&committed);
+            if let Some(stream) = who_follow.get() {
+                stream.ingest(&committed);
             }
             if let Some(remote_users) = who_hears.get() {
                 remote_users.ingest(&committed);
@@ -337,7 +337,7 @@ impl Core {
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
         remote_users.get_or_init(|| users.remote_users().clone());
-        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge, to_bus })
+        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge, to_followers })
     }
 }
 

@@ -1,6 +1,11 @@
 //! Other programs are told what happens, and say something, over a real RabbitMQ.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    env,
+    io::{BufRead as _, BufReader},
+    process::{Command, Stdio},
+};
 
 use federation_tests::{Broker, Client, Engine, Program, Server, eventually, on_each_engine};
 use serde_json::{Value, json};
@@ -169,4 +174,47 @@ async fn other_programs_say_what_they_may_and_no_more() {
         drop(server);
     })
     .await;
+}
+
+/// The example of docs/bus.md, as whoever reads that would run it.
+#[tokio::test]
+async fn the_example_in_the_documents_hears_and_says() {
+    let Some(programs) = Broker::programs() else { return };
+    let Some(python) = env::var_os("COMITY_TEST_PIKA") else {
+        return eprintln!(
+            "SKIPPED: COMITY_TEST_PIKA isn't set; federation-tests/run installs it where there is Python"
+        );
+    };
+    let broker = broker(&programs).await;
+    let server = server(&Engine::Sqlite, &broker).await;
+    let alice = server.register("alice").await;
+    let bot = server.register("crm-bot").await;
+    let room = alice.create_public_room().await;
+    bot.join(&room).await;
+    eventually("the exchange is made", async || {
+        let (status, _) = broker.api("GET", "/exchanges/im/instant_exchange", None).await;
+        (status == 200).then_some(())
+    })
+    .await;
+
+    let url = broker.url_of("crm", SECRET, VHOST);
+    let example = || {
+        let mut command = Command::new(&python);
+        command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/examples/bus.py")).arg(&url);
+        command
+    };
+    let mut listening = example().arg("listen").stdout(Stdio::piped()).spawn().expect("Python runs");
+    let output = BufReader::new(listening.stdout.take().expect("it was asked for"));
+    eventually("it listens", async || broker.waiting(VHOST, "crm.messages").await).await;
+    let said = example().args(["say", &room, "crm-bot@a.test", "a new order"]).status().expect("Python runs");
+    assert!(said.success(), "{said}");
+    let lines = tokio::task::spawn_blocking(move || output.lines().map_while(Result::ok).take(2).collect::<Vec<_>>());
+    eventually("it is said", async || texts(&alice, &room).await.contains(&"a new order".to_owned()).then_some(()))
+        .await;
+    alice.say(&room, "thanks").await;
+    let lines = tokio::time::timeout(federation_tests::PATIENCE, lines).await;
+    listening.kill().expect("it runs");
+    listening.wait().expect("it ends");
+    let expected = [format!("{room} @crm-bot:a.test a new order"), format!("{room} @alice:a.test thanks")];
+    assert_eq!(lines.expect("it hears both").expect("it reads"), expected);
 }

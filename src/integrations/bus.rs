@@ -1,25 +1,20 @@
 //! The bus: what happens here is published, and what other programs publish is taken.
 //!
-//! The stream itself is the outbox: the publisher follows it, and notes in the store how far it has come. So a bus costs the
-//! way of a message nothing, and what was committed is published even after a crash, once or more often, with the same id.
+//! Publishing follows the stream ([`crate::follow`]), so that nothing on the way of a message waits for a broker.
 
 mod intake;
 mod publisher;
-mod recent;
-mod render;
 mod rule;
 
 use std::sync::Arc;
 
 use fabric::{AmqpConfig, Broker, BrokerError, Bus};
-use model::Committed;
 use rooms::Rooms;
-use store::Store;
 use tokio_util::sync::CancellationToken;
 use users::Users;
 
+use crate::follow::Stream;
 use intake::Intake;
-use publisher::Publisher;
 
 pub use fabric::bus::BusHealth;
 pub use rule::{Rule, RuleError};
@@ -37,17 +32,16 @@ pub struct BusConfig {
 #[derive(Clone)]
 pub struct Integration {
     bus: Bus,
-    publisher: Publisher,
+    stream: Stream,
     intake: Arc<Intake>,
 }
 
 impl Integration {
     /// The bus of `config`, which is not connected to yet.
-    pub fn new(config: BusConfig, store: Store, rooms: Rooms, users: Arc<Users>) -> Result<Self, BrokerError> {
+    pub fn new(config: BusConfig, stream: Stream, rooms: Rooms, users: Arc<Users>) -> Result<Self, BrokerError> {
         let bus = Bus::new(&config.amqp)?;
-        let publisher = Publisher::new(store, bus.clone(), rooms.server_name().to_owned());
         let intake = Arc::new(Intake::new(config.rules, rooms, users));
-        Ok(Self { bus, publisher, intake })
+        Ok(Self { bus, stream, intake })
     }
 
     /// The broker.
@@ -60,13 +54,8 @@ impl Integration {
         self.bus.health()
     }
 
-    /// Takes note of a commit. Quick, never waits.
-    pub fn ingest(&self, committed: &Committed) {
-        self.publisher.ingest(committed);
-    }
-
     /// Publishes and takes until `stop` is cancelled.
     pub async fn run(&self, stop: CancellationToken) {
-        tokio::join!(self.bus.run(self.intake.clone(), stop.clone()), self.publisher.run(&stop));
+        tokio::join!(self.bus.run(self.intake.clone(), stop.clone()), publisher::run(&self.stream, &self.bus, &stop));
     }
 }

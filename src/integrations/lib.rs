@@ -3,8 +3,10 @@
 //! **Invariant.** Nothing here is on the way of a message: what other programs are told is read behind it, from the one stream.
 
 pub mod bus;
+mod follow;
 
 pub use bus::{BusConfig, BusHealth, Integration, Rule, RuleError};
+pub use follow::Stream;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

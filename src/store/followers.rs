@@ -7,13 +7,13 @@ use model::{Millis, Position, TimelineEvent};
 use crate::{Error, Store, Write, args, events, presence};
 
 /// Adds a follower who begins after `position`, unless there is such a one.
-pub fn begin(write: &mut Write, name: &'static str, position: Position, now: Millis) {
+pub fn begin(write: &mut Write, name: &str, position: Position, now: Millis) {
     const BEGIN: &str = "INSERT INTO followers (name, position, moved_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
     write.run(BEGIN, args![name, position, now]);
 }
 
 /// `name` has passed on everything up to `position`. It never goes back.
-pub fn moved(write: &mut Write, name: &'static str, position: Position, now: Millis) {
+pub fn moved(write: &mut Write, name: &str, position: Position, now: Millis) {
     const MOVED: &str = "UPDATE followers SET position = $2, moved_at = $3 WHERE name = $1 AND position < $2";
     write.run(MOVED, args![name, position, now]);
 }

@@ -6,7 +6,7 @@ use model::{Change, Committed, Position, TimelineEvent, UserStream};
 use ruma::OwnedUserId;
 
 /// How many things are remembered; who is further behind reads the store.
-const MOST: usize = 20_000;
+const MOST: usize = 10_000;
 
 /// Something that is told to other programs.
 #[derive(Clone, Debug)]
@@ -73,16 +73,13 @@ impl Recent {
         self.upto
     }
 
-    /// The first `most` news after `position`. What was passed on is forgotten.
-    pub(super) fn after(&mut self, position: Position, most: usize) -> After {
+    /// The first `most` news after `position`.
+    pub(super) fn after(&self, position: Position, most: usize) -> After {
         if position < self.floor {
             return After::Forgotten(self.floor);
         }
-        while self.news.front().is_some_and(|(at, _)| *at <= position) {
-            self.news.pop_front();
-        }
-        self.floor = self.floor.max(position);
-        let news: Vec<_> = self.news.iter().take(most).cloned().collect();
+        let from = self.news.partition_point(|(at, _)| *at <= position);
+        let news: Vec<_> = self.news.range(from..).take(most).cloned().collect();
         // News of one commit may be cut in two, but each has a position of its own.
         let upto = match news.last() {
             Some((at, _)) if news.len() == most => *at,
@@ -104,7 +101,7 @@ mod tests {
         Committed { upto: Position(upto), changes: changes.into(), gap, foreign: false }
     }
 
-    fn told(recent: &mut Recent, after: i64, most: usize) -> (Vec<i64>, i64) {
+    fn told(recent: &Recent, after: i64, most: usize) -> (Vec<i64>, i64) {
         match recent.after(Position(after), most) {
             After::News(news, upto) => (news.iter().map(|(at, _)| at.0).collect(), upto.0),
             After::Forgotten(floor) => panic!("forgotten up to {floor:?}"),
@@ -117,9 +114,9 @@ mod tests {
         assert!(recent.ingest(&commit(&[1, 2], 2, false)));
         assert!(!recent.ingest(&commit(&[], 4, false)));
         assert!(recent.ingest(&commit(&[5], 6, false)));
-        assert_eq!(told(&mut recent, 0, 2), (vec![1, 2], 2));
-        assert_eq!(told(&mut recent, 2, 2), (vec![5], 6));
-        assert_eq!(told(&mut recent, 6, 2), (vec![], 6));
+        assert_eq!(told(&recent, 0, 2), (vec![1, 2], 2));
+        assert_eq!(told(&recent, 2, 2), (vec![5], 6));
+        assert_eq!(told(&recent, 6, 2), (vec![], 6));
     }
 
     #[test]
@@ -128,7 +125,7 @@ mod tests {
         recent.ingest(&commit(&[7, 8], 8, false));
         recent.begin(Position(7));
         assert!(matches!(recent.after(Position(3), 5), After::Forgotten(Position(7))));
-        assert_eq!(told(&mut recent, 7, 5), (vec![8], 8));
+        assert_eq!(told(&recent, 7, 5), (vec![8], 8));
     }
 
     #[test]
@@ -138,7 +135,7 @@ mod tests {
         recent.ingest(&commit(&[], 9, true));
         recent.ingest(&commit(&[10], 10, false));
         assert!(matches!(recent.after(Position(0), 5), After::Forgotten(Position(9))));
-        assert_eq!(told(&mut recent, 9, 5), (vec![10], 10));
+        assert_eq!(told(&recent, 9, 5), (vec![10], 10));
         let many: Vec<_> = (11..11 + MOST as i64).collect();
         recent.ingest(&commit(&many, 11 + MOST as i64, false));
         recent.ingest(&commit(&[50_000], 50_000, false));
