@@ -2,6 +2,7 @@
 
 mod accounts;
 mod bad_input;
+mod bus;
 mod chat;
 mod crash;
 mod encrypted;
