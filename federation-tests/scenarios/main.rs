@@ -7,6 +7,7 @@ mod chat;
 mod crash;
 mod encrypted;
 mod federation;
+mod figures;
 mod lifecycle;
 mod race;
 mod rooms;
