@@ -3,10 +3,12 @@
 mod accounts;
 mod bad_input;
 mod broadcasts;
+mod bus;
 mod chat;
 mod crash;
 mod encrypted;
 mod federation;
+mod figures;
 mod lifecycle;
 mod race;
 mod rooms;

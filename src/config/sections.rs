@@ -167,6 +167,8 @@ pub struct Bus {
     pub certificate: Option<PathBuf>,
     /// PEM: the private key of that certificate.
     pub private_key: Option<PathBuf>,
+    /// What other programs may publish.
+    pub publishers: Vec<integrations::Rule>,
 }
 
 /// `[broadcasts]`: what people are told by those who run the server.

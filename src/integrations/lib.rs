@@ -1,17 +1,21 @@
 //! What other programs are told of, and what they may say: the bus, webhooks, system events and broadcasts, the cascade.
 //!
-//! **Invariant.** Nothing here is on the way of a message: what other programs are told is read from the store behind it.
+//! **Invariant.** Nothing here is on the way of a message: what other programs are told is read behind it, from the one stream.
 
 mod announcements;
 pub mod broadcasts;
+pub mod bus;
+mod follow;
 pub mod notices;
 pub mod system_events;
+
+pub use announcements::{Announcements, AnnouncementsConfig};
+pub use bus::{BusConfig, BusHealth, Integration, Rule, RuleError};
+pub use follow::Stream;
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use model::Millis;
-
-pub use announcements::{Announcements, AnnouncementsConfig};
 
 /// Milliseconds since 1970.
 fn now() -> Millis {
