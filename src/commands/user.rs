@@ -49,7 +49,7 @@ pub enum UserCommand {
     SetRole {
         #[arg(help = NAME_HELP)]
         name: String,
-        /// user, auditor (looks and exports), operator (looks and retries) or admin
+        /// user, auditor (looks and exports), operator (looks and retries), broadcaster (reports and tells people) or admin
         role: Role,
     },
     /// Give an account a new password and end its sessions
