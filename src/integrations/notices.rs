@@ -34,7 +34,7 @@ pub(crate) use say::{device, scope_of};
 /// Of how many users it is remembered how far they were told.
 const USERS: usize = 20_000;
 /// How many users are told side by side.
-const SIDE_BY_SIDE: usize = 4;
+const SIDE_BY_SIDE: usize = 8;
 /// How often it is looked whether another node has published something.
 const LOOK_EVERY: std::time::Duration = std::time::Duration::from_secs(5);
 

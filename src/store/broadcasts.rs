@@ -18,8 +18,9 @@ static BROADCASTS: Table = Table {
 static READS: Table = Table {
     insert: "INSERT INTO broadcast_reads (broadcast_id, user_id, read_at)",
     columns: 3,
+    // Who reads it again has read it before.
     conflict: "ON CONFLICT (broadcast_id, user_id) DO NOTHING",
-    key: 2,
+    key: 0,
 };
 
 /// One broadcast.

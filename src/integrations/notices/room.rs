@@ -7,7 +7,7 @@ use rooms::{LiveRoom, MembershipChange, NewRoom, RoomError, Target};
 use ruma::{UserId, api::client::room::create_room::v3::RoomPreset, events::room::member::MembershipState};
 use serde_json::{Map, json};
 use store::{Write, account_data, notices};
-use tracing::info;
+use tracing::debug;
 
 use super::{NoticeError, Shared};
 use crate::now;
@@ -28,7 +28,6 @@ impl Shared {
         };
         let membership = self.rooms.membership(&room, user_id).await?;
         if membership != Some(MembershipState::Join) {
-            self.tag(user_id, &room).await?;
             let target = |by: &UserId| Target {
                 sender: by.to_owned(),
                 user_id: user_id.to_owned(),
@@ -40,16 +39,11 @@ impl Shared {
             }
             self.rooms.change_membership(&room, MembershipChange::Join, target(user_id)).await?;
             // Who heard of the tag while the room was none of the user's hears of it again.
-            self.tag(user_id, &room).await?;
+            let mut write = Write::new();
+            account_data::put(&mut write, user_id, Some(&room.room_id), "m.tag", TAG);
+            self.store.commit(write).await?;
         }
         Ok(room)
-    }
-
-    async fn tag(&self, user_id: &UserId, room: &LiveRoom) -> Result<(), NoticeError> {
-        let mut write = Write::new();
-        account_data::put(&mut write, user_id, Some(&room.room_id), "m.tag", TAG);
-        self.store.commit(write).await?;
-        Ok(())
     }
 
     async fn make_room(&self, sender: &UserId, user_id: &UserId) -> Result<Arc<LiveRoom>, NoticeError> {
@@ -70,8 +64,10 @@ impl Shared {
         };
         let mut write = Write::new();
         notices::set_room(&mut write, user_id, &room.room_id);
+        // Whatever happens before the user is in it, it has its tag.
+        account_data::put(&mut write, user_id, Some(&room.room_id), "m.tag", TAG);
         self.store.commit(write).await?;
-        info!(room.id = %room.room_id, user.id = %user_id, "{user_id} has a room of notices");
+        debug!(room.id = %room.room_id, user.id = %user_id, "{user_id} has a room of notices");
         Ok(room)
     }
 
