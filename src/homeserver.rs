@@ -8,8 +8,8 @@ use std::{
 };
 
 use api::{ApiConfig, Services};
-use fabric::{AmqpConfig, BrokerError};
-use federation::{Bridge, FederationConfig, Inbound, Sender};
+use fabric::{AmqpConfig, Broker, BrokerError};
+use federation::{Bridge, Carrier, FederationConfig, Inbound, Sender};
 use integrations::{
     Announcements, AnnouncementsConfig, BusConfig, Integration, Stream, broadcasts::BroadcastsConfig,
     notices::NoticesConfig, system_events::SystemEventsConfig,
@@ -116,7 +116,8 @@ impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
-        let Core { notifier, store, peers, users, rooms, to_send, to_bridge, to_announce, to_followers } =
+        let broker = amqp_config(&config).map(|config| Broker::new(&config)).transpose()?;
+        let Core { notifier, store, key, peers, users, rooms, to_send, to_bridge, to_announce, to_followers } =
             Core::open(&config).await?;
         peers.keys().warn_of_notaries();
         let media = open_media(&config, &store, &peers).await?;
@@ -133,7 +134,8 @@ impl Homeserver {
         let curves = federation_config(&config).curves;
         let (bridge_users, bridge_peers) = (users.clone(), peers.clone());
         let bridge = Bridge::new(store.clone(), rooms.clone(), bridge_users, bridge_peers, inbound.clone(), curves);
-        let way = Arc::new(peers.clone());
+        let carrier = Carrier::new(peers.clone(), inbound.clone(), key, broker);
+        let way = Arc::new(carrier.clone());
         let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
         let ledger = sender.ledger();
         let announcements = Announcements::new(
@@ -155,9 +157,11 @@ impl Homeserver {
                 bridging.alive(server);
                 broadcasts.alive(server);
             }));
+            let able = sender.clone();
+            carrier.on_up(Box::new(move |server| able.alive(server)));
             let arriving = sender.clone();
             sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
-            Federating::start(sender, inbound.clone(), bridge.clone(), peers.clone(), rooms.clone())
+            Federating::start(sender, inbound.clone(), bridge.clone(), carrier, peers.clone(), rooms.clone())
         });
         let stream = Stream::new(store.clone(), config.server_name.clone());
         let bus = bus_config(&config).map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone()));
@@ -253,6 +257,8 @@ struct Federating {
     sending: JoinHandle<()>,
     receiving: JoinHandle<()>,
     bridging: JoinHandle<()>,
+    /// Keeps the lines to peers over the broker.
+    carrying: JoinHandle<()>,
     /// Tells other servers of offers and agreements.
     peering: JoinHandle<()>,
     /// Sums up what was delivered.
@@ -264,7 +270,7 @@ struct Federating {
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, peers: Peers, rooms: Rooms) -> Self {
+    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, carrier: Carrier, peers: Peers, rooms: Rooms) -> Self {
         let stop = CancellationToken::new();
         let (until, till, end, to, stopped) = (stop.clone(), stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let ledger = sender.ledger();
@@ -274,10 +280,12 @@ impl Federating {
         let sending = tokio::spawn(async move { sender.run(until).await });
         let receiving = tokio::spawn(async move { inbound.run(till).await });
         let bridging = tokio::spawn(async move { bridge.run(end).await });
+        let till_then = stop.clone();
+        let carrying = tokio::spawn(async move { carrier.run(till_then).await });
         let (peering, lists, ended) = (peers.peering(), peers.lists(), stop.clone());
         let peering = tokio::spawn(async move { peering.tend(stopped).await });
         let listing = tokio::spawn(async move { lists.tend(ended).await });
-        Self { stop, sending, receiving, bridging, peering, accounting, listing, keeping }
+        Self { stop, sending, receiving, bridging, carrying, peering, accounting, listing, keeping }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -286,6 +294,7 @@ impl Federating {
         let _ = self.sending.await;
         let _ = self.receiving.await;
         let _ = self.bridging.await;
+        let _ = self.carrying.await;
         let _ = self.peering.await;
         let _ = self.accounting.await;
         let _ = self.listing.await;
@@ -317,6 +326,8 @@ async fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {
 pub struct Core {
     pub notifier: Notifier,
     pub store: Store,
+    /// What this server signs with.
+    key: Arc<SigningKey>,
     pub peers: Peers,
     pub users: Arc<Users>,
     pub rooms: Rooms,
@@ -385,11 +396,11 @@ impl Core {
         let key = Arc::new(key);
         let peers = Peers::new(store.clone(), key.clone(), peers_config(config)?)?;
         peers.trust().open().await?;
-        let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
+        let rooms = Rooms::new(store.clone(), peers.clone(), key.clone(), rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
         remote_users.get_or_init(|| users.remote_users().clone());
-        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge, to_announce, to_followers })
+        Ok(Self { notifier, store, key, peers, users, rooms, to_send, to_bridge, to_announce, to_followers })
     }
 }
 
@@ -481,14 +492,18 @@ fn peer_rate(rate: Rate) -> peers::trust::Rate {
 }
 
 fn bus_config(config: &Config) -> Option<BusConfig> {
+    Some(BusConfig { amqp: amqp_config(config)?, rules: config.bus.publishers.clone() })
+}
+
+/// The broker, if there is one.
+fn amqp_config(config: &Config) -> Option<AmqpConfig> {
     let bus = &config.bus;
-    let amqp = AmqpConfig {
+    Some(AmqpConfig {
         url: bus.url.as_ref()?.expose().to_owned(),
         ca_file: bus.ca_file.clone(),
         certificate: bus.certificate.clone(),
         private_key: bus.private_key.clone(),
-    };
-    Some(BusConfig { amqp, rules: bus.publishers.clone() })
+    })
 }
 
 fn rooms_config(config: &Config) -> RoomsConfig {

@@ -12,6 +12,7 @@ mod client;
 mod database;
 mod fake_peer;
 mod fake_room;
+mod lines;
 mod link;
 mod names;
 mod native;

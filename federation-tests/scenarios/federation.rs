@@ -1,6 +1,7 @@
 //! Stories between servers of different domains.
 
 mod admin;
+mod amqp;
 mod backfill;
 mod bad_events;
 mod bad_peers;

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use model::peer::{Capability, Override, PeerPattern, TrustLevel};
 use peers::{
     Peers, Trust,
-    trust::{Author, Limits, PeerChange, Simulation, Source, View},
+    trust::{Author, Limits, PeerChange, Simulation, Source, Transport, View},
 };
 use ruma::{OwnedRoomId, OwnedServerName};
 use serde_json::json;
@@ -98,6 +98,9 @@ pub struct Change {
     /// Where the server is, HOST:PORT, whatever its name says; `dns` undoes it
     #[arg(long, value_name = "HOST:PORT")]
     endpoint: Option<String>,
+    /// How transactions travel: https, amqp over the brokers of both, or auto: HTTPS while it works, else the brokers
+    #[arg(long, value_parser = transport)]
+    transport: Option<Transport>,
     /// In how many rooms here its people may be
     #[arg(long, value_name = "ROOMS")]
     max_rooms: Option<u64>,
@@ -204,6 +207,7 @@ impl Change {
         let mut change = PeerChange {
             level: self.level,
             active: self.active,
+            transport: self.transport,
             shadow: self.shadow,
             notes: self.notes.clone(),
             clear_alarm: self.clear_alarm,
@@ -233,6 +237,10 @@ impl Change {
         }
         Ok(change)
     }
+}
+
+fn transport(word: &str) -> Result<Transport, String> {
+    serde_json::from_value(word.into()).map_err(|_| "https, amqp or auto is expected".to_owned())
 }
 
 pub(super) fn author(reason: String) -> Author {

@@ -4,7 +4,9 @@
 
 pub mod amqp;
 pub mod bus;
+pub mod line;
 pub mod naming;
 
 pub use amqp::{AmqpConfig, Broker, BrokerError, Link, LinkState};
 pub use bus::Bus;
+pub use line::Line;

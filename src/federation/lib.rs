@@ -18,6 +18,7 @@
 //! goes to `fresh` and is heard in `spread`. **To take something new from them:** an arm in `edus`. **What came of what was
 //! sent** is written by `records` where it is known, and told by [`Ledger`].
 
+mod amqp;
 mod backoff;
 mod book;
 mod bridge;
@@ -40,6 +41,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::Millis;
 
+pub use amqp::{Carrier, LineStatus};
 pub use backoff::Curves;
 pub use bridge::{Bridge, BridgeError, Delivered, SimpleMessage};
 pub use edus::{PresenceNews, PresenceTaken};

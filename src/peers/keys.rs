@@ -133,7 +133,7 @@ impl KeyRing {
     }
 
     /// Checks that `server` has signed one of `texts`, which mean the same, by a key that counts now. Answers which.
-    pub(crate) async fn check_texts<'a>(
+    pub async fn check_texts<'a>(
         &self,
         server: &ServerName,
         by: &[(String, [u8; 64])],

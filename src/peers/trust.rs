@@ -251,6 +251,24 @@ impl Trust {
         entry.settings.endpoint.clone()
     }
 
+    /// How transactions travel to `server`, as an admin has set it.
+    pub fn transport(&self, server: &ServerName) -> Transport {
+        self.register().find(server).settings.transport
+    }
+
+    /// Whether `server` may send transactions over a broker; not counted as an act of it.
+    pub fn may_carry(&self, server: &ServerName, direction: Direction) -> bool {
+        let context = Context { direction, ..Context::inbound() };
+        self.is_shadow(server) || matches!(self.decide(server, Capability::Broadcasts, &context), Decision::Allow(_))
+    }
+
+    /// How transactions travel to those that admins have set, this server left aside.
+    pub fn transports(&self) -> Vec<(PeerPattern, Transport)> {
+        let rows = self.register();
+        let others = rows.rows().filter(|(pattern, _)| !pattern.matches(&self.shared.us));
+        others.map(|(pattern, entry)| (pattern, entry.settings.transport)).collect()
+    }
+
     /// Whether it is by a list that `server` is regarded as it is.
     pub(crate) fn is_listed(&self, server: &ServerName) -> bool {
         matches!(self.source(server), Source::List { .. })

@@ -9,7 +9,7 @@ use super::{Two, agree, arrives, ids_of, share_history};
 /// How many messages an outage holds up.
 const SAID: usize = 200;
 
-async fn speak(client: &Client, room: &str, count: usize) -> Vec<String> {
+pub(super) async fn speak(client: &Client, room: &str, count: usize) -> Vec<String> {
     let mut said = Vec::new();
     for number in 0..count {
         said.push(client.say(room, &format!("sentence {number}")).await);
@@ -18,7 +18,7 @@ async fn speak(client: &Client, room: &str, count: usize) -> Vec<String> {
 }
 
 /// Reads until everything that was said has been shown, and checks that it was shown in that order.
-async fn is_shown(reader: &mut Reader, room: &str, said: &[String]) {
+pub(super) async fn is_shown(reader: &mut Reader, room: &str, said: &[String]) {
     let last = said.last().expect("something was said");
     let deadline = std::time::Instant::now() + federation_tests::PATIENCE;
     while !said.iter().all(|event_id| reader.has_seen(event_id)) {

@@ -347,6 +347,9 @@ fn apply(pattern: &PeerPattern, change: &PeerChange, before: Option<&PeerRow>) -
     if let Some(rooms) = &change.approved_rooms {
         settings.approved_rooms = rooms.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
     }
+    if matches!((pattern, change.transport), (PeerPattern::Below(_), Some(Transport::Amqp))) {
+        return Err(ChangeError::Invalid("`amqp` is the way to one server, not to all below a domain"));
+    }
     settings.transport = change.transport.unwrap_or(settings.transport);
     settings.shadow = change.shadow.unwrap_or(settings.shadow);
     if let Some(notes) = &change.notes {

@@ -80,12 +80,12 @@ impl Limits {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Transport {
-    /// As the peer offers.
+    /// HTTPS while it works, else the brokers of both servers, if they are linked.
     #[default]
     Auto,
     /// HTTPS.
     Https,
-    /// The peer's message broker.
+    /// The brokers of both servers.
     Amqp,
 }
 
