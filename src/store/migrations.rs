@@ -35,6 +35,7 @@ const SHARED: &[Step] = migrations![
     16 "0016_federation_lists",
     17 "0017_room_trust",
     18 "0018_device_receipts",
+    21 "0021_duties",
 ];
 
 /// What only SQLite knows.
