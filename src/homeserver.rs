@@ -8,6 +8,7 @@ use std::{
 };
 
 use api::{ApiConfig, Services};
+use fabric::{Cache, CacheConfig, CacheError};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
@@ -26,6 +27,7 @@ use crate::{
     certificate::{Certificate, CertificateError},
     config::{Config, DatabaseUrl, Rate, Secret},
     listener::Listener,
+    nodes::{Listeners, Name, Nodes},
     signing_key::{KeyError, KeyFile, previous, retired, take_next},
     telemetry::Telemetry,
 };
@@ -43,6 +45,10 @@ pub struct Homeserver {
     watching: JoinHandle<()>,
     /// Keeps up with how peers are trusted; ends with `ending`.
     trusting: JoinHandle<()>,
+    /// Tells other nodes of commits, and hears of theirs; ends with `ending`.
+    in_touch: Option<JoinHandle<()>>,
+    /// Keeps this node's share of what only one may do; ends when it is cancelled.
+    on_duty: Option<(CancellationToken, JoinHandle<()>)>,
     /// What goes to other servers and comes from them.
     federating: Option<Federating>,
 }
@@ -77,6 +83,9 @@ pub enum StartError {
     /// The database can't be used.
     #[error("the database could not be opened")]
     Store(#[from] store::Error),
+    /// The cache that is configured can't be one.
+    #[error("the cache can't be used")]
+    Cache(#[from] CacheError),
     /// Other servers can't be talked to.
     #[error("other servers can't be talked to")]
     Peers(#[from] PeerError),
@@ -103,10 +112,14 @@ impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
-        let Core { notifier, store, peers, users, rooms, to_send, to_bridge } = Core::open(&config).await?;
+        std::fs::create_dir_all(&config.data_dir).map_err(no_folder(&config))?;
+        let nodes = Nodes::new(open_cache(&config)?, Name::of(&config.data_dir));
+        let Core { notifier, store, peers, users, rooms, to_send, to_bridge } = Core::of_node(&config, &nodes).await?;
         peers.keys().warn_of_notaries();
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
+        let off_duty = CancellationToken::new();
+        let on_duty = nodes.join(&store, off_duty.clone()).await?.map(|on_duty| (off_duty, on_duty));
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
         let tended = sync.clone();
         let stop = ending.clone();
@@ -121,6 +134,11 @@ impl Homeserver {
         let bridge = Bridge::new(store.clone(), rooms.clone(), bridge_users, bridge_peers, inbound.clone(), curves);
         let way = Arc::new(peers.clone());
         let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
+        let (teller, ended) = (nodes.clone(), nodes.clone());
+        users.on_session_end(Box::new(move |user_id| ended.ended(user_id)));
+        let (listening, sending, bridging) = (users.clone(), sender.clone(), bridge.clone());
+        let listeners = Listeners { store: store.clone(), users: listening, sender: sending, bridge: bridging };
+        let in_touch = nodes.start(listeners, ending.clone());
         let ledger = sender.ledger();
         let federating = peers.is_enabled().then(|| {
             to_send.get_or_init(|| sender.clone());
@@ -129,6 +147,9 @@ impl Homeserver {
             peers.on_heard(Box::new(move |server| {
                 heard.alive(server);
                 bridging.alive(server);
+                if !heard.sends_to(server) || !bridging.sends_to(server) {
+                    teller.alive(server);
+                }
             }));
             let arriving = sender.clone();
             sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
@@ -154,13 +175,13 @@ impl Homeserver {
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
-        Ok(Self { listeners, services, ending, tending, watching, trusting, federating })
+        Ok(Self { listeners, services, ending, tending, watching, trusting, in_touch, on_duty, federating })
     }
 
     /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
     /// requests end.
     pub async fn wait_for_shutdown(self, stop: CancellationToken) {
-        let Self { listeners, services, ending, tending, watching, trusting, federating } = self;
+        let Self { listeners, services, ending, tending, watching, trusting, in_touch, on_duty, federating } = self;
         let store = services.store.clone();
         let users = services.users.clone();
         let router = api::router(services);
@@ -173,9 +194,16 @@ impl Homeserver {
         if let Some(federating) = federating {
             federating.end().await;
         }
+        if let Some((off_duty, on_duty)) = on_duty {
+            off_duty.cancel();
+            let _ = on_duty.await;
+        }
         // What it still has to write down is written before the database is closed.
         let _ = tending.await;
         let _ = trusting.await;
+        if let Some(in_touch) = in_touch {
+            let _ = in_touch.await;
+        }
         watching.abort();
         if let Err(error) = users.flush_last_seen().await {
             warn!(error = &error as &dyn std::error::Error, "could not write when devices were last seen");
@@ -264,10 +292,14 @@ pub struct Core {
 }
 
 impl Core {
-    /// Opens the database, the accounts and the rooms.
+    /// Opens the database, the accounts and the rooms, for a command: nodes find out within a second what it does.
     pub async fn open(config: &Config) -> Result<Self, StartError> {
-        std::fs::create_dir_all(&config.data_dir)
-            .map_err(|source| StartError::DataFolder { folder: config.data_dir.display().to_string(), source })?;
+        Self::of_node(config, &Nodes::none()).await
+    }
+
+    /// As [`Self::open`], for a node that tells the others.
+    async fn of_node(config: &Config, nodes: &Nodes) -> Result<Self, StartError> {
+        std::fs::create_dir_all(&config.data_dir).map_err(no_folder(config))?;
         let file = KeyFile::load_or_create(&config.keys_dir)?;
         let key = SigningKey::from_seed(config.server_name.clone(), file.version(), file.seed())
             .ok_or_else(|| StartError::KeyId(file.key_id()))?;
@@ -285,15 +317,18 @@ impl Core {
         let who_sends = to_send.clone();
         let to_bridge: Arc<OnceLock<Bridge>> = Arc::default();
         let who_bridges = to_bridge.clone();
+        let others = nodes.clone();
         let on_commit = Arc::new(move |committed: Committed| {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
-            if let Some(rooms) = who_remembers.get().filter(|_| committed.foreign) {
-                rooms.forget_all();
-            }
             if let Some(rooms) = who_remembers.get() {
-                rooms.ingest(&committed);
+                match (committed.foreign, committed.gap) {
+                    (true, true) => rooms.forget_all(),
+                    (true, false) => rooms.forget_changed(&committed),
+                    (false, _) => rooms.ingest(&committed),
+                }
             }
             listener.ingest(&committed);
+            others.ingest(&committed);
             if let Some(sender) = who_sends.get() {
                 sender.ingest(&committed);
             }
@@ -310,10 +345,21 @@ impl Core {
         peers.trust().open().await?;
         let rooms = Rooms::new(store.clone(), peers.clone(), key, rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
-        let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
+        let cache = nodes.cache().clone();
+        let users = Users::open_sharing(users_config(config), store.clone(), peers.clone(), cache).await?;
         remote_users.get_or_init(|| users.remote_users().clone());
         Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge })
     }
+}
+
+fn no_folder(config: &Config) -> impl FnOnce(io::Error) -> StartError {
+    let folder = config.data_dir.display().to_string();
+    |source| StartError::DataFolder { folder, source }
+}
+
+fn open_cache(config: &Config) -> Result<Cache, StartError> {
+    let Some(url) = &config.cache.url else { return Ok(Cache::in_process()) };
+    Ok(Cache::open(&CacheConfig { url: url.expose().to_owned(), ca_file: config.cache.ca_file.clone() })?)
 }
 
 async fn open_media(config: &Config, store: &Store, peers: &Peers) -> Result<Media, StartError> {

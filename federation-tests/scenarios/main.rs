@@ -7,6 +7,7 @@ mod crash;
 mod encrypted;
 mod federation;
 mod lifecycle;
+mod nodes;
 mod race;
 mod rooms;
 mod sdk;
