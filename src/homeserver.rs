@@ -8,8 +8,9 @@ use std::{
 };
 
 use api::{ApiConfig, Services};
-use fabric::{Cache, CacheConfig, CacheError};
+use fabric::{AmqpConfig, BrokerError, Cache, CacheConfig, CacheError};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
+use integrations::{BusConfig, Integration, Stream};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
 use peers::{PeerError, Peers, PeersConfig, TrustConfig};
@@ -51,6 +52,8 @@ pub struct Homeserver {
     on_duty: Option<(CancellationToken, JoinHandle<()>)>,
     /// What goes to other servers and comes from them.
     federating: Option<Federating>,
+    /// What other programs are told, and say; ends with `ending`.
+    integrating: Option<JoinHandle<()>>,
 }
 
 /// Why the server did not start.
@@ -89,6 +92,9 @@ pub enum StartError {
     /// Other servers can't be talked to.
     #[error("other servers can't be talked to")]
     Peers(#[from] PeerError),
+    /// The bus can't be used as it is configured.
+    #[error("the bus can't be used as it is configured")]
+    Bus(#[from] BrokerError),
     /// It has nothing to show itself by in TLS.
     #[error("the server has no certificate to show to other servers")]
     Certificate(#[from] CertificateError),
@@ -114,7 +120,8 @@ impl Homeserver {
         take_next(&config.keys_dir, now())?;
         std::fs::create_dir_all(&config.data_dir).map_err(no_folder(&config))?;
         let nodes = Nodes::new(open_cache(&config)?, Name::of(&config.data_dir));
-        let Core { notifier, store, peers, users, rooms, to_send, to_bridge } = Core::of_node(&config, &nodes).await?;
+        let Core { notifier, store, peers, users, rooms, to_send, to_bridge, to_followers } =
+            Core::of_node(&config, &nodes).await?;
         peers.keys().warn_of_notaries();
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
@@ -155,6 +162,13 @@ impl Homeserver {
             sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
             Federating::start(sender, inbound.clone(), bridge.clone(), peers.clone(), rooms.clone())
         });
+        let stream = Stream::new(store.clone(), config.server_name.clone());
+        let bus = bus_config(&config).map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone()));
+        let integrating = bus.transpose()?.map(|bus| {
+            to_followers.get_or_init(|| stream);
+            let ends = ending.clone();
+            tokio::spawn(async move { bus.run(ends).await })
+        });
         let services = Arc::new(Services {
             config: ApiConfig {
                 max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
@@ -175,13 +189,35 @@ impl Homeserver {
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
-        Ok(Self { listeners, services, ending, tending, watching, trusting, in_touch, on_duty, federating })
+        Ok(Self {
+            listeners,
+            services,
+            ending,
+            tending,
+            watching,
+            trusting,
+            in_touch,
+            on_duty,
+            federating,
+            integrating,
+        })
     }
 
     /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
     /// requests end.
     pub async fn wait_for_shutdown(self, stop: CancellationToken) {
-        let Self { listeners, services, ending, tending, watching, trusting, in_touch, on_duty, federating } = self;
+        let Self {
+            listeners,
+            services,
+            ending,
+            tending,
+            watching,
+            trusting,
+            in_touch,
+            on_duty,
+            federating,
+            integrating,
+        } = self;
         let store = services.store.clone();
         let users = services.users.clone();
         let router = api::router(services);
@@ -203,6 +239,9 @@ impl Homeserver {
         let _ = trusting.await;
         if let Some(in_touch) = in_touch {
             let _ = in_touch.await;
+        }
+        if let Some(integrating) = integrating {
+            let _ = integrating.await;
         }
         watching.abort();
         if let Err(error) = users.flush_last_seen().await {
@@ -289,6 +328,8 @@ pub struct Core {
     to_send: Arc<OnceLock<Sender>>,
     /// Who hears of what is said in the rooms of the bridge.
     to_bridge: Arc<OnceLock<Bridge>>,
+    /// Where everything is taken note of that other programs are told.
+    to_followers: Arc<OnceLock<Stream>>,
 }
 
 impl Core {
@@ -318,6 +359,8 @@ impl Core {
         let to_bridge: Arc<OnceLock<Bridge>> = Arc::default();
         let who_bridges = to_bridge.clone();
         let others = nodes.clone();
+        let to_followers: Arc<OnceLock<Stream>> = Arc::default();
+        let who_follow = to_followers.clone();
         let on_commit = Arc::new(move |committed: Committed| {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
             if let Some(rooms) = who_remembers.get() {
@@ -335,6 +378,9 @@ impl Core {
             if let Some(bridge) = who_bridges.get() {
                 bridge.ingest(&committed);
             }
+            if let Some(stream) = who_follow.get() {
+                stream.ingest(&committed);
+            }
             if let Some(remote_users) = who_hears.get() {
                 remote_users.ingest(&committed);
             }
@@ -348,7 +394,7 @@ impl Core {
         let cache = nodes.cache().clone();
         let users = Users::open_sharing(users_config(config), store.clone(), peers.clone(), cache).await?;
         remote_users.get_or_init(|| users.remote_users().clone());
-        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge })
+        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge, to_followers })
     }
 }
 
@@ -447,6 +493,17 @@ fn previous_key(config: &Config) -> Result<Option<Arc<SigningKey>>, KeyError> {
 
 fn peer_rate(rate: Rate) -> peers::trust::Rate {
     peers::trust::Rate { per_second: rate.per_second, burst: rate.burst }
+}
+
+fn bus_config(config: &Config) -> Option<BusConfig> {
+    let bus = &config.bus;
+    let amqp = AmqpConfig {
+        url: bus.url.as_ref()?.expose().to_owned(),
+        ca_file: bus.ca_file.clone(),
+        certificate: bus.certificate.clone(),
+        private_key: bus.private_key.clone(),
+    };
+    Some(BusConfig { amqp, rules: bus.publishers.clone() })
 }
 
 fn rooms_config(config: &Config) -> RoomsConfig {

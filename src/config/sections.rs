@@ -166,6 +166,8 @@ pub struct Bus {
     pub certificate: Option<PathBuf>,
     /// PEM: the private key of that certificate.
     pub private_key: Option<PathBuf>,
+    /// What other programs may publish.
+    pub publishers: Vec<integrations::Rule>,
 }
 
 /// `[cache]`: what nodes share that may be lost.

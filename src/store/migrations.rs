@@ -36,6 +36,7 @@ const SHARED: &[Step] = migrations![
     17 "0017_room_trust",
     18 "0018_device_receipts",
     21 "0021_duties",
+    23 "0023_followers",
 ];
 
 /// What only SQLite knows.
