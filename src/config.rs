@@ -105,7 +105,7 @@ impl Config {
     fn resolve_paths(&mut self, base: &Path) {
         self.data_dir = base.join(&self.data_dir);
         self.keys_dir = base.join(&self.keys_dir);
-        let Self { tls, federation, bus, media, .. } = self;
+        let Self { tls, federation, bus, cache, media, .. } = self;
         let files = [
             &mut tls.certificate,
             &mut tls.private_key,
@@ -113,6 +113,7 @@ impl Config {
             &mut bus.ca_file,
             &mut bus.certificate,
             &mut bus.private_key,
+            &mut cache.ca_file,
             &mut media.path,
         ];
         for path in files.into_iter().flatten() {

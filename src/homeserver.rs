@@ -8,7 +8,7 @@ use std::{
 };
 
 use api::{ApiConfig, Services};
-use fabric::{AmqpConfig, Broker, BrokerError};
+use fabric::{AmqpConfig, Broker, BrokerError, Cache, CacheConfig, CacheError};
 use federation::{Bridge, Carrier, FederationConfig, Inbound, Sender};
 use integrations::{
     Announcements, AnnouncementsConfig, BusConfig, Integration, Stream, broadcasts::BroadcastsConfig,
@@ -31,6 +31,7 @@ use crate::{
     certificate::{Certificate, CertificateError},
     config::{Config, DatabaseUrl, Rate, Secret},
     listener::Listener,
+    nodes::{Listeners, Name, Nodes},
     signing_key::{KeyError, KeyFile, previous, retired, take_next},
     telemetry::Telemetry,
 };
@@ -48,6 +49,10 @@ pub struct Homeserver {
     watching: JoinHandle<()>,
     /// Keeps up with how peers are trusted; ends with `ending`.
     trusting: JoinHandle<()>,
+    /// Tells other nodes of commits, and hears of theirs; ends with `ending`.
+    in_touch: Option<JoinHandle<()>>,
+    /// Keeps this node's share of what only one may do; ends when it is cancelled.
+    on_duty: Option<(CancellationToken, JoinHandle<()>)>,
     /// What goes to other servers and comes from them.
     federating: Option<Federating>,
     /// Tells people what they are to be told; ends with `announced`.
@@ -87,6 +92,9 @@ pub enum StartError {
     /// The database can't be used.
     #[error("the database could not be opened")]
     Store(#[from] store::Error),
+    /// The cache that is configured can't be one.
+    #[error("the cache can't be used")]
+    Cache(#[from] CacheError),
     /// Other servers can't be talked to.
     #[error("other servers can't be talked to")]
     Peers(#[from] PeerError),
@@ -116,12 +124,16 @@ impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
+        std::fs::create_dir_all(&config.data_dir).map_err(no_folder(&config))?;
         let broker = amqp_config(&config).map(|config| Broker::new(&config)).transpose()?;
+        let nodes = Nodes::new(open_cache(&config)?, Name::of(&config.data_dir));
         let Core { notifier, store, key, peers, users, rooms, to_send, to_bridge, to_announce, to_followers } =
-            Core::open(&config).await?;
+            Core::of_node(&config, &nodes).await?;
         peers.keys().warn_of_notaries();
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
+        let off_duty = CancellationToken::new();
+        let on_duty = nodes.join(&store, off_duty.clone()).await?.map(|on_duty| (off_duty, on_duty));
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
         let tended = sync.clone();
         let stop = ending.clone();
@@ -137,6 +149,11 @@ impl Homeserver {
         let carrier = Carrier::new(peers.clone(), inbound.clone(), key, broker);
         let way = Arc::new(carrier.clone());
         let sender = Sender::new(store.clone(), rooms.clone(), users.clone(), way, federation_config(&config));
+        let (teller, ended) = (nodes.clone(), nodes.clone());
+        users.on_session_end(Box::new(move |user_id| ended.ended(user_id)));
+        let (listening, sending, bridging) = (users.clone(), sender.clone(), bridge.clone());
+        let listeners = Listeners { store: store.clone(), users: listening, sender: sending, bridge: bridging };
+        let in_touch = nodes.start(listeners, ending.clone());
         let ledger = sender.ledger();
         let announcements = Announcements::new(
             store.clone(),
@@ -156,6 +173,9 @@ impl Homeserver {
                 heard.alive(server);
                 bridging.alive(server);
                 broadcasts.alive(server);
+                if !heard.sends_to(server) || !bridging.sends_to(server) {
+                    teller.alive(server);
+                }
             }));
             let able = sender.clone();
             carrier.on_up(Box::new(move |server| able.alive(server)));
@@ -201,6 +221,8 @@ impl Homeserver {
             tending,
             watching,
             trusting,
+            in_touch,
+            on_duty,
             federating,
             announcing,
             announced,
@@ -218,6 +240,8 @@ impl Homeserver {
             tending,
             watching,
             trusting,
+            in_touch,
+            on_duty,
             federating,
             announcing,
             announced,
@@ -237,9 +261,16 @@ impl Homeserver {
         if let Some(federating) = federating {
             federating.end().await;
         }
+        if let Some((off_duty, on_duty)) = on_duty {
+            off_duty.cancel();
+            let _ = on_duty.await;
+        }
         // What it still has to write down is written before the database is closed.
         let _ = tending.await;
         let _ = trusting.await;
+        if let Some(in_touch) = in_touch {
+            let _ = in_touch.await;
+        }
         if let Some(integrating) = integrating {
             let _ = integrating.await;
         }
@@ -342,10 +373,14 @@ pub struct Core {
 }
 
 impl Core {
-    /// Opens the database, the accounts and the rooms.
+    /// Opens the database, the accounts and the rooms, for a command: nodes find out within a second what it does.
     pub async fn open(config: &Config) -> Result<Self, StartError> {
-        std::fs::create_dir_all(&config.data_dir)
-            .map_err(|source| StartError::DataFolder { folder: config.data_dir.display().to_string(), source })?;
+        Self::of_node(config, &Nodes::none()).await
+    }
+
+    /// As [`Self::open`], for a node that tells the others.
+    async fn of_node(config: &Config, nodes: &Nodes) -> Result<Self, StartError> {
+        std::fs::create_dir_all(&config.data_dir).map_err(no_folder(config))?;
         let file = KeyFile::load_or_create(&config.keys_dir)?;
         let key = SigningKey::from_seed(config.server_name.clone(), file.version(), file.seed())
             .ok_or_else(|| StartError::KeyId(file.key_id()))?;
@@ -365,17 +400,20 @@ impl Core {
         let who_bridges = to_bridge.clone();
         let to_announce: Arc<OnceLock<Announcements>> = Arc::default();
         let who_announces = to_announce.clone();
+        let others = nodes.clone();
         let to_followers: Arc<OnceLock<Stream>> = Arc::default();
         let who_follow = to_followers.clone();
         let on_commit = Arc::new(move |committed: Committed| {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
-            if let Some(rooms) = who_remembers.get().filter(|_| committed.foreign) {
-                rooms.forget_all();
-            }
             if let Some(rooms) = who_remembers.get() {
-                rooms.ingest(&committed);
+                match (committed.foreign, committed.gap) {
+                    (true, true) => rooms.forget_all(),
+                    (true, false) => rooms.forget_changed(&committed),
+                    (false, _) => rooms.ingest(&committed),
+                }
             }
             listener.ingest(&committed);
+            others.ingest(&committed);
             if let Some(sender) = who_sends.get() {
                 sender.ingest(&committed);
             }
@@ -398,10 +436,21 @@ impl Core {
         peers.trust().open().await?;
         let rooms = Rooms::new(store.clone(), peers.clone(), key.clone(), rooms_config(config));
         rooms_in_memory.get_or_init(|| rooms.clone());
-        let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
+        let cache = nodes.cache().clone();
+        let users = Users::open_sharing(users_config(config), store.clone(), peers.clone(), cache).await?;
         remote_users.get_or_init(|| users.remote_users().clone());
         Ok(Self { notifier, store, key, peers, users, rooms, to_send, to_bridge, to_announce, to_followers })
     }
+}
+
+fn no_folder(config: &Config) -> impl FnOnce(io::Error) -> StartError {
+    let folder = config.data_dir.display().to_string();
+    |source| StartError::DataFolder { folder, source }
+}
+
+fn open_cache(config: &Config) -> Result<Cache, StartError> {
+    let Some(url) = &config.cache.url else { return Ok(Cache::in_process()) };
+    Ok(Cache::open(&CacheConfig { url: url.expose().to_owned(), ca_file: config.cache.ca_file.clone() })?)
 }
 
 async fn open_media(config: &Config, store: &Store, peers: &Peers) -> Result<Media, StartError> {

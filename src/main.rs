@@ -5,6 +5,7 @@ mod commands;
 mod config;
 mod homeserver;
 mod listener;
+mod nodes;
 mod operator;
 mod shutdown;
 mod signing_key;

@@ -49,7 +49,7 @@ where
 }
 
 /// The database of one server.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Database {
     /// The file named by the server's own folder.
     Sqlite,

@@ -1,7 +1,7 @@
 //! A Redis of one's own.
 
 use std::{
-    env,
+    env, fs,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -13,7 +13,9 @@ use tokio::{
     time::timeout,
 };
 
-use crate::server::free_port;
+use tempfile::TempDir;
+
+use crate::{Authority, server::free_port};
 
 /// The program, as `federation-tests/run` sets it.
 const PROGRAM: &str = "COMITY_TEST_REDIS";
@@ -23,7 +25,12 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Redis {
     program: PathBuf,
+    folder: TempDir,
     port: u16,
+    /// What it is started with besides.
+    arguments: Vec<String>,
+    /// Before `://` in its URL, and after the port.
+    url: (&'static str, &'static str),
     process: Option<Child>,
 }
 
@@ -39,14 +46,78 @@ impl Redis {
 
     /// Starts a Redis and waits until it is ready.
     pub async fn start(program: &Path) -> Self {
-        let mut redis = Self { program: program.to_owned(), port: free_port(), process: None };
+        Self::start_as(program, ("redis", ""), |_, port| vec!["--port".to_owned(), port.to_string()]).await
+    }
+
+    /// A cluster of one server, which has all slots.
+    pub async fn start_cluster(program: &Path) -> Self {
+        let redis = Self::start_as(program, ("redis+cluster", ""), |_, port| {
+            ["--port", &port.to_string(), "--cluster-enabled", "yes"].map(ToOwned::to_owned).to_vec()
+        })
+        .await;
+        redis.say("CLUSTER ADDSLOTSRANGE 0 16383").await;
+        let deadline = Instant::now() + START_TIMEOUT;
+        while !redis.say("CLUSTER INFO").await.contains("cluster_state:ok") {
+            assert!(Instant::now() < deadline, "the cluster isn't ready after {START_TIMEOUT:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        redis
+    }
+
+    /// One that speaks TLS and nothing else, with a certificate of `authority`; which is good for its address.
+    pub async fn start_tls(program: &Path, authority: &Authority) -> Self {
+        let leaf = authority.leaf(&["127.0.0.1"]);
+        Self::start_as(program, ("rediss", ""), |folder, port| {
+            let file = |name: &str, content: String| {
+                let path = folder.join(name);
+                fs::write(&path, content).expect("one's own folder can be written to");
+                path.display().to_string()
+            };
+            let (port, certificate) = (port.to_string(), file("certificate.pem", leaf.certificate_pem()));
+            let (key, authority) = (file("key.pem", leaf.key_pem()), file("authority.pem", authority.pem()));
+            [
+                ["--port", "0"],
+                ["--tls-port", &port],
+                ["--tls-cert-file", &certificate],
+                ["--tls-key-file", &key],
+                ["--tls-ca-cert-file", &authority],
+                ["--tls-auth-clients", "no"],
+            ]
+            .as_flattened()
+            .iter()
+            .map(|argument| (*argument).to_owned())
+            .collect()
+        })
+        .await
+    }
+
+    /// A sentinel that watches `master` and calls it `im`.
+    pub async fn start_sentinel(program: &Path, master: &Self) -> Self {
+        let watched = format!("sentinel monitor im 127.0.0.1 {} 1\n", master.port);
+        Self::start_as(program, ("redis+sentinel", "/im"), |folder, port| {
+            let config = folder.join("sentinel.conf");
+            fs::write(&config, format!("port {port}\n{watched}")).expect("one's own folder can be written to");
+            vec![config.display().to_string(), "--sentinel".to_owned()]
+        })
+        .await
+    }
+
+    async fn start_as(
+        program: &Path,
+        url: (&'static str, &'static str),
+        arguments: impl FnOnce(&Path, u16) -> Vec<String>,
+    ) -> Self {
+        let folder = tempfile::Builder::new().prefix("comity-redis-").tempdir().expect("a temporary folder");
+        let port = free_port();
+        let arguments = arguments(folder.path(), port);
+        let mut redis = Self { program: program.to_owned(), folder, port, arguments, url, process: None };
         redis.spawn().await;
         redis
     }
 
     /// Where it is.
     pub fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
+        format!("{}://127.0.0.1:{}{}", self.url.0, self.port, self.url.1)
     }
 
     /// Says `command` to it, as `redis-cli` would, and answers the first kilobytes of the reply as they are on the wire.
@@ -74,8 +145,13 @@ impl Redis {
     }
 
     async fn spawn(&mut self) {
-        let process = Command::new(&self.program)
-            .args(["--port", &self.port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+        let mut command = Command::new(&self.program);
+        command.args(&self.arguments).args(["--bind", "127.0.0.1"]);
+        if !self.arguments.iter().any(|argument| argument == "--sentinel") {
+            command.args(["--save", "", "--appendonly", "no"]);
+        }
+        let process = command
+            .current_dir(self.folder.path())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())

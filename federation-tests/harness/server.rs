@@ -42,7 +42,7 @@ pub struct ServerBuilder {
 }
 
 /// What a server among others has besides.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Federation {
     place: Place,
     authority_pem: String,
@@ -110,7 +110,8 @@ impl ServerBuilder {
         // It holds a secret, and the server says so when others could read it.
         fs::set_permissions(&config, Permissions::from_mode(0o600)).expect("one's own file");
 
-        let mut server = Server { folder, address, database, federation: self.federation, process: None };
+        let mut server =
+            Server { folder, address, database, owns_database: true, federation: self.federation, process: None };
         server.spawn().await;
         server
     }
@@ -164,6 +165,8 @@ pub struct Server {
     folder: TempDir,
     address: SocketAddr,
     database: Database,
+    /// Whether the database goes with this server.
+    owns_database: bool,
     federation: Option<Federation>,
     process: Option<Child>,
 }
@@ -177,6 +180,35 @@ impl Server {
     /// A server whose settings are still open.
     pub fn builder(engine: &Engine) -> ServerBuilder {
         ServerBuilder { engine: engine.clone(), settings: Vec::new(), data_dir: None, federation: None }
+    }
+
+    /// Another node of the same deployment: its own process, folder and addresses; the same database, keys, media and settings. Other
+    /// servers don't know its address. It must end before this one does.
+    pub async fn another_node(&self) -> Self {
+        let Database::Postgres { .. } = self.database else { panic!("nodes share a PostgreSQL, and no file") };
+        let folder = tempfile::Builder::new().prefix("comity-test-node-").tempdir().expect("a temporary folder");
+        let config = fs::read_to_string(self.folder.path().join("config.toml")).expect("this one has a config.toml");
+        let mut settings: Table = config.parse().expect("it wrote it itself");
+        let address = SocketAddr::new(self.address.ip(), free_port());
+        if !settings.get("media").is_some_and(|media| media.get("path").is_some()) {
+            let data_dir = settings["data_dir"].as_str().expect("it is a path").to_owned();
+            put(&mut settings, "media", "path", format!("{data_dir}/media").into());
+        }
+        put(&mut settings, "", "data_dir", folder.path().join("data").display().to_string().into());
+        put(&mut settings, "listen", "client", address.to_string().into());
+        let federation = self.federation.clone().map(|federation| {
+            let place =
+                Place { address: SocketAddr::new(federation.place.address.ip(), free_port()), ..federation.place };
+            put(&mut settings, "listen", "federation", place.address.to_string().into());
+            Federation { place, ..federation }
+        });
+        let config = folder.path().join("config.toml");
+        fs::write(&config, settings.to_string()).expect("config.toml can be written");
+        fs::set_permissions(&config, Permissions::from_mode(0o600)).expect("one's own file");
+        let database = self.database.clone();
+        let mut node = Self { folder, address, database, owns_database: false, federation, process: None };
+        node.spawn().await;
+        node
     }
 
     /// Where clients speak to it, without a slash at the end.
@@ -377,7 +409,7 @@ impl Drop for Server {
             // What can't be kept is no reason to fail in another way.
             let _ = Command::new("cp").arg("-r").arg(self.folder.path()).arg(folder.join(self.name())).status();
         }
-        if let Database::Postgres { .. } = self.database {
+        if self.owns_database && matches!(self.database, Database::Postgres { .. }) {
             remove_in_a_thread(&self.database);
         }
         assert!(!panicked || thread::panicking(), "the server panicked; its log is above");

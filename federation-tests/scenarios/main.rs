@@ -10,6 +10,7 @@ mod encrypted;
 mod federation;
 mod figures;
 mod lifecycle;
+mod nodes;
 mod race;
 mod rooms;
 mod sdk;

@@ -222,6 +222,8 @@ pub struct Cache {
     /// Of Redis. Unset: the cache is in this process.
     #[serde(deserialize_with = "service_url::redis")]
     pub url: Option<ServiceUrl>,
+    /// PEM: authorities that are trusted instead of the system's.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[registration]`: who may make an account by themselves.

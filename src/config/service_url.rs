@@ -19,7 +19,7 @@ impl ServiceUrl {
 
     /// Errors never repeat the URL, which may hold a password.
     fn parse(text: &str, schemes: &[&str], expected: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("{error}; expected {expected}"))?;
+        let url = Url::parse(&of_first_host(text)).map_err(|error| format!("{error}; expected {expected}"))?;
         if !schemes.contains(&url.scheme()) {
             return Err(format!("found a URL of scheme {}; expected {expected}", human::quoted(url.scheme())));
         }
@@ -30,10 +30,21 @@ impl ServiceUrl {
     }
 }
 
+/// Of `scheme://host1,host2/path`, as clusters have it, what can be read as a URL. A password comes before the first host.
+fn of_first_host(text: &str) -> String {
+    let authority = text.find("://").map_or(0, |at| at + 3);
+    let hosts = authority + text[authority..].find('@').map_or(0, |at| at + 1);
+    let ends = hosts + text[hosts..].find(['/', '?']).unwrap_or(text.len() - hosts);
+    match text[hosts..ends].find(',') {
+        Some(comma) => format!("{}{}", &text[..hosts + comma], &text[ends..]),
+        None => text.to_owned(),
+    }
+}
+
 impl fmt::Debug for ServiceUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Everything but the user, host and path is left out: the query may hold a password too.
-        match Url::parse(self.expose()) {
+        match Url::parse(&of_first_host(self.expose())) {
             Ok(mut url) => {
                 if url.password().is_some() {
                     url.set_password(Some("***")).ok();
@@ -70,7 +81,8 @@ pub(super) fn http<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
 
 /// Of a cache.
 pub(super) fn redis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ServiceUrl>, D::Error> {
-    const SCHEMES: &[&str] = &["redis", "rediss", "redis+unix", "redis+cluster", "rediss+cluster", "redis+sentinel"];
+    const SCHEMES: &[&str] =
+        &["redis", "rediss", "redis+unix", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel"];
     read(deserializer, SCHEMES, "redis://:PASSWORD@HOST:6379, rediss, redis+cluster or redis+sentinel")
 }
 
@@ -90,6 +102,13 @@ mod tests {
     fn what_is_printed_holds_no_password() {
         let url = ServiceUrl::parse("amqp://us:secret@mq.a.test/im?password=secret", &["amqp"], "").expect("a URL");
         assert_eq!(format!("{url:?}"), "amqp://us:***@mq.a.test/im");
+    }
+
+    #[test]
+    fn several_hosts_are_a_url_of_a_cluster() {
+        let text = "redis+cluster://:secret@h1:7000,h2:7001/0";
+        let url = ServiceUrl::parse(text, &["redis+cluster"], "").expect("a URL");
+        assert_eq!((url.expose(), format!("{url:?}")), (text, "redis+cluster://:***@h1:7000/0".to_owned()));
     }
 
     #[test]

@@ -236,6 +236,17 @@ impl Book {
         self.slots.get_mut(destination)
     }
 
+    /// Another node sends to them: what is waited for here is waited for there.
+    pub(crate) fn forget(&mut self, is_theirs: impl Fn(&ServerName) -> bool) {
+        let Self { slots, ready, retrying, waiting, .. } = self;
+        slots.retain(|name, slot| {
+            matches!(slot.place, Place::Sending { .. }) || !slot.fresh.is_empty() || !is_theirs(name)
+        });
+        ready.retain(|name| slots.contains_key(name));
+        retrying.retain(|name| slots.contains_key(name));
+        waiting.retain(|(_, name)| slots.contains_key(name));
+    }
+
     /// How many destinations are left alone.
     pub(crate) fn waiting(&self) -> usize {
         self.waiting.len()

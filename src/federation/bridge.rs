@@ -210,6 +210,11 @@ impl Bridge {
         }
     }
 
+    /// Whether what `server` is to be told is this node's to tell.
+    pub fn sends_to(&self, server: &ServerName) -> bool {
+        self.shared.duty(server).is_some()
+    }
+
     /// `server` has just sent an authenticated request: it is there.
     pub fn alive(&self, server: &ServerName) {
         if self.shared.book().alive(server, Instant::now()) {

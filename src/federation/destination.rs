@@ -11,7 +11,9 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 use store::{
-    Pending, Write, destinations, outbox,
+    Pending, Write, destinations,
+    duties::Duty,
+    outbox,
     outbox::{Owed, OwedKeys, Stretch},
 };
 use tokio::time::Instant;
@@ -48,6 +50,8 @@ pub(crate) struct Turn {
     shared: Arc<Shared>,
     destination: OwnedServerName,
     stop: CancellationToken,
+    /// Leave to send what is in the store. Without it, only what lives in this node's memory is sent, and nothing is written.
+    duty: Option<Duty>,
     health: Health,
     /// Up to here everything was sent in this turn; its rows may be on their way out still.
     sent: Covers,
@@ -71,7 +75,8 @@ impl Turn {
     pub(crate) async fn take(shared: Arc<Shared>, destination: OwnedServerName, stop: CancellationToken) {
         let health = shared.book().slot(&destination).map(|slot| slot.health.clone()).unwrap_or_default();
         let ended = Ended::Failed(AFTER_A_FAULT);
-        let mut turn = Self { shared, destination, stop, health, sent: Covers::default(), removal: None, ended };
+        let (duty, sent) = (shared.duty(&destination), Covers::default());
+        let mut turn = Self { shared, destination, stop, duty, health, sent, removal: None, ended };
         turn.ended = turn.run().await;
     }
 
@@ -82,6 +87,7 @@ impl Turn {
             }
             let step = match self.step().await {
                 Ok(step) => step,
+                Err(store::Error::Superseded) => return self.leave(),
                 Err(error) => {
                     let error = PeerError::Store(error);
                     return Ended::Failed(self.note_failure(&error, None).await);
@@ -108,8 +114,28 @@ impl Turn {
     async fn finish(&mut self) -> Ended {
         match self.settle().await {
             Ok(()) => Ended::Done,
+            Err(store::Error::Superseded) => self.leave(),
             Err(error) => Ended::Failed(self.note_failure(&PeerError::Store(error), None).await),
         }
+    }
+
+    /// Another node sends to the destination from now on, and knows better how it is.
+    fn leave(&mut self) -> Ended {
+        info!(destination = %self.destination, "another node sends to {} now", self.destination);
+        if let Some(slot) = self.shared.book().slot(&self.destination) {
+            slot.health = Health::default();
+        }
+        Ended::Done
+    }
+
+    /// Nothing is written for a destination that is another node's.
+    async fn commit(&self, write: Write) -> Result<Position, store::Error> {
+        self.enqueue(write).await?.committed().await
+    }
+
+    async fn enqueue(&self, mut write: Write) -> Result<Pending, store::Error> {
+        write.on_duty(self.duty.ok_or(store::Error::Superseded)?);
+        Ok(self.shared.store.reserve().await?.enqueue(write))
     }
 
     async fn settle(&mut self) -> Result<(), store::Error> {
@@ -120,6 +146,10 @@ impl Turn {
     }
 
     async fn step(&mut self) -> Result<Step, store::Error> {
+        if self.duty.is_some() && self.shared.duty(&self.destination) != self.duty {
+            self.settle().await?;
+            return Err(store::Error::Superseded);
+        }
         let (transaction, taken, is_last) = match self.kept_transaction().await? {
             Some(transaction) => (transaction, Fresh::default(), false),
             None => self.next_transaction().await?,
@@ -141,7 +171,9 @@ impl Turn {
             answer = sending => answer,
             () = stopped => {
                 // It may have arrived: whoever starts next asks again, in the same words.
-                self.keep(&transaction).await?;
+                if self.duty.is_some() {
+                    self.keep(&transaction).await?;
+                }
                 return Ok(Step::Stopped);
             }
         };
@@ -163,7 +195,7 @@ impl Turn {
 
     /// The transaction of which nobody knows whether it arrived.
     async fn kept_transaction(&mut self) -> Result<Option<Transaction>, store::Error> {
-        if !self.health.is_unsure {
+        if !self.health.is_unsure || self.duty.is_none() {
             return Ok(None);
         }
         let outbox = self.shared.store.outbox();
@@ -180,6 +212,12 @@ impl Turn {
 
     /// The next transaction, what of it is fresh, and whether there was nothing more when it was read.
     async fn next_transaction(&mut self) -> Result<(Transaction, Fresh, bool), store::Error> {
+        if self.duty.is_none() {
+            let mut is_last = true;
+            let (taken, fresh) = self.take_fresh(MAX_EDUS, &mut is_last);
+            let edus = fresh.iter().filter_map(raw_edu).collect();
+            return Ok((Transaction::new(Vec::new(), edus, Covers::default(), now()), taken, is_last));
+        }
         if let Some(upto) = self.health.catch_up_upto
             && let Some(next) = self.catch_up(upto).await?
         {
@@ -239,7 +277,7 @@ impl Turn {
             let mut write = Write::new();
             outbox::delivered(&mut write, &self.destination, upto);
             self.put_health(&mut write);
-            self.shared.store.commit(write).await?;
+            self.commit(write).await?;
             self.shared.records.has_caught_up(&self.destination);
             info!(destination = %self.destination, "{} has caught up", self.destination);
             return Ok(None);
@@ -287,7 +325,7 @@ impl Turn {
 
     /// There is nothing to send: of the rows, if there were any, the events are gone.
     async fn skip(&mut self, covers: Covers, is_last: bool) -> Result<Step, store::Error> {
-        let is_kept = std::mem::take(&mut self.health.is_unsure);
+        let is_kept = self.duty.is_some() && std::mem::take(&mut self.health.is_unsure);
         if covers.is_nothing() && !is_kept {
             return Ok(Step::Nothing);
         }
@@ -295,13 +333,20 @@ impl Turn {
         let mut write = Write::new();
         covers.remove(&mut write, &self.destination);
         outbox::remove_transaction(&mut write, &self.destination);
-        self.shared.store.commit(write).await?;
+        self.commit(write).await?;
         Ok(Step::Sent { is_last })
     }
 
     /// Takes what arrived out of the queue and into the ledger. The next transaction doesn't wait for that.
     async fn arrived(&mut self, transaction: &Transaction, response: &Response) -> Result<(), store::Error> {
         self.settle().await?;
+        if self.duty.is_none() {
+            self.health = Health::default();
+            if let Some(slot) = self.shared.book().slot(&self.destination) {
+                slot.health = Health::default();
+            }
+            return Ok(());
+        }
         let covers = &transaction.kept.covers;
         let mut write = Write::new();
         self.shared.records.answered(&mut write, &self.destination, transaction, response).await?;
@@ -313,10 +358,10 @@ impl Turn {
         self.sent.to_device = self.sent.to_device.max(covers.to_device);
         self.sent.keys = self.sent.keys.max(covers.keys);
         if !covers.rooms.is_empty() {
-            let position = self.shared.store.commit(write).await?;
+            let position = self.commit(write).await?;
             self.shared.records.skipped(&self.destination, position).await?;
         } else if !write.is_empty() {
-            self.removal = Some(self.shared.store.reserve().await?.enqueue(write));
+            self.removal = Some(self.enqueue(write).await?);
         }
         Ok(())
     }
@@ -375,7 +420,7 @@ impl Turn {
         let mut write = Write::new();
         self.put_transaction(&mut write, transaction);
         self.put_health(&mut write);
-        self.shared.store.commit(write).await.map(drop)
+        self.commit(write).await.map(drop)
     }
 
     fn put_transaction(&self, write: &mut Write, transaction: &Transaction) {
@@ -393,12 +438,14 @@ impl Turn {
     ) -> Result<Duration, store::Error> {
         self.settle().await?;
         let is_refused = matches!(&error, PeerError::Refused { status: 400 | 413 | 422, .. });
-        if is_refused {
+        if is_refused && self.duty.is_some() {
             self.narrow(&transaction, &error).await?;
         } else if let Some(slot) = self.shared.book().slot(&self.destination) {
             slot.fresh.restore(taken);
         }
-        let keeps = may_have_arrived(error.failure()) && !matches!(error, PeerError::Refused { status: ..500, .. });
+        let keeps = self.duty.is_some()
+            && may_have_arrived(error.failure())
+            && !matches!(error, PeerError::Refused { status: ..500, .. });
         Ok(self.note_failure(&error, keeps.then_some(&transaction)).await)
     }
 
@@ -421,7 +468,7 @@ impl Turn {
         let mut write = Write::new();
         self.shared.records.set_aside(&mut write, &self.destination, transaction, &reason).await?;
         transaction.kept.covers.remove(&mut write, &self.destination);
-        self.shared.store.commit(write).await.map(drop)
+        self.commit(write).await.map(drop)
     }
 
     /// Answers for how long the destination is left alone.
@@ -450,7 +497,8 @@ impl Turn {
         }
         destinations::put(&mut write, &self.row(now() + millis(wait)));
         if failure != Failure::Ours
-            && let Err(error) = self.shared.store.commit(write).await
+            && self.duty.is_some()
+            && let Err(error) = self.commit(write).await
         {
             let error = &error as &dyn std::error::Error;
             warn!(error, destination = %self.destination, "could not note that {} is away", self.destination);

@@ -129,15 +129,18 @@ impl Inbound {
 
     /// Takes up what was under way when the server stopped, and forgets what is old, until `stop` is cancelled.
     pub async fn run(&self, stop: CancellationToken) {
-        if let Err(error) = self.shared.lanes.resume().await {
-            let error = &error as &dyn std::error::Error;
-            warn!(error, "could not take up events that were kept for their rooms");
-        }
+        self.resume().await;
+        let mut duties = self.shared.store.duties().changes();
         let mut purging = tokio::time::interval(PURGE_EVERY);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                // Another node may have died with events that it kept. Taking them twice brings nothing twice.
+                Ok(()) = duties.changed() => {
+                    self.resume().await;
+                    continue;
+                }
                 _ = purging.tick() => {}
             }
             let mut write = Write::new();
@@ -146,6 +149,13 @@ impl Inbound {
             if let Err(error) = self.shared.store.commit(write).await {
                 debug!(%error, "could not forget old transactions");
             }
+        }
+    }
+
+    async fn resume(&self) {
+        if let Err(error) = self.shared.lanes.resume().await {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "could not take up events that were kept for their rooms");
         }
     }
 

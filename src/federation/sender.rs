@@ -12,7 +12,7 @@ use metrics::{counter, gauge};
 use model::{Change, Committed};
 use rooms::Rooms;
 use ruma::{OwnedServerName, ServerName};
-use store::Store;
+use store::{Store, duties::Duty};
 use tokio::{sync::Notify, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -64,6 +64,12 @@ impl Shared {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Leave to send to `destination` what is in the store; `None`: another node does. What is in no store, and lives in the memory of
+    /// the node that heard of it, each node sends by itself.
+    pub(crate) fn duty(&self, destination: &ServerName) -> Option<Duty> {
+        self.store.duties().of(&format!("destination/{destination}"))
+    }
+
     /// Tells whoever gives out turns.
     pub(crate) fn wake(&self) {
         self.work.notify_one();
@@ -102,17 +108,21 @@ impl Sender {
         let mut has_work = false;
         for (_, change) in committed.changes.iter() {
             if let Change::Outgoing { destinations } = change {
+                let ours: Vec<_> = destinations.iter().filter(|server| shared.duty(server).is_some()).collect();
                 let mut book = shared.book();
-                for destination in destinations.iter() {
+                for destination in &ours {
                     book.mark(destination);
                 }
-                has_work = true;
+                has_work |= !ours.is_empty();
             }
         }
         if has_work {
             shared.wake();
         }
-        shared.hear(committed);
+        // What passes is told to other servers by the node that heard of it.
+        if !committed.foreign {
+            shared.hear(committed);
+        }
     }
 
     /// What became of what was sent, and how those are to whom it is sent.
@@ -123,6 +133,11 @@ impl Sender {
     /// Something of another server has come onto a device of somebody here. Doesn't block.
     pub fn arrived(&self, arrival: sync::Arrival) {
         self.shared.hear_arrival(arrival);
+    }
+
+    /// Whether what `server` is owed is this node's to send.
+    pub fn sends_to(&self, server: &ServerName) -> bool {
+        self.shared.duty(server).is_some()
     }
 
     /// `server` has just sent an authenticated request: it is there, whatever was thought of it.
@@ -172,7 +187,7 @@ impl Sender {
         }
     }
 
-    /// Those who were owed something when the server stopped. False: it is to stop again.
+    /// Those who were owed something when the server stopped, or another node did. False: it is to stop again.
     async fn load(&self, stop: &CancellationToken) -> bool {
         loop {
             match self.try_load().await {
@@ -191,8 +206,11 @@ impl Sender {
     }
 
     async fn try_load(&self) -> Result<(), store::Error> {
-        let owed = self.shared.store.outbox().destinations().await?;
-        let rows = self.shared.store.destinations().list().await?;
+        let is_ours = |destination: &ServerName| self.shared.duty(destination).is_some();
+        let mut owed = self.shared.store.outbox().destinations().await?;
+        let mut rows = self.shared.store.destinations().list().await?;
+        owed.retain(|destination| is_ours(destination));
+        rows.retain(|row| is_ours(&row.destination));
         let mut forget = store::Write::new();
         for row in rows.iter().filter(|row| !owed.contains(&row.destination)) {
             store::destinations::remove(&mut forget, &row.destination);
@@ -222,6 +240,7 @@ impl Sender {
         let mut counting = tokio::time::interval(COUNT_EVERY);
         counting.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut scanned_at: Option<Instant> = None;
+        let mut duties = shared.store.duties().changes();
         loop {
             let began = Instant::now();
             loop {
@@ -243,6 +262,12 @@ impl Sender {
                 () = stop.cancelled() => break,
                 () = shared.work.notified() => {}
                 Some(_) = turns.join_next() => {}
+                Ok(()) = duties.changed() => {
+                    shared.book().forget(|destination| shared.duty(destination).is_none());
+                    if !self.load(stop).await {
+                        break;
+                    }
+                }
                 () = tokio::time::sleep_until(wake_at) => {}
                 _ = counting.tick() => self.count().await,
             }
@@ -256,7 +281,7 @@ impl Sender {
         match self.shared.store.outbox().destinations().await {
             Ok(destinations) => {
                 let mut book = self.shared.book();
-                for destination in &destinations {
+                for destination in destinations.iter().filter(|server| self.shared.duty(server).is_some()) {
                     book.mark(destination);
                 }
             }

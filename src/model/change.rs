@@ -18,7 +18,8 @@ pub struct Committed {
     pub changes: Arc<[(Position, Change)]>,
     /// Something up to `upto` happened that `changes` doesn't tell: whoever remembers must look it up.
     pub gap: bool,
-    /// Some of it was written by somebody else: whoever remembers what rooms are like must read them again.
+    /// It was written by somebody else: whoever remembers what rooms are like must read those anew that changed, or all if there is a
+    /// gap. What follows from it for others than those who read here, the node sees to that wrote it.
     pub foreign: bool,
 }
 

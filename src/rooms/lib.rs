@@ -51,7 +51,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use model::{Millis, SigningKey, SnapshotNid, StateMap};
+use model::{Change, Committed, Millis, SigningKey, SnapshotNid, StateMap};
 use peers::Peers;
 use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, RoomId, RoomVersionId, ServerName};
@@ -172,6 +172,22 @@ impl Rooms {
             }
             quick_cache::sync::GuardResult::Timeout => room,
         })
+    }
+
+    /// Reads those rooms again of which `committed` tells something: another node wrote to them.
+    pub fn forget_changed(&self, committed: &Committed) {
+        let changed = committed.changes.iter().filter_map(|(_, change)| match change {
+            Change::Event(event) | Change::Redacted(event) | Change::OutsideMembership(event) => Some(event),
+            _ => None,
+        });
+        let mut nids = Vec::new();
+        for event in changed {
+            if let Some(room) = self.shared.live.get(&event.pdu.room_id) {
+                room.doubt();
+            }
+            nids.push(event.nid);
+        }
+        self.shared.memory.forget(nids);
     }
 
     /// Reads every room again when it is next needed: somebody else may have written to the store.

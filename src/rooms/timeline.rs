@@ -1,6 +1,6 @@
 //! The one door by which events enter a room.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use metrics::counter;
 use model::{Draft, EventNid, Pdu, TimelineEvent};
@@ -16,8 +16,10 @@ use crate::{
     now,
 };
 
-/// How often an append is tried again when somebody else was faster.
-const ATTEMPTS: usize = 8;
+/// How often an append is tried when somebody else, on another node, is faster.
+const ATTEMPTS: u32 = 20;
+/// The longest wait between two: a random part of it, so that nodes that write to one room don't get in each other's way again.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// What a client calls one of its requests, so that repeating it does nothing more.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -57,11 +59,13 @@ impl Rooms {
         transaction: Option<&Transaction>,
         also: &Also<'_>,
     ) -> Result<Vec<Arc<TimelineEvent>>, RoomError> {
-        for _ in 0..ATTEMPTS {
+        for attempt in 0..ATTEMPTS {
             match self.append_once(room, drafts, transaction, also).await {
                 Err(RoomError::Store(store::Error::Conflict)) => {
                     counter!("comity_room_conflicts_total").increment(1);
                     room.forget().await;
+                    let pause = Duration::from_millis(1 << attempt.min(10)).min(LONGEST_PAUSE);
+                    tokio::time::sleep(pause.mul_f64(rand::random())).await;
                 }
                 answer => return answer,
             }

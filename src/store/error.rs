@@ -9,6 +9,9 @@ pub enum Error {
     /// A precondition of the write no longer held; nothing of it took effect. Try again on fresh state.
     #[error("the room changed meanwhile")]
     Conflict,
+    /// Another node has taken over what the write belongs to; nothing of it took effect. Leave it to that node.
+    #[error("another node has taken this over")]
+    Superseded,
     /// The database can't be reached, is full, or is read-only now; it may come back.
     #[error("the database is unavailable")]
     Unavailable(#[source] sqlx::Error),
@@ -60,7 +63,7 @@ impl From<sqlx::Error> for Error {
 impl model::Refusal for Error {
     fn kind(&self) -> model::Kind {
         match self {
-            Self::Duplicate | Self::Conflict => model::Kind::Conflict,
+            Self::Duplicate | Self::Conflict | Self::Superseded => model::Kind::Conflict,
             Self::Unavailable(_) | Self::Overloaded => model::Kind::Unavailable,
             Self::Database(_) | Self::Migrate(_) | Self::Corrupt(_) => model::Kind::Internal,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use model::{EventNid, Millis, Pdu, Position, RoomNid, SnapshotNid, TimelineEvent, peer::TrustLevel};
 use ruma::{EventId, OwnedEventId, UserId, api::Direction};
 
-use crate::{Arg, Error, Row, Store, Table, Write, args, places};
+use crate::{Arg, Error, Row, Store, Table, Write, args, engine::Pool, places};
 
 static EVENTS: Table = Table {
     insert: "INSERT INTO events (nid, event_id, room_nid, position, depth, type, state_key, sender, origin_server_ts,
@@ -199,6 +199,21 @@ pub(crate) fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
     }))
 }
 
+pub(crate) async fn by_nids(pool: &Pool, nids: &[EventNid]) -> Result<Vec<Arc<TimelineEvent>>, Error> {
+    const AT_ONCE: usize = 64;
+    let mut found = Vec::with_capacity(nids.len());
+    for chunk in nids.chunks(AT_ONCE) {
+        // Statements of few sizes are prepared once.
+        let size = chunk.len().next_power_of_two();
+        let sql = format!("{COLUMNS} WHERE nid IN ({})", places(1, size));
+        let args = (0..size).map(|at| Arg::Int(chunk[at.min(chunk.len() - 1)].0)).collect();
+        for row in pool.fetch_all(sql.into(), args).await? {
+            found.push(event(&row)?);
+        }
+    }
+    Ok(found)
+}
+
 impl Events<'_> {
     /// The event called `event_id`.
     pub async fn find(&self, event_id: &EventId) -> Result<Option<Arc<TimelineEvent>>, Error> {
@@ -208,18 +223,7 @@ impl Events<'_> {
 
     /// These events, in no particular order; those that aren't there are left out.
     pub async fn by_nids(&self, nids: &[EventNid]) -> Result<Vec<Arc<TimelineEvent>>, Error> {
-        const AT_ONCE: usize = 64;
-        let mut found = Vec::with_capacity(nids.len());
-        for chunk in nids.chunks(AT_ONCE) {
-            // Statements of few sizes are prepared once.
-            let size = chunk.len().next_power_of_two();
-            let sql = format!("{COLUMNS} WHERE nid IN ({})", places(1, size));
-            let args = (0..size).map(|at| Arg::Int(chunk[at.min(chunk.len() - 1)].0)).collect();
-            for row in self.0.query(sql, args).await? {
-                found.push(event(&row)?);
-            }
-        }
-        Ok(found)
+        by_nids(&self.0.pool, nids).await
     }
 
     /// The events called so, in no particular order; those that aren't there are left out.

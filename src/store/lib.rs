@@ -20,6 +20,7 @@ pub mod destinations;
 pub mod device_keys;
 pub mod device_receipts;
 pub mod devices;
+pub mod duties;
 mod engine;
 mod error;
 pub mod events;
@@ -28,6 +29,7 @@ pub mod filters;
 pub mod followers;
 mod ids;
 pub mod inbox;
+mod journal;
 pub mod key_backups;
 pub mod ledger;
 pub mod media;
@@ -76,6 +78,7 @@ pub struct Store {
     pool: engine::Pool,
     writer: writer::Writer,
     ids: Arc<ids::Ids>,
+    duties: duties::Duties,
 }
 
 impl Store {
@@ -89,8 +92,9 @@ impl Store {
         let ids = Arc::new(ids::Ids::open(pool.clone()).await?);
         // Whoever listens starts from what was there before.
         on_commit(Committed { upto: visible, changes: Arc::new([]), gap: true, foreign: true });
-        let writer = writer::Writer::start(pool.clone(), visible, on_commit);
-        Ok(Self { pool, writer, ids })
+        let duties = duties::Duties::default();
+        let writer = writer::Writer::start(pool.clone(), visible, on_commit, duties.clone());
+        Ok(Self { pool, writer, ids, duties })
     }
 
     /// Hands `write` to the writer and waits until it is durable. Answers the first of its positions.
@@ -116,6 +120,21 @@ impl Store {
     /// The highest position that can be read now.
     pub async fn visible_position(&self) -> Result<Position, Error> {
         visible_position(&self.pool).await
+    }
+
+    /// Another node is said to have committed something: whoever listens hears of it at once, instead of within a second.
+    pub fn look(&self) {
+        self.writer.look();
+    }
+
+    /// Whether several nodes may use this database.
+    pub fn is_shared(&self) -> bool {
+        self.pool.is_postgres()
+    }
+
+    /// What this node does and others don't.
+    pub fn duties(&self) -> &duties::Duties {
+        &self.duties
     }
 
     /// Reads rooms and memberships.
@@ -190,8 +209,7 @@ impl Store {
 }
 
 async fn visible_position(pool: &engine::Pool) -> Result<Position, Error> {
-    const VISIBLE: &str = "SELECT position FROM positions WHERE stream = 'main'";
-    let rows = pool.fetch_all(VISIBLE.into(), Vec::new()).await?;
+    let rows = pool.fetch_all(writer::VISIBLE.into(), Vec::new()).await?;
     rows.first().ok_or_else(|| Error::Corrupt("no row in positions".into()))?.int(0).map(Position)
 }
 

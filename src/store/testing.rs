@@ -41,6 +41,20 @@ pub async fn on_each_engine_heard<L, E: std::fmt::Debug>(
     story(store, heard).await.expect("the story ends well on PostgreSQL");
 }
 
+/// Runs `story` on two stores of one PostgreSQL database, where [`POSTGRES_URL`] names a server. The second has the listener.
+pub async fn on_shared_database<E: std::fmt::Debug>(
+    on_commit: OnCommit,
+    story: impl AsyncFn(Store, Store) -> Result<(), E>,
+) {
+    let Ok(server) = std::env::var(POSTGRES_URL) else {
+        return;
+    };
+    let location = Location::Postgres(fresh_postgres(&server).await);
+    let one = Store::open(&location, 2, Arc::new(|_| ())).await.expect("a fresh database opens");
+    let other = Store::open(&location, 2, on_commit).await.expect("it opens once more");
+    story(one, other).await.expect("the story ends well on PostgreSQL");
+}
+
 /// As [`on_each_engine`], with a store that was made by the first schema that was ever released, and has been in use since:
 /// `testdata/first_schema.sql` says what is in it.
 pub async fn on_each_engine_of_old<E: std::fmt::Debug>(story: impl AsyncFn(Store) -> Result<(), E>) {

@@ -2,13 +2,14 @@
 
 use model::{Change, EventNid, RoomNid};
 
-use crate::engine::Arg;
+use crate::{duties::Duty, engine::Arg};
 
 /// Rows, what must still be true when they are written, and whom to tell afterwards. All of it takes effect, or none.
 #[derive(Debug, Default)]
 pub struct Write {
     pub(crate) statements: Vec<Statement>,
     pub(crate) room: Option<RoomStep>,
+    pub(crate) duty: Option<Duty>,
     pub(crate) positions: u32,
     pub(crate) changes: Vec<(u32, Change)>,
     pub(crate) untold: bool,
@@ -83,6 +84,12 @@ impl Write {
     /// default.
     pub fn room_step(&mut self, room: RoomNid, from: RoomVersion, to: RoomVersion) -> &mut Self {
         self.room = Some(RoomStep { room, from, to });
+        self
+    }
+
+    /// Takes effect only while `duty` is still this node's.
+    pub fn on_duty(&mut self, duty: Duty) -> &mut Self {
+        self.duty = Some(duty);
         self
     }
 

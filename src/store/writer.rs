@@ -12,12 +12,17 @@ use std::{
 
 use metrics::{counter, gauge, histogram};
 use model::{Committed, EventNid, Position, RoomNid};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{Notify, mpsc, oneshot},
+    time::{Interval, MissedTickBehavior},
+};
 use tracing::{error, warn};
 
 use crate::{
+    duties::{self, Duties},
     engine::{Arg, Connection, Pool},
     error::Error,
+    journal,
     write::{RoomVersion, Statement, Table, Write},
 };
 
@@ -28,6 +33,13 @@ const BATCH: usize = 512;
 /// How long a whole commit may take before its connection is given up.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(30);
 const ENQUEUE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is looked whether another node committed something, if nobody says so.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long a look may take before its connection is given up.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The latest position that was given out; what has it is committed.
+pub(crate) const VISIBLE: &str = "SELECT position FROM positions WHERE stream = 'main'";
 
 /// Hears of every commit, in order, before its writers are answered. Must not block.
 pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
@@ -43,6 +55,7 @@ struct Job {
 #[derive(Clone)]
 pub(crate) struct Writer {
     queue: mpsc::Sender<Job>,
+    others: Arc<Notify>,
 }
 
 /// A Write that is on its way. Dropping it doesn't call the Write back.
@@ -57,12 +70,19 @@ impl Pending {
 }
 
 impl Writer {
-    pub(crate) fn start(pool: Pool, visible: Position, on_commit: OnCommit) -> Self {
+    pub(crate) fn start(pool: Pool, visible: Position, on_commit: OnCommit, duties: Duties) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
+        let others = Arc::new(Notify::new());
+        let heard = others.clone();
         let mut task =
-            Task { pool, connection: None, visible, on_commit, statements: HashMap::new(), broken_since: None };
-        tokio::spawn(async move { task.run(jobs).await });
-        Self { queue }
+            Task { pool, connection: None, visible, on_commit, statements: HashMap::new(), broken_since: None, duties };
+        tokio::spawn(async move { task.run(jobs, &heard).await });
+        Self { queue, others }
+    }
+
+    /// Somebody says that another node has committed something: that is told at once. Doesn't block.
+    pub(crate) fn look(&self) {
+        self.others.notify_one();
     }
 
     pub(crate) async fn enqueue(&self, write: Write) -> Result<Pending, Error> {
@@ -102,6 +122,7 @@ struct Task {
     /// The text of multi-row inserts, by table and number of rows.
     statements: HashMap<(&'static str, usize), &'static str>,
     broken_since: Option<Instant>,
+    duties: Duties,
 }
 
 /// What one batch came to.
@@ -114,9 +135,22 @@ struct Outcome {
 }
 
 impl Task {
-    async fn run(&mut self, mut jobs: mpsc::Receiver<Job>) {
+    async fn run(&mut self, mut jobs: mpsc::Receiver<Job>, others: &Notify) {
         let mut batch = Vec::with_capacity(BATCH);
-        while jobs.recv_many(&mut batch, BATCH).await > 0 {
+        let mut looking = self.pool.is_postgres().then(|| {
+            let mut every = tokio::time::interval(LOOK_EVERY);
+            every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            every
+        });
+        loop {
+            tokio::select! {
+                count = jobs.recv_many(&mut batch, BATCH) => if count == 0 { return },
+                () = others.notified() => self.look().await,
+                () = next(&mut looking) => self.look().await,
+            }
+            if batch.is_empty() {
+                continue;
+            }
             gauge!("comity_writer_queue").set(jobs.len() as f64);
             let (writes, answers): (Vec<_>, Vec<_>) = batch.drain(..).map(|job| (job.write, job.answer)).unzip();
             for (answer, result) in answers.into_iter().zip(self.commit(writes).await) {
@@ -124,6 +158,42 @@ impl Task {
                 let _ = answer.send(result);
             }
         }
+    }
+
+    /// Tells what other nodes have committed. Between two commits of ours nothing else moves `visible`, so the order is kept.
+    async fn look(&mut self) {
+        let Ok(Ok(upto)) = tokio::time::timeout(LOOK_TIMEOUT, self.latest()).await else {
+            // The connection is gone with the attempt. Whoever writes next says what is wrong with the database.
+            counter!("comity_writer_failed_looks_total").increment(1);
+            return;
+        };
+        if upto > self.visible {
+            self.tell_of_others(upto).await;
+        }
+    }
+
+    /// What became visible up to `upto` without a word of ours: what exactly, if the other node has written that down.
+    async fn tell_of_others(&mut self, upto: Position) {
+        let written = match self.pool.is_postgres() {
+            true => tokio::time::timeout(LOOK_TIMEOUT, journal::read(&self.pool, self.visible, upto)).await,
+            false => Ok(Ok(None)),
+        };
+        let changes = written.ok().and_then(Result::ok).flatten();
+        counter!("comity_writer_foreign_commits_total", "known" => if changes.is_some() { "yes" } else { "no" })
+            .increment(1);
+        self.visible = upto;
+        let gap = changes.is_none();
+        (self.on_commit)(Committed { upto, changes: changes.unwrap_or_default().into(), gap, foreign: true });
+    }
+
+    async fn latest(&mut self) -> Result<Position, Error> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => self.pool.connect().await?,
+        };
+        let rows = connection.fetch_all(VISIBLE, Vec::new()).await?;
+        self.connection = Some(connection);
+        rows.first().ok_or_else(|| Error::Corrupt("no row in positions".into()))?.int(0).map(Position)
     }
 
     /// Commits the Writes together, or, if one of them is at fault, each by itself.
@@ -134,7 +204,7 @@ impl Task {
             Ok(outcome) => {
                 histogram!("comity_writer_commit_seconds").record(began.elapsed().as_secs_f64());
                 histogram!("comity_writer_batch_size").record(size as f64);
-                self.finish(writes, outcome)
+                self.finish(writes, outcome).await
             }
             Err(error) if size > 1 && error.is_of_one_write() => {
                 counter!("comity_writer_batches_split_total").increment(1);
@@ -142,7 +212,7 @@ impl Task {
                 for write in writes {
                     let alone = vec![write];
                     match self.attempt(&alone).await {
-                        Ok(outcome) => answers.extend(self.finish(alone, outcome)),
+                        Ok(outcome) => answers.extend(self.finish(alone, outcome).await),
                         Err(error) => answers.push(Err(error)),
                     }
                 }
@@ -164,10 +234,10 @@ impl Task {
     }
 
     /// Tells what has become visible, then hands out the answers.
-    fn finish(&mut self, writes: Vec<Write>, outcome: Outcome) -> Vec<Answer> {
+    async fn finish(&mut self, writes: Vec<Write>, outcome: Outcome) -> Vec<Answer> {
         if outcome.base != self.visible {
             // Another node, or a commit whose answer we never got, was there meanwhile.
-            (self.on_commit)(Committed { upto: outcome.base, changes: Arc::new([]), gap: true, foreign: true });
+            self.tell_of_others(outcome.base).await;
         }
         let mut changes = Vec::new();
         let mut untold = false;
@@ -230,10 +300,15 @@ impl Task {
         let base = upto - wanted;
 
         let mut versions = room_versions(connection, writes).await?;
+        let tokens = duties::tokens(connection, writes).await?;
         let mut next = base + 1;
         let mut answers = Vec::with_capacity(writes.len());
         let mut rows = Rows::default();
         for write in writes {
+            if write.duty.is_some_and(|duty| !duty.holds(&tokens)) {
+                answers.push(Err(Error::Superseded));
+                continue;
+            }
             if let Some(step) = write.room {
                 let version = versions.entry(step.room).or_default();
                 if *version != step.from {
@@ -255,6 +330,10 @@ impl Task {
             next += i64::from(write.positions);
         }
         self.flush(connection, &mut rows).await?;
+        if self.duties.has_others() {
+            let done = writes.iter().zip(&answers).filter_map(|(write, answer)| Some((write, *answer.as_ref().ok()?)));
+            journal::put(connection, (base, upto), done).await?;
+        }
         connection.commit().await?;
         Ok(Outcome { base: Position(base), upto: Position(upto), answers })
     }
@@ -289,6 +368,13 @@ impl Task {
                 .collect();
             String::leak(format!("{} VALUES {} {}", table.insert, values.join(", "), table.conflict))
         })
+    }
+}
+
+async fn next(looking: &mut Option<Interval>) {
+    match looking {
+        Some(looking) => drop(looking.tick().await),
+        None => std::future::pending().await,
     }
 }
 

@@ -24,7 +24,7 @@ const RECENT_DEVICE_LISTS: usize = 10_000;
 /// How many rooms are remembered at most, while nobody in memory is in them.
 const QUIET_ROOMS: usize = 10_000;
 
-type OnRedaction = Box<dyn Fn(EventNid) + Send + std::marker::Sync>;
+type OnRedaction = Box<dyn Fn(Option<EventNid>) + Send + std::marker::Sync>;
 
 /// Hears of every commit. Cheap to clone.
 #[derive(Clone)]
@@ -121,7 +121,10 @@ impl Notifier {
         drop(state);
 
         for listener in self.shared.on_redaction.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            redacted.iter().for_each(|nid| listener(*nid));
+            if committed.gap {
+                listener(None);
+            }
+            redacted.iter().for_each(|nid| listener(Some(*nid)));
         }
         for user in &woken {
             user.changed.notify_waiters();
@@ -135,7 +138,36 @@ impl Notifier {
         self.lock().visible
     }
 
-    /// Tells `listener` of every event that loses its content.
+    /// Waits until `position` may be told, if it is anywhere in the database. False: it isn't.
+    pub(crate) async fn reach(&self, store: &Store, position: Position) -> Result<bool, store::Error> {
+        if position <= self.visible() {
+            return Ok(true);
+        }
+        if !store.is_shared() || position > store.visible_position().await? {
+            return Ok(false);
+        }
+        Ok(self.hear_of(store, position).await)
+    }
+
+    /// Waits until this node has heard of a position that is in the database. False: it took too long.
+    async fn hear_of(&self, store: &Store, position: Position) -> bool {
+        /// How long a position takes at most from the database to [`Notifier::ingest`].
+        const INGEST: Duration = Duration::from_secs(5);
+
+        if position <= self.visible() {
+            return true;
+        }
+        // Another node may have written it.
+        store.look();
+        let heard = async {
+            while self.visible() < position {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(INGEST, heard).await.is_ok()
+    }
+
+    /// Tells `listener` of every event that loses its content. `None`: any may have lost it.
     pub(crate) fn on_redaction(&self, listener: OnRedaction) {
         self.shared.on_redaction.lock().unwrap_or_else(PoisonError::into_inner).push(listener);
     }
@@ -161,18 +193,10 @@ impl Notifier {
     }
 
     async fn load(&self, store: &Store, user: &Arc<UserCell>) -> Result<(), store::Error> {
-        /// How long a position takes at most from the database to [`Notifier::ingest`].
-        const INGEST: Duration = Duration::from_secs(5);
-
         let rows = store.rooms().memberships_of(&user.user_id).await?;
         // What was read may be ahead of what was told; one moment has both.
         let ahead = rows.iter().map(|row| row.position).max().unwrap_or_default();
-        let waited = async {
-            while self.visible() < ahead {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let _ = tokio::time::timeout(INGEST, waited).await;
+        self.hear_of(store, ahead).await;
 
         let mut state = self.lock();
         let mut inner = user.lock();

@@ -17,7 +17,7 @@ use ruma::{
 use tokio::time::Instant;
 
 use crate::{
-    Answer, Sync, SyncError, SyncToken,
+    Answer, Shared, Sync, SyncError, SyncToken,
     cells::{InUse, Membership, Memberships},
     filter::Filter,
     settings::Ignored,
@@ -94,7 +94,7 @@ impl Sync {
         let limit = shared.config.max_timeout;
         let deadline = Instant::now() + request.timeout.min(limit);
         let filter = self.filter_of(&request).await?;
-        let mut since = self.since_of(&request)?;
+        let mut since = self.since_of(&request).await?;
         let must_answer = since.is_none() || request.full_state;
         if let Some(since) = since {
             shared.arrivals.confirm(&request, since);
@@ -220,11 +220,12 @@ impl Sync {
         }
     }
 
-    fn since_of(&self, request: &SyncRequest) -> Result<Option<SyncToken>, SyncError> {
+    async fn since_of(&self, request: &SyncRequest) -> Result<Option<SyncToken>, SyncError> {
         let Some(token) = request.since.as_deref().filter(|token| !token.is_empty()) else { return Ok(None) };
         let wrong = || SyncError::Token { field: "since", token: token.to_owned() };
         let since: SyncToken = token.parse().map_err(|_| wrong())?;
-        // What we have not told yet, nobody can have heard.
-        if since.position > self.shared.notifier.visible() { Err(wrong()) } else { Ok(Some(since)) }
+        // What nobody has told yet, nobody can have heard. Another node may have told what this one is about to hear of.
+        let Shared { notifier, store, .. } = &*self.shared;
+        if notifier.reach(store, since.position).await? { Ok(Some(since)) } else { Err(wrong()) }
     }
 }

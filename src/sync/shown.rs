@@ -181,7 +181,10 @@ impl Events {
         let (forget, count) = (cache.clone(), redactions.clone());
         notifier.on_redaction(Box::new(move |nid| {
             count.fetch_add(1, Ordering::AcqRel);
-            forget.remove(&nid);
+            match nid {
+                Some(nid) => drop(forget.remove(&nid)),
+                None => forget.clear(),
+            }
         }));
         Self { store, cache, redactions }
     }

@@ -204,9 +204,9 @@ impl Users {
             return Err(RegisterError::Closed.into());
         }
         if wish.auth.is_some() {
-            self.limits.check_registration_from(address)?;
+            self.limits.check_registration_from(address).await?;
         } else {
-            self.limits.check_lookup_from(address)?;
+            self.limits.check_lookup_from(address).await?;
         }
         // What can't be is said before anybody is asked to prove anything.
         let user_id = match wish.username {
@@ -263,16 +263,16 @@ impl Users {
 
     /// As [`Self::check_available`], for anybody who asks.
     pub async fn ask_available(&self, username: &str, address: IpAddr) -> Result<OwnedUserId, RegisterError> {
-        self.limits.check_lookup_from(address)?;
+        self.limits.check_lookup_from(address).await?;
         self.check_available(username).await
     }
 
     /// Whether `token` lets one register, for anybody who asks.
-    pub fn ask_registration_token(&self, token: &str, address: IpAddr) -> Result<bool, RegisterError> {
+    pub async fn ask_registration_token(&self, token: &str, address: IpAddr) -> Result<bool, RegisterError> {
         if !self.config.registration.enabled {
             return Err(RegisterError::Closed);
         }
-        self.limits.check_registration_from(address)?;
+        self.limits.check_registration_from(address).await?;
         Ok(self.is_registration_token(token))
     }
 
@@ -379,7 +379,7 @@ impl Users {
             self.remove_devices_of(&mut write, user_id, keep).await?;
         }
         self.store.commit(write).await?;
-        self.failures.forget(user_id.as_str());
+        self.failures.forget(user_id.as_str()).await;
         if logout_devices {
             self.sessions.end(user_id, None);
         }

@@ -41,6 +41,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use fabric::Cache;
 use model::Millis;
 use peers::Peers;
 use ruma::OwnedServerName;
@@ -64,7 +65,7 @@ pub use roles::{Role, UnknownRole};
 pub use search::{People, Person};
 pub use search_elsewhere::SearchElsewhereError;
 pub use store::key_backups::{BackedUpKeyRow as BackedUpKey, KeyRange};
-pub use tokens::{NewSession, Session, SessionData, TokenError};
+pub use tokens::{NewSession, OnSessionEnd, Session, SessionData, TokenError};
 pub use uia::{Act, Refused};
 
 /// Tells the time.
@@ -107,11 +108,31 @@ impl Users {
         Self::open_at(config, store, peers, Arc::new(wall_clock)).await
     }
 
+    /// As [`Self::open`], for a node that counts together with those who share `cache` how often somebody asks.
+    pub async fn open_sharing(
+        config: UsersConfig,
+        store: Store,
+        peers: Peers,
+        cache: Cache,
+    ) -> Result<Arc<Self>, store::Error> {
+        Self::open_with(config, store, peers, cache, Arc::new(wall_clock)).await
+    }
+
     /// As [`Self::open`], with a clock.
     pub async fn open_at(
         config: UsersConfig,
         store: Store,
         peers: Peers,
+        clock: Clock,
+    ) -> Result<Arc<Self>, store::Error> {
+        Self::open_with(config, store, peers, Cache::in_process(), clock).await
+    }
+
+    async fn open_with(
+        config: UsersConfig,
+        store: Store,
+        peers: Peers,
+        cache: Cache,
         clock: Clock,
     ) -> Result<Arc<Self>, store::Error> {
         let server_name = peers.server_name().to_owned();
@@ -121,9 +142,9 @@ impl Users {
             remote_users: RemoteUsers::new(config.remote_users.clone(), server_name.clone(), store.clone(), parts),
             server_name,
             signer: secrets::Signer::open(&store).await?,
-            limits: Arc::new(Limits::new(&config.rate_limits)),
+            limits: Arc::new(Limits::new(&config.rate_limits, &cache)),
             lookups: discovery::Lookups::default(),
-            failures: failures::Failures::new(config.accounts.failed_logins_allowed),
+            failures: failures::Failures::new(config.accounts.failed_logins_allowed, cache),
             passwords: passwords::Passwords::new(config.accounts.concurrent_hashes, config.accounts.hash_costs),
             sessions: tokens::Sessions::new(config.accounts.session_cache),
             last_seen: last_seen::LastSeen::default(),

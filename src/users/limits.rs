@@ -1,7 +1,14 @@
 //! How often one may ask: a bucket for each address, account or user, in bounded memory.
+//!
+//! Where nodes share a cache, they share the buckets: each asks its own first, which costs nothing, and then the one that all take
+//! from. While the cache is away, each node's own bucket decides.
 
-use std::{hash::Hash, net::IpAddr, sync::Arc, time::Duration};
+use std::{fmt::Display, hash::Hash, net::IpAddr, sync::Arc, time::Duration};
 
+use fabric::{
+    Cache as SharedCache,
+    cache::{Bucket, Key},
+};
 use governor::{
     DefaultDirectRateLimiter, Quota, RateLimiter,
     clock::{Clock as _, DefaultClock},
@@ -37,52 +44,58 @@ impl Refusal for Limited {
 pub struct Limits(Option<Kinds>);
 
 struct Kinds {
-    login_address: Buckets<IpAddr>,
-    login_account: Buckets<String>,
-    registration: Buckets<IpAddr>,
-    lookups: Buckets<IpAddr>,
-    messages: Buckets<OwnedUserId>,
-    joins: Buckets<OwnedUserId>,
+    login_address: SharedBuckets<IpAddr>,
+    login_account: SharedBuckets<String>,
+    registration: SharedBuckets<IpAddr>,
+    lookups: SharedBuckets<IpAddr>,
+    messages: SharedBuckets<OwnedUserId>,
+    joins: SharedBuckets<OwnedUserId>,
 }
 
 impl Limits {
-    /// The limits that are configured.
-    pub fn new(config: &RateLimitsConfig) -> Self {
+    /// The limits that are configured, as far as `cache` reaches.
+    pub fn new(config: &RateLimitsConfig, cache: &SharedCache) -> Self {
         Self(config.enabled.then(|| Kinds {
-            login_address: Buckets::new(config.login_address),
-            login_account: Buckets::new(config.login_account),
-            registration: Buckets::new(config.registration),
+            login_address: SharedBuckets::new("login:from", config.login_address, cache),
+            login_account: SharedBuckets::new("login:to", config.login_account, cache),
+            registration: SharedBuckets::new("registration", config.registration, cache),
             // Asking for a free name costs less than taking one: a form asks again with every letter.
-            lookups: Buckets::new(config.login_address),
-            messages: Buckets::new(config.messages),
-            joins: Buckets::new(config.joins),
+            lookups: SharedBuckets::new("lookup", config.login_address, cache),
+            messages: SharedBuckets::new("messages", config.messages, cache),
+            joins: SharedBuckets::new("joins", config.joins, cache),
         }))
     }
 
     /// One more event that `user_id` sends.
-    pub fn check_send(&self, user_id: &UserId) -> Result<(), Limited> {
-        self.0.as_ref().map_or(Ok(()), |kinds| kinds.messages.take(user_id.to_owned()))
+    pub async fn check_send(&self, user_id: &UserId) -> Result<(), Limited> {
+        let Some(kinds) = &self.0 else { return Ok(()) };
+        kinds.messages.take(user_id.to_owned()).await
     }
 
     /// One more room that `user_id` joins or knocks on.
-    pub fn check_join(&self, user_id: &UserId) -> Result<(), Limited> {
-        self.0.as_ref().map_or(Ok(()), |kinds| kinds.joins.take(user_id.to_owned()))
+    pub async fn check_join(&self, user_id: &UserId) -> Result<(), Limited> {
+        let Some(kinds) = &self.0 else { return Ok(()) };
+        kinds.joins.take(user_id.to_owned()).await
     }
 
-    pub(crate) fn check_login_from(&self, address: IpAddr) -> Result<(), Limited> {
-        self.0.as_ref().map_or(Ok(()), |kinds| kinds.login_address.take(network_of(address)))
+    pub(crate) async fn check_login_from(&self, address: IpAddr) -> Result<(), Limited> {
+        let Some(kinds) = &self.0 else { return Ok(()) };
+        kinds.login_address.take(network_of(address)).await
     }
 
-    pub(crate) fn check_login_to(&self, account: &str) -> Result<(), Limited> {
-        self.0.as_ref().map_or(Ok(()), |kinds| kinds.login_account.take(account.to_owned()))
+    pub(crate) async fn check_login_to(&self, account: &str) -> Result<(), Limited> {
+        let Some(kinds) = &self.0 else { return Ok(()) };
+        kinds.login_account.take(account.to_owned()).await
     }
 
-    pub(crate) fn check_lookup_from(&self, address: IpAddr) -> Result<(), Limited> {
-        self.0.as_ref().map_or(Ok(()), |kinds| kinds.lookups.take(network_of(address)))
+    pub(crate) async fn check_lookup_from(&self, address: IpAddr) -> Result<(), Limited> {
+        let Some(kinds) = &self.0 else { return Ok(()) };
+        kinds.lookups.take(network_of(address)).await
     }
 
-    pub(crate) fn check_registration_from(&self, address: IpAddr) -> Result<(), Limited> {
-        self.0.as_ref().map_or(Ok(()), |kinds| kinds.registration.take(network_of(address)))
+    pub(crate) async fn check_registration_from(&self, address: IpAddr) -> Result<(), Limited> {
+        let Some(kinds) = &self.0 else { return Ok(()) };
+        kinds.registration.take(network_of(address)).await
     }
 }
 
@@ -94,6 +107,32 @@ fn network_of(address: IpAddr) -> IpAddr {
             None => IpAddr::from((u128::from(address) & (u128::MAX << 64)).to_be_bytes()),
         },
         address => address,
+    }
+}
+
+/// A bucket for each of many, out of which all nodes take.
+struct SharedBuckets<K> {
+    kind: &'static str,
+    own: Buckets<K>,
+    bucket: Bucket,
+    cache: SharedCache,
+}
+
+impl<K: Hash + Eq + Clone + Display> SharedBuckets<K> {
+    fn new(kind: &'static str, rate: Rate, cache: &SharedCache) -> Self {
+        let bucket = Bucket { period: rate.period(), burst: rate.burst.get() };
+        Self { kind, own: Buckets::new(rate), bucket, cache: cache.clone() }
+    }
+
+    async fn take(&self, key: K) -> Result<(), Limited> {
+        let shared = self.cache.is_shared().then(|| Key::rate(self.kind, &key.to_string()));
+        self.own.take(key)?;
+        let Some(shared) = shared else { return Ok(()) };
+        match self.cache.take(&shared, self.bucket).await {
+            Ok(Some(retry_after)) => Err(Limited { retry_after }),
+            // Away: this node's own bucket has decided.
+            Ok(None) | Err(_) => Ok(()),
+        }
     }
 }
 
@@ -125,19 +164,26 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn who_sends_too_often_is_told_how_long_to_wait_and_nobody_else_is() {
-        let limits = Limits::new(&RateLimitsConfig::default());
+    #[tokio::test]
+    async fn who_sends_too_often_is_told_how_long_to_wait_and_nobody_else_is() {
+        let limits = Limits::new(&RateLimitsConfig::default(), &SharedCache::in_process());
         let (alice, bob) = (user_id!("@alice:a.test"), user_id!("@bob:a.test"));
-        let limited = (0..200).find_map(|_| limits.check_send(alice).err()).expect("200 at once are too many");
+        let mut limited = None;
+        for _ in 0..200 {
+            limited = limited.or(limits.check_send(alice).await.err());
+        }
+        let limited = limited.expect("200 at once are too many");
         assert!(limited.retry_after_ms().is_some_and(|wait| (1..=100).contains(&wait)), "{limited:?}");
-        assert_eq!(limits.check_send(bob), Ok(()));
+        assert_eq!(limits.check_send(bob).await, Ok(()));
     }
 
-    #[test]
-    fn switched_off_there_is_no_limit() {
-        let limits = Limits::new(&RateLimitsConfig { enabled: false, ..RateLimitsConfig::default() });
-        assert!((0..10_000).all(|_| limits.check_send(user_id!("@alice:a.test")).is_ok()));
+    #[tokio::test]
+    async fn switched_off_there_is_no_limit() {
+        let config = RateLimitsConfig { enabled: false, ..RateLimitsConfig::default() };
+        let limits = Limits::new(&config, &SharedCache::in_process());
+        for _ in 0..10_000 {
+            assert_eq!(limits.check_send(user_id!("@alice:a.test")).await, Ok(()));
+        }
     }
 
     #[test]

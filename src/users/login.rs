@@ -123,12 +123,12 @@ impl Users {
     }
 
     async fn try_login(&self, request: LoginRequest<'_>, address: IpAddr) -> Result<NewSession, LoginError> {
-        self.limits.check_login_from(address)?;
+        self.limits.check_login_from(address).await?;
         check_device_id(request.device_id).map_err(|_| LoginError::DeviceId)?;
         let user_id = match request.credentials {
             Credentials::Password { identifier, password } => {
                 let user_id = self.user_of_identifier(identifier)?;
-                self.limits.check_login_to(user_id.as_str())?;
+                self.limits.check_login_to(user_id.as_str()).await?;
                 self.check_password(&user_id, password).await?
             }
             Credentials::Token(token) => self.use_login_token(token).await?,
@@ -167,21 +167,21 @@ impl Users {
     pub(crate) async fn check_password(&self, user_id: &UserId, password: &str) -> Result<OwnedUserId, LoginError> {
         let account = self.account_for_login(user_id).await?;
         let name = account.as_ref().map_or(user_id, |account| &account.user_id).as_str().to_lowercase();
-        self.failures.check(&name, self.now())?;
+        self.failures.check(&name, self.now()).await?;
         let stored = account.as_ref().and_then(|account| account.password_hash.clone());
         let verdict = self.passwords.verify(stored.clone(), password.to_owned()).await?;
         let Some(account) = account else {
-            self.failures.note(&name, self.now());
+            self.failures.note(&name, self.now()).await;
             return Err(LoginError::WrongPassword);
         };
         if account.deactivated_at.is_some() {
             return Err(LoginError::Deactivated);
         }
         if verdict == Verdict::Wrong {
-            self.failures.note(&name, self.now());
+            self.failures.note(&name, self.now()).await;
             return Err(LoginError::WrongPassword);
         }
-        self.failures.forget(&name);
+        self.failures.forget(&name).await;
         if let (Verdict::RightButOld, Some(old)) = (verdict, stored) {
             self.renew_hash(&account.user_id, &old, password).await;
         }

@@ -3,7 +3,7 @@
 use std::{
     ops::Deref,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering},
     },
 };
@@ -139,19 +139,31 @@ pub(crate) struct Sessions {
     known: Cache<[u8; 32], Session>,
     /// How often a session was ended: who looked one up meanwhile doesn't remember it.
     endings: AtomicU64,
+    /// Hears whose sessions were ended here.
+    pub(crate) on_end: OnceLock<OnSessionEnd>,
 }
+
+/// Hears of a user whose sessions, or some of them, were ended. Must not block.
+pub type OnSessionEnd = Box<dyn Fn(&UserId) + Send + Sync>;
 
 impl Sessions {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { known: Cache::new(capacity.max(1)), endings: AtomicU64::new(0) }
+        Self { known: Cache::new(capacity.max(1)), endings: AtomicU64::new(0), on_end: OnceLock::new() }
     }
 
-    /// Forgets the sessions of a user, or of one device.
+    /// Forgets the sessions of a user, or of one device: they were ended.
     pub(crate) fn end(&self, user_id: &UserId, device_id: Option<&DeviceId>) {
-        self.endings.fetch_add(1, Ordering::SeqCst);
-        self.known.retain(|_, session| {
-            session.user_id != user_id || device_id.is_some_and(|device_id| session.device_id != device_id)
+        self.forget(|session| {
+            session.user_id == user_id && device_id.is_none_or(|device_id| session.device_id == device_id)
         });
+        if let Some(tell) = self.on_end.get() {
+            tell(user_id);
+        }
+    }
+
+    fn forget(&self, which: impl Fn(&Session) -> bool) {
+        self.endings.fetch_add(1, Ordering::SeqCst);
+        self.known.retain(|_, session| !which(session));
     }
 
     fn remember(&self, digest: [u8; 32], session: &Session, endings_before: u64) {
@@ -163,6 +175,16 @@ impl Sessions {
 }
 
 impl Users {
+    /// Tells `listener` whose sessions are ended here. Only the first who wants that is told.
+    pub fn on_session_end(&self, listener: OnSessionEnd) {
+        self.sessions.on_end.get_or_init(|| listener);
+    }
+
+    /// Somebody else may have ended sessions of a user, or of anybody: they are looked up again.
+    pub fn forget_sessions(&self, user_id: Option<&UserId>) {
+        self.sessions.forget(|session| user_id.is_none_or(|user_id| session.user_id == user_id));
+    }
+
     /// Who `token` stands for. A session that was active of late is answered from memory.
     pub async fn authenticate(&self, token: &str) -> Result<Session, TokenError> {
         let now = self.now();

@@ -59,7 +59,7 @@ fn largest(services: &Services) -> UInt {
 }
 
 async fn create(ask: Ask<legacy::create_mxc_uri::v1::Request>) -> Answer<legacy::create_mxc_uri::v1::Response> {
-    ask.services.limits.check_send(&ask.session.user_id)?;
+    ask.services.limits.check_send(&ask.session.user_id).await?;
     let reserved = ask.services.media.reserve(&ask.session.user_id).await.map_err(refuse)?;
     let mut response = legacy::create_mxc_uri::v1::Response::new(uri_of(&reserved.mxc));
     let expires_at = u64::try_from(reserved.expires_at).unwrap_or_default();
@@ -69,7 +69,7 @@ async fn create(ask: Ask<legacy::create_mxc_uri::v1::Request>) -> Answer<legacy:
 
 async fn upload(ask: PlainAsk<Body>) -> Result<Response, Error> {
     let session = user_of(&ask.parts, ask.address, &ask.services).await?;
-    ask.services.limits.check_send(&session.user_id)?;
+    ask.services.limits.check_send(&session.user_id).await?;
     check_size(&ask.parts, &ask.services)?;
     let described = describe(&ask.parts);
     let pieces = ask.body.into_data_stream();

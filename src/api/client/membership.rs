@@ -92,7 +92,7 @@ async fn join(
     via: &[OwnedServerName],
     reason: Option<String>,
 ) -> Result<(), Error> {
-    services.limits.check_join(user_id)?;
+    services.limits.check_join(user_id).await?;
     Ok(services.rooms.join(room_id, user_id, via, reason).await?)
 }
 
@@ -100,7 +100,7 @@ async fn knock(ask: Ask<knock_room::v3::Request>) -> Answer<knock_room::v3::Resp
     let (room_id, servers) = ask.services.rooms.resolve(&ask.request.room_id_or_alias).await?;
     let via = all_of(ask.request.via, servers);
     let user_id = &ask.session.user_id;
-    ask.services.limits.check_join(user_id)?;
+    ask.services.limits.check_join(user_id).await?;
     ask.services.rooms.knock(&room_id, user_id, &via, ask.request.reason).await?;
     Ok(knock_room::v3::Response::new(room_id))
 }

@@ -65,6 +65,6 @@ async fn is_available(
 async fn is_registration_token(
     ask: Ask<check_registration_token_validity::v1::Request>,
 ) -> Answer<check_registration_token_validity::v1::Response> {
-    let valid = ask.services.users.ask_registration_token(&ask.request.token, ask.address)?;
+    let valid = ask.services.users.ask_registration_token(&ask.request.token, ask.address).await?;
     Ok(check_registration_token_validity::v1::Response::new(valid))
 }

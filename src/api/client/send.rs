@@ -27,7 +27,7 @@ pub(crate) fn routes() -> Vec<Route> {
 
 async fn send_message(ask: Ask<send_message_event::v3::Request>) -> Answer<send_message_event::v3::Response> {
     let request = ask.request;
-    ask.services.limits.check_send(&ask.session.user_id)?;
+    ask.services.limits.check_send(&ask.session.user_id).await?;
     let room = ask.services.rooms.get(&request.room_id).await?;
     // A redaction sent like a message says in its content what it redacts.
     let redacts = (request.event_type.to_string() == TimelineEventType::RoomRedaction.to_string())
@@ -47,7 +47,7 @@ async fn send_message(ask: Ask<send_message_event::v3::Request>) -> Answer<send_
 
 async fn send_state(ask: Ask<send_state_event::v3::Request>) -> Answer<send_state_event::v3::Response> {
     let request = ask.request;
-    ask.services.limits.check_send(&ask.session.user_id)?;
+    ask.services.limits.check_send(&ask.session.user_id).await?;
     let room = ask.services.rooms.get(&request.room_id).await?;
     let wish = Wish {
         sender: ask.session.user_id.clone(),
@@ -63,7 +63,7 @@ async fn send_state(ask: Ask<send_state_event::v3::Request>) -> Answer<send_stat
 
 async fn redact(ask: Ask<redact_event::v3::Request>) -> Answer<redact_event::v3::Response> {
     let request = ask.request;
-    ask.services.limits.check_send(&ask.session.user_id)?;
+    ask.services.limits.check_send(&ask.session.user_id).await?;
     let room = ask.services.rooms.get(&request.room_id).await?;
     let content = match &request.reason {
         Some(reason) => json!({ "reason": reason }),

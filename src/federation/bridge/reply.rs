@@ -16,6 +16,7 @@ use serde_json::{json, value::to_raw_value};
 use store::{
     Write,
     bridge::{self, BridgeRoomRow},
+    duties::Duty,
 };
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,7 @@ impl Bridge {
         // Whether each room is the bridge's. One becomes it before anything is said there by somebody who could be heard.
         let rooms: Cache<OwnedRoomId, Option<OwnedServerName>> = Cache::new(REMEMBERED);
         shared.heard().is_behind = true;
+        let mut duties = shared.store.duties().changes();
         let mut turns = JoinSet::new();
         loop {
             let mut wake_at = Instant::now() + IDLE;
@@ -88,6 +90,7 @@ impl Bridge {
                 biased;
                 () = stop.cancelled() => break,
                 () = shared.news.notified() => {}
+                Ok(()) = duties.changed() => shared.heard().is_behind = true,
                 Some(_) = turns.join_next() => {}
                 () = tokio::time::sleep_until(wake_at) => {}
             }
@@ -102,7 +105,8 @@ impl Shared {
     async fn look(&self, rooms: &Cache<OwnedRoomId, Option<OwnedServerName>>) -> Result<(), store::Error> {
         let heard = std::mem::take(&mut *self.heard());
         if heard.is_behind {
-            for server in self.store.bridge().owed().await? {
+            let owed = self.store.bridge().owed().await?;
+            for server in owed.into_iter().filter(|server| self.duty(server).is_some()) {
                 self.book().mark(&server, Instant::now());
             }
             return Ok(());
@@ -116,16 +120,22 @@ impl Shared {
                     server
                 }
             };
-            if let Some(server) = server {
+            if let Some(server) = server.filter(|server| self.duty(server).is_some()) {
                 self.book().mark(&server, Instant::now());
             }
         }
         Ok(())
     }
 
+    /// Leave to send to a server; `None`: another node does.
+    pub(super) fn duty(&self, server: &ServerName) -> Option<Duty> {
+        self.store.duties().of(&format!("bridge/{server}"))
+    }
+
     /// Sends a server what it is owed, in order.
     async fn turn(&self, server: &ServerName, stop: &CancellationToken) -> Ended {
         loop {
+            let Some(duty) = self.duty(server) else { return Ended::Done };
             let owed = match self.store.bridge().owed_to(server, AT_ONCE).await {
                 Ok(owed) => owed,
                 Err(error) => return self.failed(server, &PeerError::Store(error)),
@@ -139,8 +149,9 @@ impl Shared {
                     () = stop.cancelled() => return Ended::Done,
                     told = self.tell(server, &room, &event) => told,
                 };
-                match self.note(&room, &event, told).await {
+                match self.note(&room, &event, told, duty).await {
                     Ok(()) => self.book().answered(server),
+                    Err(PeerError::Store(store::Error::Superseded)) => return Ended::Done,
                     Err(error) => return self.failed(server, &error),
                 }
             }
@@ -203,7 +214,13 @@ impl Shared {
     }
 
     /// Remembers what became of a message; who wrote one that was refused is told.
-    async fn note(&self, room: &BridgeRoomRow, event: &Arc<TimelineEvent>, told: Told) -> Result<(), PeerError> {
+    async fn note(
+        &self,
+        room: &BridgeRoomRow,
+        event: &Arc<TimelineEvent>,
+        told: Told,
+        duty: Duty,
+    ) -> Result<(), PeerError> {
         let outcome = match told {
             Told::Failed(error) => return Err(error),
             Told::Taken => "taken",
@@ -215,6 +232,7 @@ impl Shared {
         counter!("comity_bridge_messages_sent_total", "outcome" => outcome).increment(1);
         let mut write = Write::new();
         bridge::sent(&mut write, &room.room_id, event.position);
+        write.on_duty(duty);
         self.store.commit(write).await?;
         Ok(())
     }

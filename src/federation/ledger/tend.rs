@@ -47,7 +47,7 @@ impl Ledger {
     /// Sums up what was written since the last time, if something was.
     pub(super) async fn sum_up(&self, stop: &CancellationToken) -> Result<(), Error> {
         let Shared { store, records, .. } = &*self.shared;
-        if !records.take_fresh() {
+        if store.duties().of("ledger").is_none() || !(records.take_fresh() || store.duties().is_shared()) {
             return Ok(());
         }
         let done = async {
@@ -68,6 +68,9 @@ impl Ledger {
     pub(super) async fn prune(&self, now: Millis, stop: &CancellationToken) -> Result<(), Error> {
         let Shared { store, records, config, .. } = &*self.shared;
         self.sum_up(stop).await?;
+        if store.duties().of("ledger").is_none() {
+            return records.load().await;
+        }
         let before = now - millis(config.ledger_keep);
         while let Some(upto) = store.ledger().old(before, PRUNED_AT_ONCE).await? {
             let mut write = Write::new();

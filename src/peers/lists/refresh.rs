@@ -76,6 +76,9 @@ impl Lists {
     }
 
     async fn ask_who_is_due(&self) {
+        if self.peers.trust().store().duties().of("lists").is_none() {
+            return;
+        }
         let lists = self.peers.trust().store().federation_lists();
         let due = match lists.due(crate::keys::wall_clock(), AT_ONCE as u32).await {
             Ok(due) => due,

@@ -42,7 +42,11 @@ impl Peering {
         loop {
             let revision = self.peers.trust().revision();
             let is_due = pauses.values().any(|pause| pause.until <= Instant::now());
-            if seen != Some(revision) || is_due {
+            let is_ours = self.store().duties().of("peering").is_some();
+            if !is_ours {
+                // When it is ours again, everything is looked at.
+                seen = None;
+            } else if seen != Some(revision) || is_due {
                 match self.say_all(&mut pauses).await {
                     Ok(()) => seen = Some(revision),
                     Err(error) => {

@@ -1,0 +1,274 @@
+//! Several nodes on one database: each hears at once of what the others commit, and does its share of what only one may do.
+//!
+//! What is said is a pointer, and what it points to is read from the database. When nobody says anything, because there is no cache
+//! that nodes share or it is away, the store looks by itself once a second.
+
+use std::{
+    borrow::Cow,
+    collections::HashMap,
+    fs::{File, OpenOptions},
+    io::{self, Read as _, Seek as _, Write as _},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use fabric::{
+    Cache,
+    cache::{News, Subscription},
+};
+use federation::{Bridge, Sender};
+use model::{Committed, Position};
+use rand::Rng as _;
+use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
+use serde::{Deserialize, Serialize};
+use store::{Store, duties::Duties};
+use tokio::{
+    sync::{broadcast, watch},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
+use users::Users;
+
+/// Where nodes talk.
+const CHANNEL: &str = "im:nodes";
+/// Between two looks: what is said meanwhile is one look. Each makes a node forget what it remembers.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+/// How often it is said of one server that it is there.
+const BETWEEN_SIGNS_OF_LIFE: Duration = Duration::from_secs(5);
+/// Of how many servers it is remembered when that was said.
+const MOST_SERVERS: usize = 10_000;
+/// How many words wait to be said.
+const UNSAID: usize = 256;
+
+/// What tells a node from the others.
+pub(crate) struct Name {
+    name: Arc<str>,
+    /// Locked for as long as the node runs.
+    _file: Option<File>,
+}
+
+impl Name {
+    /// The name that is kept in `data_dir`, so that a node that is started again takes up at once what it left. Another one, if a
+    /// process that runs has that one.
+    pub(crate) fn of(data_dir: &Path) -> Self {
+        let path = data_dir.join("node");
+        match Self::keep(&path) {
+            Ok(name) => name,
+            Err(error) => {
+                let (error, path) = (&error as &dyn std::error::Error, path.display().to_string());
+                warn!(error, path, "the node's name can't be kept; after a restart it is another one");
+                Self { name: new_name().into(), _file: None }
+            }
+        }
+    }
+
+    fn keep(path: &Path) -> io::Result<Self> {
+        let mut file = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path)?;
+        file.try_lock()?;
+        let mut name = String::new();
+        io::Read::by_ref(&mut file).take(64).read_to_string(&mut name)?;
+        if name.len() != 16 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            name = new_name();
+            file.set_len(0)?;
+            file.rewind()?;
+            file.write_all(name.as_bytes())?;
+            file.sync_all()?;
+        }
+        Ok(Self { name: name.into(), _file: Some(file) })
+    }
+}
+
+fn new_name() -> String {
+    format!("{:016x}", rand::rng().next_u64())
+}
+
+/// What one node says to the others. Who doesn't hear it finds out later.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Word {
+    /// It has committed something; up to this position everything can be read.
+    Committed(i64),
+    /// A server has just sent an authenticated request: it is there, for whoever has something to send to it.
+    Alive(OwnedServerName),
+    /// Sessions of a user have ended.
+    Ended(OwnedUserId),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Said<'a> {
+    node: Cow<'a, str>,
+    word: Word,
+}
+
+/// Whom it concerns what other nodes say.
+pub(crate) struct Listeners {
+    pub(crate) store: Store,
+    pub(crate) users: Arc<Users>,
+    pub(crate) sender: Sender,
+    pub(crate) bridge: Bridge,
+}
+
+/// This node among the others. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Nodes {
+    cache: Cache,
+    name: Arc<Name>,
+    committed: watch::Sender<Position>,
+    words: broadcast::Sender<Word>,
+    /// When it was last said of a server that it is there.
+    alive: Arc<Mutex<HashMap<OwnedServerName, Instant>>>,
+}
+
+impl Nodes {
+    pub(crate) fn new(cache: Cache, name: Name) -> Self {
+        let (committed, words) = (watch::Sender::new(Position(0)), broadcast::Sender::new(UNSAID));
+        Self { cache, name: Arc::new(name), committed, words, alive: Arc::default() }
+    }
+
+    /// A process that uses the database of nodes and is none.
+    pub(crate) fn none() -> Self {
+        Self::new(Cache::in_process(), Name { name: new_name().into(), _file: None })
+    }
+
+    /// What the nodes share.
+    pub(crate) fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Takes this node's share of what only one node may do at a time, until `stop` is cancelled; then it goes to the others.
+    pub(crate) async fn join(
+        &self,
+        store: &Store,
+        stop: CancellationToken,
+    ) -> Result<Option<JoinHandle<()>>, store::Error> {
+        if !store.is_shared() {
+            return Ok(None);
+        }
+        let mut tending = Duties::join(store, &self.name.name).await?;
+        Ok(Some(tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = tending.run() => {}
+            }
+            if let Err(error) = tending.leave().await {
+                let error = &error as &dyn std::error::Error;
+                warn!(error, "could not give back what was this node's to do; others will take it in a few seconds");
+            }
+        })))
+    }
+
+    // === what this node says; none of it blocks ===
+
+    /// What is committed while the cache is told of something is told in one.
+    pub(crate) fn ingest(&self, committed: &Committed) {
+        if !committed.foreign {
+            self.committed.send_replace(committed.upto);
+        }
+    }
+
+    /// `server` is there, and another node may have something to send to it. Said of each server once in a while.
+    pub(crate) fn alive(&self, server: &ServerName) {
+        if !self.cache.is_shared() {
+            return;
+        }
+        let now = Instant::now();
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        if alive.get(server).is_some_and(|said| now.duration_since(*said) < BETWEEN_SIGNS_OF_LIFE) {
+            return;
+        }
+        if alive.len() >= MOST_SERVERS {
+            alive.clear();
+        }
+        alive.insert(server.to_owned(), now);
+        drop(alive);
+        let _ = self.words.send(Word::Alive(server.to_owned()));
+    }
+
+    /// Sessions of `user_id` have ended.
+    pub(crate) fn ended(&self, user_id: &UserId) {
+        // With nobody to say it, it is said to nobody.
+        let _ = self.words.send(Word::Ended(user_id.to_owned()));
+    }
+
+    // === what is heard ===
+
+    /// Tells the others, and hears of them, until `stop` is cancelled.
+    pub(crate) fn start(&self, listeners: Listeners, stop: CancellationToken) -> Option<JoinHandle<()>> {
+        if !self.cache.is_shared() || !listeners.store.is_shared() {
+            return None;
+        }
+        let (nodes, words) = (self.clone(), self.words.subscribe());
+        let heard = self.cache.subscribe(CHANNEL);
+        Some(tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {}
+                () = nodes.tell(words) => {}
+                () = nodes.hear(heard, &listeners) => {}
+            }
+        }))
+    }
+
+    async fn tell(&self, mut words: broadcast::Receiver<Word>) {
+        let mut committed = self.committed.subscribe();
+        loop {
+            let word = tokio::select! {
+                Ok(()) = committed.changed() => Word::Committed(committed.borrow_and_update().0),
+                word = words.recv() => match word {
+                    Ok(word) => word,
+                    // Of a server it is said again, and a session ends everywhere within a minute.
+                    Err(broadcast::error::RecvError::Lagged(_)) => continue,
+                    Err(broadcast::error::RecvError::Closed) => return,
+                },
+            };
+            let said = Said { node: Cow::Borrowed(&*self.name.name), word };
+            if let Ok(said) = serde_json::to_string(&said) {
+                let _ = self.cache.publish(CHANNEL, &said).await;
+            }
+        }
+    }
+
+    async fn hear(&self, mut heard: Subscription, listeners: &Listeners) {
+        while let Some(news) = heard.next().await {
+            let News::Said(said) = news else {
+                listeners.store.look();
+                listeners.users.forget_sessions(None);
+                continue;
+            };
+            let Ok(Said { node, word }) = serde_json::from_str(&said) else { continue };
+            if *node == *self.name.name {
+                continue;
+            }
+            match word {
+                Word::Committed(_) => {
+                    listeners.store.look();
+                    tokio::time::sleep(BETWEEN_LOOKS).await;
+                }
+                Word::Alive(server) => {
+                    listeners.sender.alive(&server);
+                    listeners.bridge.alive(&server);
+                }
+                Word::Ended(user_id) => listeners.users.forget_sessions(Some(&user_id)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_keeps_its_name_and_nobody_else_has_it_meanwhile() {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let first = Name::of(folder.path());
+        let beside = Name::of(folder.path());
+        assert_ne!(first.name, beside.name);
+        let name = first.name.clone();
+        drop(first);
+        assert_eq!(Name::of(folder.path()).name, name);
+    }
+}
