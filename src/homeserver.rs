@@ -8,23 +8,25 @@ use std::{
 };
 
 use api::{ApiConfig, Services};
+use fabric::{ManagementConfig, management::LinkWay};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
-use peers::{PeerError, Peers, PeersConfig, TrustConfig};
+use peers::{Links, LinksConfig, LinksError, PeerError, Peers, PeersConfig, TrustConfig, links::LinkTls};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use url::Url;
 use users::{
     AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, RemoteUsers, RemoteUsersConfig, Users, UsersConfig,
 };
 
 use crate::{
     certificate::{Certificate, CertificateError},
-    config::{Config, DatabaseUrl, Rate, Secret},
+    config::{Config, DatabaseUrl, LinkKind, Rate, Secret, ServiceUrl},
     listener::Listener,
     signing_key::{KeyError, KeyFile, previous, retired, take_next},
     telemetry::Telemetry,
@@ -80,6 +82,9 @@ pub enum StartError {
     /// Other servers can't be talked to.
     #[error("other servers can't be talked to")]
     Peers(#[from] PeerError),
+    /// The broker can't be managed as the configuration says.
+    #[error("the links with the brokers of peers can't be managed")]
+    Links(#[from] LinksError),
     /// It has nothing to show itself by in TLS.
     #[error("the server has no certificate to show to other servers")]
     Certificate(#[from] CertificateError),
@@ -105,6 +110,7 @@ impl Homeserver {
         take_next(&config.keys_dir, now())?;
         let Core { notifier, store, peers, users, rooms, to_send, to_bridge } = Core::open(&config).await?;
         peers.keys().warn_of_notaries();
+        let links = links(&config, &peers)?;
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config(&config), ending.clone());
@@ -132,7 +138,7 @@ impl Homeserver {
             }));
             let arriving = sender.clone();
             sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
-            Federating::start(sender, inbound.clone(), bridge.clone(), peers.clone(), rooms.clone())
+            Federating::start(sender, inbound.clone(), bridge.clone(), links.clone(), peers.clone(), rooms.clone())
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -151,6 +157,7 @@ impl Homeserver {
             inbound,
             bridge,
             ledger,
+            links,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
@@ -190,6 +197,8 @@ struct Federating {
     sending: JoinHandle<()>,
     receiving: JoinHandle<()>,
     bridging: JoinHandle<()>,
+    /// Keeps the links with the brokers of peers.
+    linking: Option<JoinHandle<()>>,
     /// Tells other servers of offers and agreements.
     peering: JoinHandle<()>,
     /// Sums up what was delivered.
@@ -201,7 +210,14 @@ struct Federating {
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, peers: Peers, rooms: Rooms) -> Self {
+    fn start(
+        sender: Sender,
+        inbound: Inbound,
+        bridge: Bridge,
+        links: Option<Links>,
+        peers: Peers,
+        rooms: Rooms,
+    ) -> Self {
         let stop = CancellationToken::new();
         let (until, till, end, to, stopped) = (stop.clone(), stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let ledger = sender.ledger();
@@ -214,7 +230,9 @@ impl Federating {
         let (peering, lists, ended) = (peers.peering(), peers.lists(), stop.clone());
         let peering = tokio::spawn(async move { peering.tend(stopped).await });
         let listing = tokio::spawn(async move { lists.tend(ended).await });
-        Self { stop, sending, receiving, bridging, peering, accounting, listing, keeping }
+        let until_then = stop.clone();
+        let linking = links.map(|links| tokio::spawn(async move { links.run(until_then).await }));
+        Self { stop, sending, receiving, bridging, linking, peering, accounting, listing, keeping }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -223,6 +241,9 @@ impl Federating {
         let _ = self.sending.await;
         let _ = self.receiving.await;
         let _ = self.bridging.await;
+        if let Some(linking) = self.linking {
+            let _ = linking.await;
+        }
         let _ = self.peering.await;
         let _ = self.accounting.await;
         let _ = self.listing.await;
@@ -321,6 +342,30 @@ async fn open_media(config: &Config, store: &Store, peers: &Peers) -> Result<Med
     let folder = config.path.display().to_string();
     let opened = Media::open(config, store.clone(), peers.clone()).await;
     opened.map_err(|source| StartError::MediaFolder { folder, source })
+}
+
+/// The links with the brokers of peers, if the configuration says where this server's own is managed.
+pub(crate) fn links(config: &Config, peers: &Peers) -> Result<Option<Links>, LinksError> {
+    let bus = &config.bus;
+    let Some(url) = &bus.management_url else { return Ok(None) };
+    let text = |url: &Option<ServiceUrl>| url.as_ref().and_then(|url| Url::parse(url.expose()).ok());
+    let user = text(&bus.url).map(|url| fabric::management::pattern::percent_decoded(url.username()));
+    let config = LinksConfig {
+        management: ManagementConfig { url: url.expose().to_owned(), ca_file: bus.ca_file.clone() },
+        user: user.filter(|user| !user.is_empty()),
+        public_url: text(&bus.public_url),
+        way: match bus.link {
+            LinkKind::Upstream => LinkWay::Upstream,
+            LinkKind::Shovel => LinkWay::Shovel,
+        },
+        tls: LinkTls {
+            ca_file: bus.link_ca_file.clone(),
+            certificate: bus.link_certificate.clone(),
+            private_key: bus.link_private_key.clone(),
+        },
+        keys_dir: config.keys_dir.clone(),
+    };
+    Links::new(peers.clone(), config).map(Some)
 }
 
 /// Milliseconds since 1970.

@@ -53,6 +53,8 @@ pub struct Services {
     pub bridge: ::federation::Bridge,
     /// What became of what other servers were sent.
     pub ledger: ::federation::Ledger,
+    /// The links with the brokers of peers, if this server manages its broker.
+    pub links: Option<peers::Links>,
     /// Writes the metrics out, if they are on.
     pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }

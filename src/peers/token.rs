@@ -47,12 +47,14 @@ pub enum Scope {
     Status,
     /// Offer to be peers, and what follows from that.
     Peering,
+    /// Ask for what full peers share: how to log in at the broker.
+    Cascade,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Messaging, Self::Presence, Self::Users, Self::Search, Self::Status, Self::Peering];
+    pub const ALL: [Self; 7] =
+        [Self::Messaging, Self::Presence, Self::Users, Self::Search, Self::Status, Self::Peering, Self::Cascade];
 
     /// As a token spells it.
     pub fn word(self) -> &'static str {
@@ -63,6 +65,7 @@ impl Scope {
             Self::Search => "search",
             Self::Status => "status",
             Self::Peering => "peering",
+            Self::Cascade => "cascade",
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod accounts;
 pub mod aliases;
 pub mod audit;
 pub mod bridge;
+pub mod broker_links;
 pub mod destinations;
 pub mod device_keys;
 pub mod device_receipts;

@@ -35,6 +35,7 @@ const SHARED: &[Step] = migrations![
     16 "0016_federation_lists",
     17 "0017_room_trust",
     18 "0018_device_receipts",
+    20 "0020_broker_links",
 ];
 
 /// What only SQLite knows.

@@ -4,6 +4,7 @@
 mod authenticate;
 mod deliver;
 mod list;
+mod mq_info;
 mod peering;
 mod presence;
 mod status;
@@ -24,6 +25,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         status::endpoints(),
         peering::endpoints(),
         list::endpoints(),
+        mq_info::endpoints(),
     ]
     .concat()
 }
