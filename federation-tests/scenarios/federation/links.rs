@@ -327,7 +327,8 @@ async fn a_peer_is_told_of_its_own_user_alone_which_can_do_nothing_but_the_link(
     assert!(publishes(&link, "fed.in.b.test", "any.key").await, "as a shovel does");
     assert!(makes(&link, internal).await, "as federation does");
     let (from, key) = ("fed.out.b.test", "#");
-    let bound = channel(&link).await.queue_bind(
+    let binding = channel(&link).await;
+    let bound = binding.queue_bind(
         internal.into(),
         from.into(),
         key.into(),
