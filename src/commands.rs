@@ -6,6 +6,7 @@ mod bus;
 mod config_check;
 mod doctor;
 mod federation;
+mod health;
 mod keys;
 mod list;
 mod password;
@@ -32,6 +33,7 @@ Examples:
   comity serve --config /etc/comity.toml    serve with that file
   comity config check                       say what is wrong with the configuration, or what is in effect
   comity federation resolve matrix.org      how another server is found, step by step
+  comity health                             ask the running server whether it is ready
   comity doctor matrix.org                  examine the way to another server, and say what is wrong with it
   comity user create alice --admin          make an account; asks for the password
   pwgen 20 1 | comity user set-password alice --password-stdin
@@ -79,6 +81,10 @@ enum Command {
         #[command(subcommand)]
         command: federation::FederationCommand,
     },
+    /// Ask the server that is configured here whether it is ready; exit code 1 if it isn't
+    ///
+    /// For containers and supervisors that have no HTTP client: what `GET /health/ready` says, at `listen.client`.
+    Health,
     /// List, change and print the keys that this server signs with
     Keys {
         #[command(subcommand)]
@@ -131,6 +137,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
         Command::Config { command: ConfigCommand::Check } => config_check::check(&load()?, &mut io::stdout().lock()),
         Command::Doctor(arguments) => doctor::run(&arguments, &load()?.config, &mut io::stdout().lock()),
         Command::Federation { command } => federation::run(command, load()?.config),
+        Command::Health => health::run(&load()?.config, &mut io::stdout().lock()),
         Command::Keys { command } => keys::run(command, &load()?.config),
         Command::List { command } => list::run(command, &load()?.config),
         Command::Peer { command } => peer::run(command, &load()?.config),

@@ -8,8 +8,9 @@ use std::{
 };
 
 use api::{ApiConfig, Services};
-use fabric::{ManagementConfig, management::LinkWay};
+use fabric::{AmqpConfig, BrokerError, ManagementConfig, management::LinkWay};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
+use integrations::{BusConfig, Integration, Stream};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
 use peers::{Links, LinksConfig, LinksError, PeerError, Peers, PeersConfig, TrustConfig, links::LinkTls};
@@ -47,6 +48,8 @@ pub struct Homeserver {
     trusting: JoinHandle<()>,
     /// What goes to other servers and comes from them.
     federating: Option<Federating>,
+    /// What other programs are told, and say; ends with `ending`.
+    integrating: Option<JoinHandle<()>>,
 }
 
 /// Why the server did not start.
@@ -85,6 +88,9 @@ pub enum StartError {
     /// The broker can't be managed as the configuration says.
     #[error("the links with the brokers of peers can't be managed")]
     Links(#[from] LinksError),
+    /// The bus can't be used as it is configured.
+    #[error("the bus can't be used as it is configured")]
+    Bus(#[from] BrokerError),
     /// It has nothing to show itself by in TLS.
     #[error("the server has no certificate to show to other servers")]
     Certificate(#[from] CertificateError),
@@ -108,7 +114,8 @@ impl Homeserver {
     /// Opens the database, builds every service and takes connections before it returns.
     pub async fn start(config: Config, telemetry: Telemetry) -> Result<Self, StartError> {
         take_next(&config.keys_dir, now())?;
-        let Core { notifier, store, peers, users, rooms, to_send, to_bridge } = Core::open(&config).await?;
+        let Core { notifier, store, peers, users, rooms, to_send, to_bridge, to_followers } =
+            Core::open(&config).await?;
         peers.keys().warn_of_notaries();
         let links = links(&config, &peers)?;
         let media = open_media(&config, &store, &peers).await?;
@@ -140,6 +147,13 @@ impl Homeserver {
             sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
             Federating::start(sender, inbound.clone(), bridge.clone(), links.clone(), peers.clone(), rooms.clone())
         });
+        let stream = Stream::new(store.clone(), config.server_name.clone());
+        let bus = bus_config(&config).map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone()));
+        let integrating = bus.transpose()?.map(|bus| {
+            to_followers.get_or_init(|| stream);
+            let ends = ending.clone();
+            tokio::spawn(async move { bus.run(ends).await })
+        });
         let services = Arc::new(Services {
             config: ApiConfig {
                 max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
@@ -161,13 +175,13 @@ impl Homeserver {
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
-        Ok(Self { listeners, services, ending, tending, watching, trusting, federating })
+        Ok(Self { listeners, services, ending, tending, watching, trusting, federating, integrating })
     }
 
     /// Serves until `stop` is cancelled, then takes no more connections, lets long polls answer with what there is, and
     /// requests end.
     pub async fn wait_for_shutdown(self, stop: CancellationToken) {
-        let Self { listeners, services, ending, tending, watching, trusting, federating } = self;
+        let Self { listeners, services, ending, tending, watching, trusting, federating, integrating } = self;
         let store = services.store.clone();
         let users = services.users.clone();
         let router = api::router(services);
@@ -183,6 +197,9 @@ impl Homeserver {
         // What it still has to write down is written before the database is closed.
         let _ = tending.await;
         let _ = trusting.await;
+        if let Some(integrating) = integrating {
+            let _ = integrating.await;
+        }
         watching.abort();
         if let Err(error) = users.flush_last_seen().await {
             warn!(error = &error as &dyn std::error::Error, "could not write when devices were last seen");
@@ -282,6 +299,8 @@ pub struct Core {
     to_send: Arc<OnceLock<Sender>>,
     /// Who hears of what is said in the rooms of the bridge.
     to_bridge: Arc<OnceLock<Bridge>>,
+    /// Where everything is taken note of that other programs are told.
+    to_followers: Arc<OnceLock<Stream>>,
 }
 
 impl Core {
@@ -306,6 +325,8 @@ impl Core {
         let who_sends = to_send.clone();
         let to_bridge: Arc<OnceLock<Bridge>> = Arc::default();
         let who_bridges = to_bridge.clone();
+        let to_followers: Arc<OnceLock<Stream>> = Arc::default();
+        let who_follow = to_followers.clone();
         let on_commit = Arc::new(move |committed: Committed| {
             // Somebody else wrote to this database, such as `comity user`: what is remembered may be old.
             if let Some(rooms) = who_remembers.get().filter(|_| committed.foreign) {
@@ -321,6 +342,9 @@ impl Core {
             if let Some(bridge) = who_bridges.get() {
                 bridge.ingest(&committed);
             }
+            if let Some(stream) = who_follow.get() {
+                stream.ingest(&committed);
+            }
             if let Some(remote_users) = who_hears.get() {
                 remote_users.ingest(&committed);
             }
@@ -333,7 +357,7 @@ impl Core {
         rooms_in_memory.get_or_init(|| rooms.clone());
         let users = Users::open(users_config(config), store.clone(), peers.clone()).await?;
         remote_users.get_or_init(|| users.remote_users().clone());
-        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge })
+        Ok(Self { notifier, store, peers, users, rooms, to_send, to_bridge, to_followers })
     }
 }
 
@@ -446,6 +470,17 @@ fn previous_key(config: &Config) -> Result<Option<Arc<SigningKey>>, KeyError> {
 
 fn peer_rate(rate: Rate) -> peers::trust::Rate {
     peers::trust::Rate { per_second: rate.per_second, burst: rate.burst }
+}
+
+fn bus_config(config: &Config) -> Option<BusConfig> {
+    let bus = &config.bus;
+    let amqp = AmqpConfig {
+        url: bus.url.as_ref()?.expose().to_owned(),
+        ca_file: bus.ca_file.clone(),
+        certificate: bus.certificate.clone(),
+        private_key: bus.private_key.clone(),
+    };
+    Some(BusConfig { amqp, rules: bus.publishers.clone() })
 }
 
 fn rooms_config(config: &Config) -> RoomsConfig {

@@ -3,6 +3,7 @@
 //! `cargo run --release -p bench -- --help` tells what can be chosen. It ends by itself within a few minutes.
 #![allow(clippy::print_stdout, reason = "the table is what this program is for")]
 
+mod bus;
 mod fanout;
 mod federation;
 mod limit;
@@ -62,6 +63,8 @@ enum Part {
     Federation,
     /// Deciding how far another server is trusted.
     Trust,
+    /// Publishing at RabbitMQ, if COMITY_TEST_RABBITMQ says where its programs are.
+    Bus,
 }
 
 impl Arguments {
@@ -114,6 +117,9 @@ async fn main() -> ExitCode {
     }
     if arguments.wants(Part::Trust) {
         trust::measure(&mut table).await;
+    }
+    if arguments.wants(Part::Bus) {
+        bus::measure(&engine, &arguments, &mut table).await;
     }
     println!("{table}");
     ExitCode::SUCCESS

@@ -46,6 +46,32 @@ async fn health_tells_that_the_server_lives_and_is_ready() {
     .await;
 }
 
+fn health_at(address: &str, server: &Server) -> std::process::Output {
+    let mut command = Command::new(federation_tests::binary());
+    command.arg("health").current_dir(server.folder()).env("COMITY__LISTEN__CLIENT", address);
+    command.output().expect("it runs")
+}
+
+#[tokio::test]
+async fn a_supervisor_without_an_http_client_is_told_whether_the_server_is_ready() {
+    on_each_engine(async |engine| {
+        let mut server = Server::start(&engine).await;
+        let address = server.address();
+        // As in a container, where the server listens on every address.
+        for address in [&address, &address.replace("127.0.0.1:", "0.0.0.0:")] {
+            let ready = health_at(address, &server);
+            assert!(ready.status.success(), "{}", String::from_utf8_lossy(&ready.stderr));
+            assert_eq!(String::from_utf8_lossy(&ready.stdout), "ready\n");
+        }
+        server.kill();
+        let gone = health_at(&address, &server);
+        assert_eq!(gone.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&gone.stderr);
+        assert!(said.contains("nobody answers at") && said.contains(&address), "{said}");
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn metrics_can_be_scraped_and_count_what_happens() {
     on_each_engine(async |engine| {

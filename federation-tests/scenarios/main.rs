@@ -2,10 +2,12 @@
 
 mod accounts;
 mod bad_input;
+mod bus;
 mod chat;
 mod crash;
 mod encrypted;
 mod federation;
+mod figures;
 mod lifecycle;
 mod race;
 mod rooms;

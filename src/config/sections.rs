@@ -178,6 +178,8 @@ pub struct Bus {
     pub link_certificate: Option<String>,
     /// PEM, at the machine of the broker: the private key of that certificate.
     pub link_private_key: Option<String>,
+    /// What other programs may publish.
+    pub publishers: Vec<integrations::Rule>,
 }
 
 impl Default for Bus {
@@ -193,6 +195,7 @@ impl Default for Bus {
             link_ca_file: "/etc/ssl/certs/ca-certificates.crt".to_owned(),
             link_certificate: None,
             link_private_key: None,
+            publishers: Vec::new(),
         }
     }
 }

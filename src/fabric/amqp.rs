@@ -76,6 +76,16 @@ pub enum BrokerError {
         /// With which routing key.
         routing_key: String,
     },
+    /// What is needed isn't there, and this server may not make it.
+    #[error(
+        "the {what} `{name}` is missing at the broker, and this server's user may not make it: make it, or let the user configure it"
+    )]
+    Missing {
+        /// `exchange` or `queue`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
     /// It ended what was to go on.
     #[error("the broker ended {0}")]
     Ended(&'static str),
@@ -91,6 +101,7 @@ impl BrokerError {
             Self::Broker(_) => "unreachable",
             Self::Refused => "nack",
             Self::Unroutable { .. } => "unroutable",
+            Self::Missing { .. } => "missing",
             Self::Ended(_) => "ended",
         }
     }

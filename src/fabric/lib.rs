@@ -3,8 +3,10 @@
 //! **Invariant.** The store is the truth, and what is here is a hint. Losing the broker or the cache delays; it never loses.
 
 pub mod amqp;
+pub mod bus;
 pub mod management;
 pub mod naming;
 
-pub use amqp::{AmqpConfig, Broker, BrokerError, Link};
+pub use amqp::{AmqpConfig, Broker, BrokerError, Link, LinkState};
+pub use bus::Bus;
 pub use management::{Management, ManagementConfig, ManagementError};

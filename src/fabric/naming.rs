@@ -34,9 +34,8 @@ pub fn id_of(word: &str) -> Option<String> {
     while let Some(byte) = rest.next() {
         match byte {
             b'%' => {
-                let digits = [rest.next()?, rest.next()?];
-                let digits = std::str::from_utf8(&digits).ok()?;
-                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                let mut digit = || char::from(rest.next()?).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+                bytes.push(digit()? << 4 | digit()?);
             }
             byte if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') => bytes.push(byte),
             _ => return None,

@@ -40,6 +40,8 @@ const TYPING_AGAIN: Millis = 40_000;
 /// Who stays online is said to be so again after so long: other servers forget it after half an hour.
 const PRESENCE_AGAIN: Duration = Duration::from_secs(25 * 60);
 const TICK: Duration = Duration::from_secs(5);
+/// What came onto devices is gathered for so long: told at once, each message would be answered by a transaction.
+const GATHER: Duration = Duration::from_secs(1);
 /// A server of which somebody comes in is told who is there after so long: first it has to know that it is in.
 const WELCOME_AFTER: Millis = 2_000;
 
@@ -61,7 +63,7 @@ struct Newcomer {
 
 impl Heard {
     fn is_empty(&self) -> bool {
-        self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty() && self.arrivals.is_empty()
+        self.typing.is_empty() && self.receipts.is_empty() && self.presence.is_empty()
     }
 }
 
@@ -121,8 +123,6 @@ impl Shared {
         let Arrival { user_id, room_id, server, event_id } = arrival;
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         put(&mut heard.arrivals, (room_id, user_id, server), (event_id, now()), "arrival");
-        drop(heard);
-        self.news.notify_one();
     }
 
     /// Spreads what is heard until `stop` is cancelled.
@@ -130,21 +130,24 @@ impl Shared {
         let mut typists = Typists::new();
         let mut newcomers = HashMap::new();
         let mut tick = tokio::time::interval(TICK);
+        let mut gathered = tokio::time::interval(GATHER);
         let mut presence_again = tokio::time::interval(PRESENCE_AGAIN);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        gathered.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         presence_again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
                 () = self.news.notified() => {}
+                _ = gathered.tick() => self.tell_arrivals(),
                 _ = presence_again.tick(), if self.config.presence => self.hear_everybody().await,
                 _ = tick.tick() => {
                     self.type_on(&mut typists).await;
                     self.welcome(&mut newcomers).await;
                 }
             }
-            let mut heard = std::mem::take(&mut *self.heard.lock().unwrap_or_else(PoisonError::into_inner));
+            let mut heard = self.take_heard();
             for (key, newcomer) in heard.newcomers.drain() {
                 put(&mut newcomers, key, newcomer, "presence");
             }
@@ -157,12 +160,28 @@ impl Shared {
             for (_, (room_id, receipt)) in heard.receipts {
                 self.spread_receipt(&room_id, &receipt).await;
             }
-            for ((room_id, user_id, server), (event_id, at)) in heard.arrivals {
-                self.tell_arrival(&server, room_id, user_id, Read { event_id, at });
-            }
             for user_id in heard.presence {
                 self.spread_presence(&user_id).await;
             }
+            self.wake();
+        }
+    }
+
+    /// Everything but what came onto devices.
+    fn take_heard(&self) -> Heard {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        let arrivals = std::mem::take(&mut heard.arrivals);
+        std::mem::replace(&mut *heard, Heard { arrivals, ..Heard::default() })
+    }
+
+    /// Tells other servers what of their people's has come onto devices.
+    fn tell_arrivals(&self) {
+        let arrivals = std::mem::take(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner).arrivals);
+        let is_news = !arrivals.is_empty();
+        for ((room_id, user_id, server), (event_id, at)) in arrivals {
+            self.tell_arrival(&server, room_id, user_id, Read { event_id, at });
+        }
+        if is_news {
             self.wake();
         }
     }

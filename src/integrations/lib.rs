@@ -1,3 +1,18 @@
 //! What other programs are told of, and what they may say: the bus, webhooks, system events and broadcasts, the cascade.
 //!
-//! **Invariant.** Nothing here is on the way of a message: what other programs are told is read from the store behind it.
+//! **Invariant.** Nothing here is on the way of a message: what other programs are told is read behind it, from the one stream.
+
+pub mod bus;
+mod follow;
+
+pub use bus::{BusConfig, BusHealth, Integration, Rule, RuleError};
+pub use follow::Stream;
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use model::Millis;
+
+fn now() -> Millis {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}

@@ -177,7 +177,7 @@ const COLUMNS: &str = "
         redacted_by, room_state_nid, withheld_below
     FROM events";
 
-fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
+pub(crate) fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
     let event_id: OwnedEventId = row.parse(1)?;
     let pdu = Pdu::from_stored(event_id, row.text(5)?.into(), row.opt_int(7)?.is_some())
         .map_err(|error| Error::Corrupt(error.to_string()))?;

@@ -24,6 +24,7 @@ mod error;
 pub mod events;
 pub mod federation_lists;
 pub mod filters;
+pub mod followers;
 mod ids;
 pub mod inbox;
 pub mod key_backups;

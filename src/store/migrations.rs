@@ -36,6 +36,7 @@ const SHARED: &[Step] = migrations![
     17 "0017_room_trust",
     18 "0018_device_receipts",
     20 "0020_broker_links",
+    23 "0023_followers",
 ];
 
 /// What only SQLite knows.

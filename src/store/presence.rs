@@ -46,7 +46,7 @@ pub fn put(
 /// Reads presence.
 pub struct Presence<'a>(pub(crate) &'a Store);
 
-const COLUMNS: &str = "
+pub(crate) const COLUMNS: &str = "
     SELECT p.user_id, p.presence, p.status_msg, p.last_active_at, p.position
     FROM presence p";
 
@@ -78,7 +78,7 @@ impl Presence<'_> {
     }
 }
 
-fn presence(row: &Row) -> Result<PresenceRow, Error> {
+pub(crate) fn presence(row: &Row) -> Result<PresenceRow, Error> {
     Ok(PresenceRow {
         user_id: row.parse(0)?,
         state: row.text(1)?.into(),

@@ -1,0 +1,61 @@
+//! The bus: what happens here is published, and what other programs publish is taken.
+//!
+//! Publishing follows the stream ([`crate::follow`]), so that nothing on the way of a message waits for a broker.
+
+mod intake;
+mod publisher;
+mod rule;
+
+use std::sync::Arc;
+
+use fabric::{AmqpConfig, Broker, BrokerError, Bus};
+use rooms::Rooms;
+use tokio_util::sync::CancellationToken;
+use users::Users;
+
+use crate::follow::Stream;
+use intake::Intake;
+
+pub use fabric::bus::BusHealth;
+pub use rule::{Rule, RuleError};
+
+/// Where the bus is, and who may say what on it.
+#[derive(Clone, Debug)]
+pub struct BusConfig {
+    /// The broker.
+    pub amqp: AmqpConfig,
+    /// What other programs may say.
+    pub rules: Vec<Rule>,
+}
+
+/// This server's part in the bus. Cheap to clone.
+#[derive(Clone)]
+pub struct Integration {
+    bus: Bus,
+    stream: Stream,
+    intake: Arc<Intake>,
+}
+
+impl Integration {
+    /// The bus of `config`, which is not connected to yet.
+    pub fn new(config: BusConfig, stream: Stream, rooms: Rooms, users: Arc<Users>) -> Result<Self, BrokerError> {
+        let bus = Bus::new(&config.amqp)?;
+        let intake = Arc::new(Intake::new(config.rules, rooms, users));
+        Ok(Self { bus, stream, intake })
+    }
+
+    /// The broker.
+    pub fn broker(&self) -> &Broker {
+        self.bus.broker()
+    }
+
+    /// How it is now.
+    pub fn health(&self) -> BusHealth {
+        self.bus.health()
+    }
+
+    /// Publishes and takes until `stop` is cancelled.
+    pub async fn run(&self, stop: CancellationToken) {
+        tokio::join!(self.bus.run(self.intake.clone(), stop.clone()), publisher::run(&self.stream, &self.bus, &stop));
+    }
+}

@@ -1,0 +1,64 @@
+//! Publishes what happens here.
+
+use std::time::Duration;
+
+use fabric::{BrokerError, Bus, bus::Message};
+use futures_util::future::BoxFuture;
+use metrics::gauge;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::follow::{FollowError, Follower, Stream};
+
+/// Its name among those who follow the stream.
+const NAME: &str = "bus";
+/// How many messages are published at once.
+const AT_ONCE: usize = 1_000;
+/// The wait after something failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Publishes everything of `stream` at `bus` until `stop` is cancelled.
+pub(super) async fn run(stream: &Stream, bus: &Bus, stop: &CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = follow(stream, bus) => {}
+    }
+}
+
+async fn follow(stream: &Stream, bus: &Bus) {
+    let mut follower = loop {
+        match Follower::begin(stream.clone(), NAME.into(), AT_ONCE).await {
+            Ok(follower) => break follower,
+            Err(error) => wait_after(bus, FollowError::Store(error)).await,
+        }
+    };
+    info!(position = follower.at().0, "the bus is told of everything from here on");
+    let to = bus.clone();
+    let tell = move |messages: Vec<Message>| -> BoxFuture<'static, Result<(), BrokerError>> {
+        let bus = to.clone();
+        Box::pin(async move {
+            bus.ready().await;
+            bus.publish(&messages).await
+        })
+    };
+    loop {
+        let passed = follower.pass(&tell).await;
+        gauge!("comity_bus_lag_positions").set(follower.lag() as f64);
+        if let Err(error) = passed {
+            wait_after(bus, error).await;
+        }
+    }
+}
+
+async fn wait_after(bus: &Bus, error: FollowError<BrokerError>) {
+    match error {
+        // The connection says so, and comes back by itself.
+        FollowError::Told(_) => bus.ready().await,
+        FollowError::Store(error) => {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, "could not read what the bus is to be told");
+        }
+    }
+    sleep(PAUSE).await;
+}

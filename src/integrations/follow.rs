@@ -1,0 +1,124 @@
+//! The one stream, as other programs are told of it: what happens here as messages, in order, for as many followers as there are.
+//!
+//! The stream itself is their outbox: each notes in the store how far it has come. So a follower costs the way of a message
+//! nothing, and what was committed is passed on even after a crash, once or more often, with the same id.
+
+mod follower;
+mod recent;
+mod render;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use fabric::bus::Message;
+use model::{Committed, Position};
+use ruma::OwnedServerName;
+use store::Store;
+use tokio::sync::watch;
+
+use crate::now;
+use recent::{After, News, Recent};
+
+pub(crate) use follower::{FollowError, Follower};
+
+/// How many positions are read at once to make up for what was missed.
+const WINDOW: i64 = 5_000;
+
+/// What happens here. Cheap to clone.
+#[derive(Clone)]
+pub struct Stream {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    store: Store,
+    us: OwnedServerName,
+    recent: Mutex<Recent>,
+    /// The position up to which there may be something to tell.
+    news: watch::Sender<Position>,
+}
+
+/// A stretch of the stream.
+pub(crate) struct Stretch {
+    /// What is told of it.
+    pub(crate) messages: Vec<Message>,
+    /// It goes up to here.
+    pub(crate) upto: Position,
+}
+
+impl Stream {
+    /// The stream of `us`, of which nothing was heard yet.
+    pub fn new(store: Store, us: OwnedServerName) -> Self {
+        let (recent, news) = (Mutex::default(), watch::Sender::default());
+        Self { shared: Arc::new(Shared { store, us, recent, news }) }
+    }
+
+    /// Takes note of a commit. Quick, never waits.
+    pub fn ingest(&self, committed: &Committed) {
+        if self.recent().ingest(committed) {
+            self.shared.news.send_replace(committed.upto);
+        }
+    }
+
+    /// Everything up to here was heard of.
+    pub(crate) fn upto(&self) -> Position {
+        self.recent().upto()
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.shared.store
+    }
+
+    /// Hears whenever there may be something to tell.
+    pub(crate) fn news(&self) -> watch::Receiver<Position> {
+        self.shared.news.subscribe()
+    }
+
+    /// From now on every commit is heard of; whatever is visible already is read. Answers up to where that is.
+    pub(crate) async fn begin(&self) -> Result<Position, store::Error> {
+        let visible = self.shared.store.visible_position().await?;
+        self.recent().begin(visible);
+        Ok(visible)
+    }
+
+    /// What comes after `at`, about `most` messages at once.
+    pub(crate) async fn after(&self, at: Position, most: usize) -> Result<Stretch, store::Error> {
+        let after = self.recent().after(at, most);
+        match after {
+            After::News(news, upto) => Ok(Stretch { messages: self.render(news).await?, upto: upto.max(at) }),
+            After::Forgotten(floor) => self.read(at, floor).await,
+        }
+    }
+
+    async fn render(&self, news: Vec<(Position, News)>) -> Result<Vec<Message>, store::Error> {
+        let mut messages = Vec::with_capacity(news.len());
+        for (position, news) in news {
+            match news {
+                News::Event(event) => messages.extend(render::event(&self.shared.us, &event, position.0)),
+                News::Presence(user_id) => {
+                    let row = self.shared.store.presence().find(&user_id).await?;
+                    messages.extend(row.and_then(|row| render::presence(&self.shared.us, &row, now())));
+                }
+            }
+        }
+        Ok(messages)
+    }
+
+    /// What came after `at`, from the store.
+    async fn read(&self, at: Position, floor: Position) -> Result<Stretch, store::Error> {
+        let upto = Position(floor.0.min(at.0.saturating_add(WINDOW)));
+        let followers = self.shared.store.followers();
+        let us = &self.shared.us;
+        let mut messages = Vec::new();
+        for event in followers.events(at, upto).await? {
+            messages.extend(render::event(us, &event, event.position.0));
+        }
+        for row in followers.presence(at, upto).await? {
+            messages.extend(render::presence(us, &row, now()));
+        }
+        Ok(Stretch { messages, upto })
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        self.shared.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
