@@ -7,20 +7,12 @@ use rabbitmq_http_client::{
         RuntimeParameterDefinition, VirtualHostParams,
     },
 };
-use serde::Deserialize;
 use serde_json::json;
 
 use super::{Management, ManagementError, Step, pattern::percent_encoded, snapshot::TAG};
 
 /// What takes everything.
 const ANY_KEY: &str = "#";
-
-#[derive(Deserialize)]
-struct Connection {
-    name: String,
-    #[serde(default)]
-    user: String,
-}
 
 impl Management {
     /// Does one step. Doing it again does no harm.
@@ -35,7 +27,7 @@ impl Management {
                 let limit = EnforcedLimitParams::new(VirtualHostLimitTarget::MaxQueues, *value);
                 client.set_vhost_limit(vhost, limit).await
             }
-            Step::User { name, password, is_known } => return self.set_user(name, password, *is_known).await,
+            Step::User { name, password } => return self.set_user(name, password).await,
             Step::Limit { user, kind, value } => {
                 let kind = match *kind {
                     "max-channels" => UserLimitTarget::MaxChannels,
@@ -86,23 +78,13 @@ impl Management {
     }
 
     /// The broker hashes the password by itself, in its own way. The library would have to know which.
-    async fn set_user(&self, name: &str, password: &str, is_known: bool) -> Result<(), ManagementError> {
+    ///
+    /// Another password alone would leave whoever is connected by the old one: only with the user do its connections go, also
+    /// those that the management has not heard of yet.
+    async fn set_user(&self, name: &str, password: &str) -> Result<(), ManagementError> {
+        self.remove_user(name).await?;
         let body = json!({ "password": password, "tags": TAG });
-        self.put(&format!("/users/{}", percent_encoded(name)), &body, &format!("the user {name}")).await?;
-        if is_known {
-            self.disconnect(name).await?;
-        }
-        Ok(())
-    }
-
-    /// Ends every connection of a user: its password is another one now.
-    async fn disconnect(&self, user: &str) -> Result<(), ManagementError> {
-        let connections: Vec<Connection> = self.get("/connections").await?;
-        for connection in connections.into_iter().filter(|connection| connection.user == user) {
-            let closed = self.shared.client.close_connection(&connection.name, Some("the password was changed"), true);
-            closed.await.map_err(|error| self.failed(error, "the end of a connection"))?;
-        }
-        Ok(())
+        self.put(&format!("/users/{}", percent_encoded(name)), &body, &format!("the user {name}")).await
     }
 
     /// Takes away a virtual host with all that is in it; whoever is connected to it is cut off.

@@ -30,7 +30,7 @@ pub struct LinkThere {
 /// what it was given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LinkFault {
-    /// It has just been made, or is being made again.
+    /// It has just been made, or is being made again: a shovel never says why that fails.
     Starting,
     /// The other broker does not know the user, or the password is another one.
     Login,
@@ -54,7 +54,9 @@ impl LinkFault {
     /// In plain words.
     pub fn words(self) -> &'static str {
         match self {
-            Self::Starting => "it is being made",
+            Self::Starting => {
+                "it is being made; if that lasts, the other broker is away or refuses the login, as the broker's log says"
+            }
             Self::Login => "the other broker refuses the login",
             Self::Permission => "the other broker does not permit what the link does",
             Self::Refused => "nobody takes connections where the other broker should be",

@@ -116,14 +116,12 @@ pub enum Step {
         /// How many.
         value: i64,
     },
-    /// Make a user, or give it another password.
+    /// Make a user, which may do nothing yet. Who was there by that name goes, and is cut off.
     User {
         /// Its name.
         name: String,
         /// Its password.
         password: String,
-        /// Whether it was there, so that connections with the old password have to go.
-        is_known: bool,
     },
     /// Set how much a user may have at once.
     Limit {
@@ -223,7 +221,8 @@ impl Site {
             self.of_user(user, there, &mut steps);
         }
         for permission in &self.permissions {
-            if there.permissions.get(&(self.vhost.clone(), permission.user.clone())) != Some(permission) {
+            let is_new = self.users.iter().any(|user| user.name == permission.user && !there.has_user(user));
+            if is_new || there.permissions.get(&(self.vhost.clone(), permission.user.clone())) != Some(permission) {
                 steps.push(Step::Permit { vhost: vhost(), permission: permission.clone() });
             }
         }
@@ -243,13 +242,12 @@ impl Site {
     }
 
     fn of_user(&self, user: &SiteUser, there: &Snapshot, steps: &mut Vec<Step>) {
-        let known = there.users.get(&user.name);
-        if !known.is_some_and(|known| known.has_password(&user.password)) {
-            let (name, password) = (user.name.clone(), user.password.clone());
-            steps.push(Step::User { name, password, is_known: known.is_some() });
+        let is_new = !there.has_user(user);
+        if is_new {
+            steps.push(Step::User { name: user.name.clone(), password: user.password.clone() });
         }
         for (kind, value) in [("max-connections", user.max_connections), ("max-channels", user.max_channels)] {
-            if there.limits.get(&(user.name.clone(), kind.to_owned())) != Some(&value) {
+            if is_new || there.limits.get(&(user.name.clone(), kind.to_owned())) != Some(&value) {
                 steps.push(Step::Limit { user: user.name.clone(), kind, value });
             }
         }
@@ -437,8 +435,15 @@ mod tests {
         let steps = site().steps(&there);
         assert_eq!(
             words(&steps),
-            ["the user peer.b.test", "no binding of the queue out to out", "no shovel old", "the policy link"]
+            [
+                "the user peer.b.test",
+                "max-connections of the user peer.b.test",
+                "max-channels of the user peer.b.test",
+                "what peer.b.test may do in fed.b.test",
+                "no binding of the queue out to out",
+                "no shovel old",
+                "the policy link",
+            ]
         );
-        assert!(matches!(&steps[0], Step::User { is_known: true, .. }));
     }
 }

@@ -9,7 +9,9 @@ use rabbitmq_http_client::password_hashing::{
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{LinkThere, Management, ManagementError, Permission, Policy, pattern::percent_encoded, site::COMPONENTS};
+use super::{
+    LinkThere, Management, ManagementError, Permission, Policy, SiteUser, pattern::percent_encoded, site::COMPONENTS,
+};
 
 /// What marks virtual hosts and users as this server's own.
 pub(super) const TAG: &str = "comity-link";
@@ -112,6 +114,11 @@ fn salt_of(hash: &str) -> Option<Vec<u8>> {
 }
 
 impl Snapshot {
+    /// Whether the user is there, with its password.
+    pub(super) fn has_user(&self, user: &SiteUser) -> bool {
+        self.users.get(&user.name).is_some_and(|known| known.has_password(&user.password))
+    }
+
     pub(super) fn has_exchange(&self, vhost: &str, name: &str) -> bool {
         self.exchanges.contains(&(vhost.to_owned(), name.to_owned()))
     }

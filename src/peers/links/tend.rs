@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MISSED: u32 = 2;
 /// … and one that is down otherwise, when it was seen down so often.
 const GIVEN_UP: u32 = 30;
+/// The peer is asked again how to log in when a link was seen down so often.
+const REFUSED: u32 = 2;
 /// What says whether a link is up.
 const UP: &str = "comity_bus_link_up";
 
@@ -140,7 +142,9 @@ impl Links {
         };
         self.with_watched(peer, |watched| watched.is_made = true);
         let link = there.links.iter().find(|link| link.vhost == naming::vhost(peer) && link.name == peer.as_str());
-        let is_refused = link.is_some_and(|link| link.fault == Some(LinkFault::Login));
+        // A shovel that is refused says nothing of it; it just never starts.
+        let is_long_down = self.with_watched(peer, |watched| watched.looks_down >= REFUSED);
+        let is_refused = is_long_down || link.is_some_and(|link| link.fault == Some(LinkFault::Login));
         let mut trouble = None;
         if row.by_hand_at.is_none() && (theirs.is_none() || is_refused) {
             // While it isn't its turn to be asked, what was wrong stays wrong.
@@ -188,6 +192,7 @@ impl Links {
             let was_alarmed = self.with_watched(peer, |watched| {
                 watched.down_since = None;
                 watched.looks_down = 0;
+                watched.failures = 0;
                 std::mem::take(&mut watched.is_alarmed)
             });
             if was_alarmed {
