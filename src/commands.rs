@@ -2,6 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, 2 wrong arguments, 130 ended by a second signal.
 
+mod bus;
 mod config_check;
 mod doctor;
 mod federation;
@@ -60,6 +61,11 @@ struct Arguments {
 enum Command {
     /// Run the server in the foreground until SIGINT or SIGTERM (also what `comity` alone does)
     Serve,
+    /// Look at the broker and at the links with those of peers, and change them
+    Bus {
+        #[command(subcommand)]
+        command: bus::BusCommand,
+    },
     /// Look at the configuration
     Config {
         #[command(subcommand)]
@@ -127,6 +133,7 @@ fn dispatch(arguments: Arguments) -> Result<(), Failure> {
     let load = || load(file.as_deref(), std::env::vars_os());
     match arguments.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::serve(load()?),
+        Command::Bus { command } => bus::run(command, &load()?.config),
         Command::Config { command: ConfigCommand::Check } => config_check::check(&load()?, &mut io::stdout().lock()),
         Command::Doctor(arguments) => doctor::run(&arguments, &load()?.config, &mut io::stdout().lock()),
         Command::Federation { command } => federation::run(command, load()?.config),

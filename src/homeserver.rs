@@ -8,7 +8,7 @@ use std::{
 };
 
 use api::{ApiConfig, Services};
-use fabric::{AmqpConfig, Broker, BrokerError, Cache, CacheConfig, CacheError};
+use fabric::{AmqpConfig, Broker, BrokerError, Cache, CacheConfig, CacheError, ManagementConfig, management::LinkWay};
 use federation::{Bridge, Carrier, FederationConfig, Inbound, Sender};
 use integrations::{
     Announcements, AnnouncementsConfig, BusConfig, Integration, Stream, broadcasts::BroadcastsConfig,
@@ -16,20 +16,21 @@ use integrations::{
 };
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
-use peers::{PeerError, Peers, PeersConfig, TrustConfig};
+use peers::{Links, LinksConfig, LinksError, PeerError, Peers, PeersConfig, TrustConfig, links::LinkTls};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use url::Url;
 use users::{
     AccountsConfig, HashCosts, RateLimitsConfig, RegistrationConfig, RemoteUsers, RemoteUsersConfig, Users, UsersConfig,
 };
 
 use crate::{
     certificate::{Certificate, CertificateError},
-    config::{Config, DatabaseUrl, Rate, Secret},
+    config::{Config, DatabaseUrl, LinkKind, Rate, Secret, ServiceUrl},
     listener::Listener,
     nodes::{Listeners, Name, Nodes},
     signing_key::{KeyError, KeyFile, previous, retired, take_next},
@@ -98,6 +99,9 @@ pub enum StartError {
     /// Other servers can't be talked to.
     #[error("other servers can't be talked to")]
     Peers(#[from] PeerError),
+    /// The broker can't be managed as the configuration says.
+    #[error("the links with the brokers of peers can't be managed")]
+    Links(#[from] LinksError),
     /// The bus can't be used as it is configured.
     #[error("the bus can't be used as it is configured")]
     Bus(#[from] BrokerError),
@@ -130,6 +134,7 @@ impl Homeserver {
         let Core { notifier, store, key, peers, users, rooms, to_send, to_bridge, to_announce, to_followers } =
             Core::of_node(&config, &nodes).await?;
         peers.keys().warn_of_notaries();
+        let links = links(&config, &peers)?;
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
         let off_duty = CancellationToken::new();
@@ -181,7 +186,16 @@ impl Homeserver {
             carrier.on_up(Box::new(move |server| able.alive(server)));
             let arriving = sender.clone();
             sync.on_arrival(Box::new(move |arrival| arriving.arrived(arrival)));
-            Federating::start(sender, inbound.clone(), bridge.clone(), carrier, peers.clone(), rooms.clone())
+            let parts = Parts {
+                sender,
+                inbound: inbound.clone(),
+                bridge: bridge.clone(),
+                carrier,
+                links: links.clone(),
+                peers: peers.clone(),
+                rooms: rooms.clone(),
+            };
+            Federating::start(parts)
         });
         let stream = Stream::new(store.clone(), config.server_name.clone());
         let bus = bus_config(&config).map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone()));
@@ -208,6 +222,7 @@ impl Homeserver {
             bridge,
             ledger,
             announcements: announcements.clone(),
+            links,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
@@ -282,6 +297,17 @@ impl Homeserver {
     }
 }
 
+/// Who sends to other servers and takes what comes from them.
+struct Parts {
+    sender: Sender,
+    inbound: Inbound,
+    bridge: Bridge,
+    carrier: Carrier,
+    links: Option<Links>,
+    peers: Peers,
+    rooms: Rooms,
+}
+
 /// What goes to other servers and comes from them, until it is ended.
 struct Federating {
     stop: CancellationToken,
@@ -290,6 +316,8 @@ struct Federating {
     bridging: JoinHandle<()>,
     /// Keeps the lines to peers over the broker.
     carrying: JoinHandle<()>,
+    /// Keeps the links with the brokers of peers.
+    linking: Option<JoinHandle<()>>,
     /// Tells other servers of offers and agreements.
     peering: JoinHandle<()>,
     /// Sums up what was delivered.
@@ -301,7 +329,8 @@ struct Federating {
 }
 
 impl Federating {
-    fn start(sender: Sender, inbound: Inbound, bridge: Bridge, carrier: Carrier, peers: Peers, rooms: Rooms) -> Self {
+    fn start(parts: Parts) -> Self {
+        let Parts { sender, inbound, bridge, carrier, links, peers, rooms } = parts;
         let stop = CancellationToken::new();
         let (until, till, end, to, stopped) = (stop.clone(), stop.clone(), stop.clone(), stop.clone(), stop.clone());
         let ledger = sender.ledger();
@@ -316,7 +345,9 @@ impl Federating {
         let (peering, lists, ended) = (peers.peering(), peers.lists(), stop.clone());
         let peering = tokio::spawn(async move { peering.tend(stopped).await });
         let listing = tokio::spawn(async move { lists.tend(ended).await });
-        Self { stop, sending, receiving, bridging, carrying, peering, accounting, listing, keeping }
+        let until_then = stop.clone();
+        let linking = links.map(|links| tokio::spawn(async move { links.run(until_then).await }));
+        Self { stop, sending, receiving, bridging, carrying, linking, peering, accounting, listing, keeping }
     }
 
     /// Sends no more. Waits a few seconds for what is under way.
@@ -326,6 +357,9 @@ impl Federating {
         let _ = self.receiving.await;
         let _ = self.bridging.await;
         let _ = self.carrying.await;
+        if let Some(linking) = self.linking {
+            let _ = linking.await;
+        }
         let _ = self.peering.await;
         let _ = self.accounting.await;
         let _ = self.listing.await;
@@ -458,6 +492,30 @@ async fn open_media(config: &Config, store: &Store, peers: &Peers) -> Result<Med
     let folder = config.path.display().to_string();
     let opened = Media::open(config, store.clone(), peers.clone()).await;
     opened.map_err(|source| StartError::MediaFolder { folder, source })
+}
+
+/// The links with the brokers of peers, if the configuration says where this server's own is managed.
+pub(crate) fn links(config: &Config, peers: &Peers) -> Result<Option<Links>, LinksError> {
+    let bus = &config.bus;
+    let Some(url) = &bus.management_url else { return Ok(None) };
+    let text = |url: &Option<ServiceUrl>| url.as_ref().and_then(|url| Url::parse(url.expose()).ok());
+    let user = text(&bus.url).map(|url| fabric::management::pattern::percent_decoded(url.username()));
+    let config = LinksConfig {
+        management: ManagementConfig { url: url.expose().to_owned(), ca_file: bus.ca_file.clone() },
+        user: user.filter(|user| !user.is_empty()),
+        public_url: text(&bus.public_url),
+        way: match bus.link {
+            LinkKind::Upstream => LinkWay::Upstream,
+            LinkKind::Shovel => LinkWay::Shovel,
+        },
+        tls: LinkTls {
+            ca_file: bus.link_ca_file.clone(),
+            certificate: bus.link_certificate.clone(),
+            private_key: bus.link_private_key.clone(),
+        },
+        keys_dir: config.keys_dir.clone(),
+    };
+    Links::new(peers.clone(), config).map(Some)
 }
 
 /// Milliseconds since 1970.

@@ -13,8 +13,9 @@ mod telemetry;
 
 use std::process::ExitCode;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+// The allocator is mimalloc. That is not said here, for it is said by rbase64, which `rabbitmq_http_client` needs, and a program
+// has one allocator. If it isn't said there any more, it has to be said here again:
+// `#[global_allocator] static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;`
 
 fn main() -> ExitCode {
     commands::run()

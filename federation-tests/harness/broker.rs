@@ -59,6 +59,17 @@ impl Broker {
     /// Starts a broker that calls itself `name` to other brokers, with management, federation and shovels, and waits until it is
     /// ready.
     pub async fn start(programs: &Path, name: &str) -> Self {
+        Self::start_with(programs, name, PLUGINS.to_owned()).await
+    }
+
+    /// As [`Self::start`], without `plugin` and those whose names begin with its name.
+    pub async fn start_without(programs: &Path, name: &str, plugin: &str) -> Self {
+        let plugins: Vec<_> = PLUGINS.trim_matches(['[', ']', '.']).split(',').collect();
+        let kept: Vec<_> = plugins.into_iter().map(str::trim).filter(|known| !known.starts_with(plugin)).collect();
+        Self::start_with(programs, name, format!("[{}].", kept.join(","))).await
+    }
+
+    async fn start_with(programs: &Path, name: &str, plugins: String) -> Self {
         let folder = tempfile::Builder::new().prefix("comity-rabbit-").tempdir().expect("a temporary folder");
         let names = free_port();
         // Root's own server and its files belong to root, as the cookie must.
@@ -84,7 +95,7 @@ impl Broker {
             process: None,
             epmd,
         };
-        broker.configure();
+        broker.configure(&plugins);
         broker.spawn();
         broker.ready().await;
         let (status, answer) = broker.api("PUT", "/cluster-name", Some(json!({ "name": name }))).await;
@@ -193,12 +204,12 @@ impl Broker {
         self.ready().await;
     }
 
-    fn configure(&self) {
+    fn configure(&self, plugins: &str) {
         let home = self.folder.path();
         let write = |name: &str, content: &str| fs::write(home.join(name), content).expect("one's own folder");
         write(".erlang.cookie", &format!("{:032x}", rand::random::<u128>()));
         fs::set_permissions(home.join(".erlang.cookie"), Permissions::from_mode(0o400)).expect("one's own file");
-        write("enabled_plugins", PLUGINS);
+        write("enabled_plugins", plugins);
         let Self { amqp, management, .. } = self;
         write(
             "rabbitmq.conf",

@@ -30,7 +30,7 @@ impl FakePeer {
         let seconds = now() / 1_000;
         let claims = json!({
             "iss": self.name, "aud": destination, "sub": self.name,
-            "scope": ["messaging", "presence", "users", "search", "status", "peering", "broadcasts"],
+            "scope": ["messaging", "presence", "users", "search", "status", "peering", "broadcasts", "cascade"],
             "iat": seconds, "exp": seconds + 60, "jti": format!("{:032x}", rand::random::<u128>()),
         });
         let body = body.map(|body| pdu::canonical(&body)).unwrap_or_default();

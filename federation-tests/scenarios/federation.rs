@@ -13,6 +13,7 @@ mod ephemeral;
 mod joining;
 mod ledger;
 mod levels;
+mod links;
 mod lists;
 mod memberships;
 mod native;

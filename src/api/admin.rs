@@ -3,6 +3,7 @@
 //! Three roles: admins change things; operators look, and have what failed tried again; auditors look and export.
 
 mod audit;
+mod bus;
 mod delivery;
 mod doctor;
 mod lists;
@@ -23,6 +24,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         delivery::endpoints(),
         room_acls::endpoints(),
         doctor::endpoints(),
+        bus::endpoints(),
     ]
     .concat()
 }

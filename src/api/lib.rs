@@ -55,6 +55,8 @@ pub struct Services {
     pub ledger: ::federation::Ledger,
     /// System events, and broadcasts.
     pub announcements: integrations::Announcements,
+    /// The links with the brokers of peers, if this server manages its broker.
+    pub links: Option<peers::Links>,
     /// Writes the metrics out, if they are on.
     pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }

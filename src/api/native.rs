@@ -33,7 +33,7 @@ mod payload;
 mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
-pub use payload::{Created, File, Nothing, Payload, Reply};
+pub use payload::{Created, File, Nothing, Payload, Reply, Unkept};
 
 use crate::Route;
 

@@ -22,21 +22,31 @@ pub(crate) fn router(services: SharedServices) -> Router {
 }
 
 async fn ready(State(services): State<SharedServices>) -> impl IntoResponse {
-    if database_answers(&services).await {
-        (StatusCode::OK, "ready")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer")
+    if !database_answers(&services).await {
+        return (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer".to_owned());
     }
+    // People can chat without the links; but whoever put the server up wants to know.
+    let lines: Vec<String> = std::iter::once("ready".to_owned()).chain(findings(&services)).collect();
+    (StatusCode::OK, lines.join("\nbus: "))
+}
+
+/// What keeps the broker from doing what it should.
+fn findings(services: &SharedServices) -> Vec<String> {
+    services.links.as_ref().map(peers::Links::findings).unwrap_or_default()
 }
 
 async fn health(State(services): State<SharedServices>) -> impl IntoResponse {
     let database = database_answers(&services).await;
     let status = if database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let body = json!({
+    let findings = findings(&services);
+    let mut body = json!({
         "status": if database { "ok" } else { "degraded" },
         "database": if database { "ok" } else { "unavailable" },
         "version": env!("CARGO_PKG_VERSION"),
     });
+    if services.links.is_some() {
+        body["links"] = json!({ "status": if findings.is_empty() { "ok" } else { "degraded" }, "findings": findings });
+    }
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string())
 }
 

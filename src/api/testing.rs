@@ -108,6 +108,7 @@ impl Server {
             inbound,
             bridge,
             store,
+            links: None,
             metrics: None,
         };
         Self { router: router(Arc::new(services)), peers: known, folder }

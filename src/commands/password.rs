@@ -51,6 +51,11 @@ impl Password {
     }
 }
 
+/// The first line of standard input.
+pub fn from_stdin() -> Result<Secret, PasswordError> {
+    read_line(&mut io::stdin().lock())
+}
+
 /// The first line without its end. Blanks belong to the password.
 fn read_line(input: &mut impl BufRead) -> Result<Secret, PasswordError> {
     let mut line = zeroize::Zeroizing::new(String::new());

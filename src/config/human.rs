@@ -8,7 +8,7 @@ use serde::{Deserialize as _, Deserializer, de};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::LogFormat;
+use super::{LinkKind, LogFormat};
 
 /// A value in quotes, shortened and without line breaks.
 pub(super) fn quoted(text: &str) -> String {
@@ -133,6 +133,15 @@ pub fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogForma
     text(deserializer, "\"text\" or \"json\"", |format| match format {
         "text" => Some(LogFormat::Text),
         "json" => Some(LogFormat::Json),
+        _ => None,
+    })
+}
+
+/// `"upstream"` or `"shovel"`.
+pub fn link_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LinkKind, D::Error> {
+    text(deserializer, "\"upstream\" or \"shovel\"", |kind| match kind {
+        "upstream" => Some(LinkKind::Upstream),
+        "shovel" => Some(LinkKind::Shovel),
         _ => None,
     })
 }

@@ -152,7 +152,7 @@ impl Default for Database {
 }
 
 /// `[bus]`: the broker at which other programs, other nodes and full peers are met.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Bus {
     /// Of RabbitMQ. Unset: the bus is in this process.
@@ -167,6 +167,18 @@ pub struct Bus {
     pub certificate: Option<PathBuf>,
     /// PEM: the private key of that certificate.
     pub private_key: Option<PathBuf>,
+    /// Where peers reach the broker: host and port. Unset: they aren't told.
+    #[serde(deserialize_with = "service_url::public_amqp")]
+    pub public_url: Option<ServiceUrl>,
+    /// What the links with the brokers of peers are made of.
+    #[serde(deserialize_with = "human::link_kind")]
+    pub link: LinkKind,
+    /// PEM, at the machine of the broker: the authorities by which it knows the brokers of peers.
+    pub link_ca_file: String,
+    /// PEM, at the machine of the broker: what it shows to the brokers of peers.
+    pub link_certificate: Option<String>,
+    /// PEM, at the machine of the broker: the private key of that certificate.
+    pub link_private_key: Option<String>,
     /// What other programs may publish.
     pub publishers: Vec<integrations::Rule>,
 }
@@ -197,6 +209,24 @@ impl Default for Broadcasts {
     }
 }
 
+impl Default for Bus {
+    fn default() -> Self {
+        Self {
+            url: None,
+            management_url: None,
+            ca_file: None,
+            certificate: None,
+            private_key: None,
+            public_url: None,
+            link: LinkKind::Upstream,
+            link_ca_file: "/etc/ssl/certs/ca-certificates.crt".to_owned(),
+            link_certificate: None,
+            link_private_key: None,
+            publishers: Vec::new(),
+        }
+    }
+}
+
 /// `[events]`: what happened to the server and to the systems around it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -213,6 +243,16 @@ impl Default for Events {
     fn default() -> Self {
         Self { keep: Duration::from_secs(90 * 24 * 60 * 60), notify: Some(Severity::Error) }
     }
+}
+
+/// What a link between two brokers is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LinkKind {
+    /// RabbitMQ's federation: each broker fetches from the other.
+    Upstream,
+    /// Shovels: each broker brings to the other.
+    Shovel,
 }
 
 /// `[cache]`: what nodes share that may be lost.

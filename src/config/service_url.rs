@@ -74,6 +74,22 @@ pub(super) fn amqp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<
     read(deserializer, &["amqp", "amqps"], "amqp://USER:PASSWORD@HOST/VHOST, or amqps")
 }
 
+/// Of a broker, for others: without user, password and virtual host, which each of them has for itself.
+pub(super) fn public_amqp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ServiceUrl>, D::Error> {
+    const EXPECTED: &str = "amqps://HOST:PORT, without user, password and virtual host";
+    let found = read(deserializer, &["amqp", "amqps"], EXPECTED)?;
+    let is_bare = |url: &ServiceUrl| {
+        Url::parse(url.expose()).is_ok_and(|url| {
+            let is_anonymous = url.username().is_empty() && url.password().is_none();
+            is_anonymous && matches!(url.path(), "" | "/") && url.query().is_none() && url.fragment().is_none()
+        })
+    };
+    match found {
+        Some(url) if !is_bare(&url) => Err(de::Error::custom(format!("found more than that; expected {EXPECTED}"))),
+        found => Ok(found),
+    }
+}
+
 /// Of a broker's management.
 pub(super) fn http<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ServiceUrl>, D::Error> {
     read(deserializer, &["http", "https"], "http://USER:PASSWORD@HOST:15672, or https")

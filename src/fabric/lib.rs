@@ -6,9 +6,11 @@ pub mod amqp;
 pub mod bus;
 pub mod cache;
 pub mod line;
+pub mod management;
 pub mod naming;
 
 pub use amqp::{AmqpConfig, Broker, BrokerError, Link, LinkState};
 pub use bus::Bus;
 pub use cache::{Cache, CacheConfig, CacheError};
 pub use line::Line;
+pub use management::{Management, ManagementConfig, ManagementError};

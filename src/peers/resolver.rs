@@ -153,6 +153,12 @@ impl Resolver {
         found.map_err(|reason| unresolved(server, reason))
     }
 
+    /// The addresses of a host that may be connected to, or why there is none.
+    pub(crate) async fn addresses_of(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, String> {
+        let mut search = Search { resolver: self, lookups: Vec::new(), until: Instant::now() + LONGEST };
+        search.addresses_of(host, port).await
+    }
+
     /// What was found is of no use: look again next time.
     pub(crate) fn forget(&self, server: &ServerName, endpoint: Option<OwnedServerName>) {
         let sought: Sought = (server.to_owned(), endpoint);

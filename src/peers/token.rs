@@ -49,12 +49,14 @@ pub enum Scope {
     Peering,
     /// Tell people here of a broadcast.
     Broadcasts,
+    /// Ask for what full peers share: how to log in at the broker.
+    Cascade,
 }
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 7] =
-        [Self::Messaging, Self::Presence, Self::Users, Self::Search, Self::Status, Self::Peering, Self::Broadcasts];
+    pub const ALL: [Self; 8] =
+        [Self::Messaging, Self::Presence, Self::Users, Self::Search, Self::Status, Self::Peering, Self::Broadcasts, Self::Cascade];
 
     /// As a token spells it.
     pub fn word(self) -> &'static str {
@@ -66,6 +68,7 @@ impl Scope {
             Self::Status => "status",
             Self::Peering => "peering",
             Self::Broadcasts => "broadcasts",
+            Self::Cascade => "cascade",
         }
     }
 }

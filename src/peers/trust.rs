@@ -239,6 +239,20 @@ impl Trust {
         self.register().find(server).settings.approved_rooms.iter().any(|approved| approved == room_id)
     }
 
+    /// The servers with which there are to be links between brokers: each has a row of its own, by which it is trusted with that,
+    /// and which does not say that its transport is HTTPS.
+    pub fn broker_peers(&self) -> Vec<(OwnedServerName, Transport)> {
+        let register = self.register();
+        let linked = register.rows().filter_map(|(pattern, entry)| {
+            let PeerPattern::Exact(server) = pattern else { return None };
+            let allowed = decide(&entry.regard, Capability::Broadcasts, &Context::inbound());
+            let transport = entry.settings.transport;
+            let is_linked = matches!(allowed, Decision::Allow(_)) && transport != Transport::Https;
+            is_linked.then_some((server, transport))
+        });
+        linked.collect()
+    }
+
     /// The only keys that a server may sign with, by their ids, base64; none: whatever it says of itself.
     pub(crate) fn pinned_keys(&self, server: &ServerName) -> BTreeMap<String, String> {
         self.register().find(server).settings.pinned_keys.clone()

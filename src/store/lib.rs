@@ -16,6 +16,7 @@ pub mod audit;
 pub mod bridge;
 pub mod broadcast_deliveries;
 pub mod broadcasts;
+pub mod broker_links;
 pub mod destinations;
 pub mod device_keys;
 pub mod device_receipts;

@@ -35,6 +35,7 @@ const SHARED: &[Step] = migrations![
     16 "0016_federation_lists",
     17 "0017_room_trust",
     18 "0018_device_receipts",
+    20 "0020_broker_links",
     21 "0021_duties",
     22 "0022_broadcasts",
     23 "0023_followers",

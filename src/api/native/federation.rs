@@ -5,6 +5,7 @@ mod authenticate;
 mod broadcasts;
 mod deliver;
 mod list;
+mod mq_info;
 mod peering;
 mod presence;
 mod status;
@@ -26,6 +27,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         peering::endpoints(),
         list::endpoints(),
         broadcasts::endpoints(),
+        mq_info::endpoints(),
     ]
     .concat()
 }

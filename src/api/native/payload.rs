@@ -125,6 +125,24 @@ impl<T: Serialize + ToSchema + Send + 'static> Reply for Created<T> {
     }
 }
 
+/// 200, with JSON that is for the caller alone, and kept by nobody on the way.
+#[derive(Debug)]
+pub struct Unkept<T>(pub T);
+
+impl<T: Serialize + ToSchema + Send + 'static> Reply for Unkept<T> {
+    fn into_response(self) -> Response {
+        let mut response = json(StatusCode::OK, &self.0);
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, private"));
+        headers.insert(header::PRAGMA, HeaderValue::from_static("no-cache"));
+        response
+    }
+
+    fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder {
+        described::<T>(operation, schemas, "200", "Done. Not to be kept.")
+    }
+}
+
 /// 200, with something else than JSON that one may want to keep.
 #[derive(Debug)]
 pub struct File {
