@@ -10,10 +10,13 @@ use std::{
 use api::{ApiConfig, Services};
 use fabric::{AmqpConfig, BrokerError};
 use federation::{Bridge, FederationConfig, Inbound, Sender};
-use integrations::{BusConfig, Integration, Stream};
+use integrations::{BusConfig, Integration, Stream, Webhooks};
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
-use peers::{PeerError, Peers, PeersConfig, TrustConfig};
+use peers::{
+    PeerError, Peers, PeersConfig, TrustConfig,
+    vault::{Vault, VaultError},
+};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
@@ -48,7 +51,7 @@ pub struct Homeserver {
     /// What goes to other servers and comes from them.
     federating: Option<Federating>,
     /// What other programs are told, and say; ends with `ending`.
-    integrating: Option<JoinHandle<()>>,
+    integrating: JoinHandle<()>,
 }
 
 /// Why the server did not start.
@@ -84,6 +87,9 @@ pub enum StartError {
     /// Other servers can't be talked to.
     #[error("other servers can't be talked to")]
     Peers(#[from] PeerError),
+    /// Secrets can't be kept.
+    #[error("secrets in the database can't be sealed and opened")]
+    Vault(#[from] VaultError),
     /// The bus can't be used as it is configured.
     #[error("the bus can't be used as it is configured")]
     Bus(#[from] BrokerError),
@@ -143,11 +149,19 @@ impl Homeserver {
             Federating::start(sender, inbound.clone(), bridge.clone(), peers.clone(), rooms.clone())
         });
         let stream = Stream::new(store.clone(), config.server_name.clone());
+        to_followers.get_or_init(|| stream.clone());
         let bus = bus_config(&config).map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone()));
-        let integrating = bus.transpose()?.map(|bus| {
-            to_followers.get_or_init(|| stream);
-            let ends = ending.clone();
-            tokio::spawn(async move { bus.run(ends).await })
+        let bus = bus.transpose()?;
+        let vault = Arc::new(Vault::open(&config.keys_dir)?);
+        let webhooks = Webhooks::new(store.clone(), stream, vault, peers.plain_client()?);
+        let (hooks, ends) = (webhooks.clone(), ending.clone());
+        let integrating = tokio::spawn(async move {
+            let publishing = async {
+                if let Some(bus) = bus {
+                    bus.run(ends.clone()).await;
+                }
+            };
+            tokio::join!(publishing, hooks.run(ends.clone()));
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -166,6 +180,7 @@ impl Homeserver {
             inbound,
             bridge,
             ledger,
+            webhooks,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
@@ -191,9 +206,7 @@ impl Homeserver {
         // What it still has to write down is written before the database is closed.
         let _ = tending.await;
         let _ = trusting.await;
-        if let Some(integrating) = integrating {
-            let _ = integrating.await;
-        }
+        let _ = integrating.await;
         watching.abort();
         if let Err(error) = users.flush_last_seen().await {
             warn!(error = &error as &dyn std::error::Error, "could not write when devices were last seen");

@@ -10,6 +10,7 @@ mod peering;
 mod peers;
 mod room_acls;
 mod staff;
+mod webhooks;
 
 use crate::native::Endpoint;
 
@@ -23,6 +24,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         delivery::endpoints(),
         room_acls::endpoints(),
         doctor::endpoints(),
+        webhooks::endpoints(),
     ]
     .concat()
 }

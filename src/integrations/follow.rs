@@ -7,7 +7,10 @@ mod follower;
 mod recent;
 mod render;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use fabric::bus::Message;
 use model::{Committed, Position};
@@ -32,6 +35,8 @@ pub struct Stream {
 struct Shared {
     store: Store,
     us: OwnedServerName,
+    /// Whether anybody follows: until then nothing is remembered.
+    is_followed: AtomicBool,
     recent: Mutex<Recent>,
     /// The position up to which there may be something to tell.
     news: watch::Sender<Position>,
@@ -49,12 +54,13 @@ impl Stream {
     /// The stream of `us`, of which nothing was heard yet.
     pub fn new(store: Store, us: OwnedServerName) -> Self {
         let (recent, news) = (Mutex::default(), watch::Sender::default());
-        Self { shared: Arc::new(Shared { store, us, recent, news }) }
+        let is_followed = AtomicBool::new(false);
+        Self { shared: Arc::new(Shared { store, us, is_followed, recent, news }) }
     }
 
     /// Takes note of a commit. Quick, never waits.
     pub fn ingest(&self, committed: &Committed) {
-        if self.recent().ingest(committed) {
+        if self.shared.is_followed.load(Ordering::Acquire) && self.recent().ingest(committed) {
             self.shared.news.send_replace(committed.upto);
         }
     }
@@ -75,6 +81,7 @@ impl Stream {
 
     /// From now on every commit is heard of; whatever is visible already is read. Answers up to where that is.
     pub(crate) async fn begin(&self) -> Result<Position, store::Error> {
+        self.shared.is_followed.store(true, Ordering::Release);
         let visible = self.shared.store.visible_position().await?;
         self.recent().begin(visible);
         Ok(visible)

@@ -4,9 +4,11 @@
 
 pub mod bus;
 mod follow;
+pub mod webhooks;
 
 pub use bus::{BusConfig, BusHealth, Integration, Rule, RuleError};
 pub use follow::Stream;
+pub use webhooks::{Webhook, WebhookError, Webhooks};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

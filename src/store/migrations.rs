@@ -36,6 +36,7 @@ const SHARED: &[Step] = migrations![
     17 "0017_room_trust",
     18 "0018_device_receipts",
     23 "0023_followers",
+    24 "0024_webhooks",
 ];
 
 /// What only SQLite knows.
