@@ -11,12 +11,16 @@ use api::{ApiConfig, Services};
 use fabric::{AmqpConfig, Broker, BrokerError, Cache, CacheConfig, CacheError, ManagementConfig, management::LinkWay};
 use federation::{Bridge, Carrier, FederationConfig, Inbound, Sender};
 use integrations::{
-    Announcements, AnnouncementsConfig, BusConfig, Integration, Stream, broadcasts::BroadcastsConfig,
+    Announcements, AnnouncementsConfig, BusConfig, Integration, Stream, Webhooks, broadcasts::BroadcastsConfig,
     notices::NoticesConfig, system_events::SystemEventsConfig,
 };
 use media::{Media, MediaConfig};
 use model::{Committed, Millis, SigningKey};
-use peers::{Links, LinksConfig, LinksError, PeerError, Peers, PeersConfig, TrustConfig, links::LinkTls};
+use peers::{
+    Links, LinksConfig, LinksError, PeerError, Peers, PeersConfig, TrustConfig,
+    links::LinkTls,
+    vault::{Vault, VaultError},
+};
 use rooms::{Rooms, RoomsConfig};
 use store::{Location, Store};
 use sync::{Notifier, Sync, SyncConfig};
@@ -60,7 +64,7 @@ pub struct Homeserver {
     announcing: JoinHandle<()>,
     announced: CancellationToken,
     /// What other programs are told, and say; ends with `ending`.
-    integrating: Option<JoinHandle<()>>,
+    integrating: JoinHandle<()>,
 }
 
 /// Why the server did not start.
@@ -102,6 +106,9 @@ pub enum StartError {
     /// The broker can't be managed as the configuration says.
     #[error("the links with the brokers of peers can't be managed")]
     Links(#[from] LinksError),
+    /// Secrets can't be kept.
+    #[error("secrets in the database can't be sealed and opened")]
+    Vault(#[from] VaultError),
     /// The bus can't be used as it is configured.
     #[error("the bus can't be used as it is configured")]
     Bus(#[from] BrokerError),
@@ -134,7 +141,8 @@ impl Homeserver {
         let Core { notifier, store, key, peers, users, rooms, to_send, to_bridge, to_announce, to_followers } =
             Core::of_node(&config, &nodes).await?;
         peers.keys().warn_of_notaries();
-        let links = links(&config, &peers)?;
+        let vault = Arc::new(Vault::open(&config.keys_dir)?);
+        let links = links(&config, &peers, &vault)?;
         let media = open_media(&config, &store, &peers).await?;
         let ending = CancellationToken::new();
         let off_duty = CancellationToken::new();
@@ -198,11 +206,18 @@ impl Homeserver {
             Federating::start(parts)
         });
         let stream = Stream::new(store.clone(), config.server_name.clone());
-        let bus = bus_config(&config).map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone()));
-        let integrating = bus.transpose()?.map(|bus| {
-            to_followers.get_or_init(|| stream);
-            let ends = ending.clone();
-            tokio::spawn(async move { bus.run(ends).await })
+        to_followers.get_or_init(|| stream.clone());
+        let bus = bus_config(&config).map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone(), announcements.clone()));
+        let bus = bus.transpose()?;
+        let webhooks = Webhooks::new(store.clone(), stream, vault, peers.plain_client()?);
+        let (hooks, ends) = (webhooks.clone(), ending.clone());
+        let integrating = tokio::spawn(async move {
+            let publishing = async {
+                if let Some(bus) = bus {
+                    bus.run(ends.clone()).await;
+                }
+            };
+            tokio::join!(publishing, hooks.run(ends.clone()));
         });
         let services = Arc::new(Services {
             config: ApiConfig {
@@ -223,6 +238,7 @@ impl Homeserver {
             ledger,
             announcements: announcements.clone(),
             links,
+            webhooks,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
         });
         let listeners = listen(&config).await?;
@@ -286,9 +302,7 @@ impl Homeserver {
         if let Some(in_touch) = in_touch {
             let _ = in_touch.await;
         }
-        if let Some(integrating) = integrating {
-            let _ = integrating.await;
-        }
+        let _ = integrating.await;
         watching.abort();
         if let Err(error) = users.flush_last_seen().await {
             warn!(error = &error as &dyn std::error::Error, "could not write when devices were last seen");
@@ -495,7 +509,7 @@ async fn open_media(config: &Config, store: &Store, peers: &Peers) -> Result<Med
 }
 
 /// The links with the brokers of peers, if the configuration says where this server's own is managed.
-pub(crate) fn links(config: &Config, peers: &Peers) -> Result<Option<Links>, LinksError> {
+pub(crate) fn links(config: &Config, peers: &Peers, vault: &Arc<Vault>) -> Result<Option<Links>, LinksError> {
     let bus = &config.bus;
     let Some(url) = &bus.management_url else { return Ok(None) };
     let text = |url: &Option<ServiceUrl>| url.as_ref().and_then(|url| Url::parse(url.expose()).ok());
@@ -513,9 +527,8 @@ pub(crate) fn links(config: &Config, peers: &Peers) -> Result<Option<Links>, Lin
             certificate: bus.link_certificate.clone(),
             private_key: bus.link_private_key.clone(),
         },
-        keys_dir: config.keys_dir.clone(),
     };
-    Links::new(peers.clone(), config).map(Some)
+    Links::new(peers.clone(), vault.clone(), config).map(Some)
 }
 
 /// Milliseconds since 1970.

@@ -15,3 +15,4 @@ mod race;
 mod rooms;
 mod sdk;
 mod sync_stories;
+mod webhooks;

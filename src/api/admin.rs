@@ -11,6 +11,7 @@ mod peering;
 mod peers;
 mod room_acls;
 pub(crate) mod staff;
+mod webhooks;
 
 use crate::native::Endpoint;
 
@@ -25,6 +26,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         room_acls::endpoints(),
         doctor::endpoints(),
         bus::endpoints(),
+        webhooks::endpoints(),
     ]
     .concat()
 }

@@ -51,6 +51,8 @@ pub struct Services {
     pub inbound: ::federation::Inbound,
     /// Chat systems that don't speak Matrix.
     pub bridge: ::federation::Bridge,
+    /// Addresses that are told what happens here.
+    pub webhooks: integrations::Webhooks,
     /// What became of what other servers were sent.
     pub ledger: ::federation::Ledger,
     /// System events, and broadcasts.

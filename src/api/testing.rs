@@ -5,10 +5,12 @@ use std::sync::Arc;
 use axum::body::Body;
 use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::BodyExt as _;
+use integrations::{Stream, Webhooks};
 use model::peer::{PeerPattern, TrustLevel};
 use peers::{
     Peers,
     trust::{Author, PeerChange},
+    vault::Vault,
 };
 use ruma::{ServerName, server_name};
 use serde_json::{Value, json};
@@ -94,9 +96,13 @@ impl Server {
             integrations::AnnouncementsConfig::default(),
             tokio_util::sync::CancellationToken::new(),
         );
+        let stream = Stream::new(store.clone(), peers.server_name().to_owned());
+        let vault = Arc::new(Vault::open(&folder.path().join("keys")).expect("the folder is ours"));
+        let client = peers.plain_client().expect("a client needs no more");
         let services = Services {
             announcements,
             ledger: sender.ledger(),
+            webhooks: Webhooks::new(store.clone(), stream, vault, client),
             config: ApiConfig::default(),
             limits: users.limits(),
             users,

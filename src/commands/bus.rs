@@ -1,12 +1,16 @@
 //! `comity bus …`: the broker, and the links with those of peers.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
 
 use clap::Subcommand;
 use fabric::management::LinkWay;
 use peers::{
     Links,
     links::{BusStatus, LinkStatus, WayStatus, way_of},
+    vault::Vault,
 };
 use ruma::OwnedServerName;
 use tokio::runtime;
@@ -78,7 +82,7 @@ pub fn run(command: BusCommand, config: &Config) -> Result<(), Failure> {
     let runtime = runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     runtime.block_on(async {
         let core = Core::open(config).await?;
-        let done = match homeserver::links(config, &core.peers)? {
+        let done = match homeserver::links(config, &core.peers, &Arc::new(Vault::open(&config.keys_dir)?))? {
             Some(links) => execute(command, &links, &mut io::stdout()).await,
             None => Err("bus.management_url is not set: this server does not manage a broker".into()),
         };

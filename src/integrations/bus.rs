@@ -13,7 +13,7 @@ use rooms::Rooms;
 use tokio_util::sync::CancellationToken;
 use users::Users;
 
-use crate::follow::Stream;
+use crate::{Announcements, follow::Stream};
 use intake::Intake;
 
 pub use fabric::bus::BusHealth;
@@ -38,9 +38,15 @@ pub struct Integration {
 
 impl Integration {
     /// The bus of `config`, which is not connected to yet.
-    pub fn new(config: BusConfig, stream: Stream, rooms: Rooms, users: Arc<Users>) -> Result<Self, BrokerError> {
+    pub fn new(
+        config: BusConfig,
+        stream: Stream,
+        rooms: Rooms,
+        users: Arc<Users>,
+        announcements: Announcements,
+    ) -> Result<Self, BrokerError> {
         let bus = Bus::new(&config.amqp)?;
-        let intake = Arc::new(Intake::new(config.rules, rooms, users));
+        let intake = Arc::new(Intake::new(config.rules, rooms, users, announcements));
         Ok(Self { bus, stream, intake })
     }
 

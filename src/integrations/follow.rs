@@ -7,7 +7,10 @@ mod follower;
 mod recent;
 mod render;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use fabric::bus::Message;
 use model::{Committed, Position};
@@ -32,6 +35,8 @@ pub struct Stream {
 struct Shared {
     store: Store,
     us: OwnedServerName,
+    /// Whether anybody follows: until then nothing is remembered.
+    is_followed: AtomicBool,
     recent: Mutex<Recent>,
     /// The position up to which there may be something to tell.
     news: watch::Sender<Position>,
@@ -49,12 +54,13 @@ impl Stream {
     /// The stream of `us`, of which nothing was heard yet.
     pub fn new(store: Store, us: OwnedServerName) -> Self {
         let (recent, news) = (Mutex::default(), watch::Sender::default());
-        Self { shared: Arc::new(Shared { store, us, recent, news }) }
+        let is_followed = AtomicBool::new(false);
+        Self { shared: Arc::new(Shared { store, us, is_followed, recent, news }) }
     }
 
     /// Takes note of a commit. Quick, never waits.
     pub fn ingest(&self, committed: &Committed) {
-        if self.recent().ingest(committed) {
+        if self.shared.is_followed.load(Ordering::Acquire) && self.recent().ingest(committed) {
             self.shared.news.send_replace(committed.upto);
         }
     }
@@ -75,6 +81,7 @@ impl Stream {
 
     /// From now on every commit is heard of; whatever is visible already is read. Answers up to where that is.
     pub(crate) async fn begin(&self) -> Result<Position, store::Error> {
+        self.shared.is_followed.store(true, Ordering::Release);
         let visible = self.shared.store.visible_position().await?;
         self.recent().begin(visible);
         Ok(visible)
@@ -98,6 +105,14 @@ impl Stream {
                     let row = self.shared.store.presence().find(&user_id).await?;
                     messages.extend(row.and_then(|row| render::presence(&self.shared.us, &row, now())));
                 }
+                News::SystemEvent(id) => {
+                    let row = self.shared.store.system_events().find(&id).await?;
+                    messages.extend(row.and_then(|row| render::system_event(&self.shared.us, &row)));
+                }
+                News::Broadcast(id) => {
+                    let row = self.shared.store.broadcasts().find(&id).await?;
+                    messages.extend(row.and_then(|row| render::broadcast(&self.shared.us, &row)));
+                }
             }
         }
         Ok(messages)
@@ -108,14 +123,24 @@ impl Stream {
         let upto = Position(floor.0.min(at.0.saturating_add(WINDOW)));
         let followers = self.shared.store.followers();
         let us = &self.shared.us;
-        let mut messages = Vec::new();
+        let mut found = Vec::new();
         for event in followers.events(at, upto).await? {
-            messages.extend(render::event(us, &event, event.position.0));
+            found.push((event.position, render::event(us, &event, event.position.0)));
         }
         for row in followers.presence(at, upto).await? {
-            messages.extend(render::presence(us, &row, now()));
+            found.push((row.position, render::presence(us, &row, now())));
         }
-        Ok(Stretch { messages, upto })
+        // Each has a position of its own, so there are no more than positions.
+        let most = u32::try_from(WINDOW).unwrap_or(u32::MAX);
+        for row in self.shared.store.system_events().after(at, most).await? {
+            found.push((row.position, render::system_event(us, &row)));
+        }
+        for row in self.shared.store.broadcasts().after(at, most).await? {
+            found.push((row.position.unwrap_or_default(), render::broadcast(us, &row)));
+        }
+        found.retain(|(position, _)| *position <= upto);
+        found.sort_by_key(|(position, _)| *position);
+        Ok(Stretch { messages: found.into_iter().filter_map(|(_, message)| message).collect(), upto })
     }
 
     fn recent(&self) -> MutexGuard<'_, Recent> {

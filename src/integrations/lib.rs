@@ -8,10 +8,12 @@ pub mod bus;
 mod follow;
 pub mod notices;
 pub mod system_events;
+pub mod webhooks;
 
 pub use announcements::{Announcements, AnnouncementsConfig};
 pub use bus::{BusConfig, BusHealth, Integration, Rule, RuleError};
 pub use follow::Stream;
+pub use webhooks::{Webhook, WebhookError, Webhooks};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -43,7 +43,8 @@ pub enum Severity {
 }
 
 impl Severity {
-    const ALL: [Self; 5] = [Self::Info, Self::Notice, Self::Warning, Self::Error, Self::Critical];
+    /// All of them, the least bad first.
+    pub(crate) const ALL: [Self; 5] = [Self::Info, Self::Notice, Self::Warning, Self::Error, Self::Critical];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {

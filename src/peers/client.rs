@@ -117,6 +117,23 @@ impl Route {
     }
 }
 
+impl Peers {
+    /// For requests to addresses that an admin has set: it trusts the same authorities, follows no redirects, and looks names up as
+    /// the system does.
+    pub fn plain_client(&self) -> Result<reqwest::Client, PeerError> {
+        let config = &self.shared.config;
+        let tls = tls::client_config(config, &Arc::new(tls::roots(config)?))?;
+        let client = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls)
+            .redirect(reqwest::redirect::Policy::none())
+            .connect_timeout(config.connect_timeout)
+            .pool_idle_timeout(IDLE)
+            .no_proxy()
+            .user_agent(USER_AGENT);
+        client.build().map_err(|error| PeerError::Configuration(error.to_string()))
+    }
+}
+
 /// Finds servers, and does no more: for an operator who wants to know how.
 pub struct Finder(Resolver);
 

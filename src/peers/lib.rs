@@ -24,6 +24,7 @@ pub mod testing;
 mod tls;
 pub mod token;
 pub mod trust;
+pub mod vault;
 mod well_known;
 mod x_matrix;
 

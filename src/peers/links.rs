@@ -17,11 +17,9 @@ mod offer;
 mod plan;
 mod status;
 mod tend;
-mod vault;
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
@@ -37,7 +35,6 @@ pub use offer::Offer;
 pub use status::{BusStatus, Credentials, LinkStatus, WayStatus};
 
 use crate::{Peers, trust::Transport};
-use vault::Vault;
 
 /// Where a peer is asked how to log in at its broker.
 pub const PATH: &str = "/api/v1/cascade/mq-info";
@@ -56,8 +53,6 @@ pub struct LinksConfig {
     pub way: LinkWay,
     /// What its broker uses for TLS with those of peers.
     pub tls: LinkTls,
-    /// Where the file is with which secrets are sealed.
-    pub keys_dir: PathBuf,
 }
 
 /// Files at the machine of the broker, by which it knows other brokers and shows itself to them.
@@ -81,7 +76,7 @@ struct Shared {
     peers: Peers,
     management: Management,
     config: LinksConfig,
-    vault: Vault,
+    vault: Arc<Vault>,
     watched: Mutex<BTreeMap<OwnedServerName, Watched>>,
     /// What keeps the broker from doing what it should, in sentences.
     findings: Mutex<Vec<String>>,
@@ -107,10 +102,9 @@ struct Watched {
 }
 
 impl Links {
-    /// Those of this server. Makes the file with which secrets are sealed if there is none; nothing is asked yet.
-    pub fn new(peers: Peers, config: LinksConfig) -> Result<Self, LinksError> {
+    /// Those of this server, whose secrets `vault` seals; nothing is asked yet.
+    pub fn new(peers: Peers, vault: Arc<Vault>, config: LinksConfig) -> Result<Self, LinksError> {
         let management = Management::new(&config.management)?;
-        let vault = Vault::open(&config.keys_dir)?;
         let shared = Shared {
             peers,
             management,

@@ -57,6 +57,7 @@ pub mod tokens;
 pub mod unread;
 pub mod used_tokens;
 pub mod user_directory;
+pub mod webhooks;
 mod write;
 mod writer;
 

@@ -39,6 +39,7 @@ const SHARED: &[Step] = migrations![
     21 "0021_duties",
     22 "0022_broadcasts",
     23 "0023_followers",
+    24 "0024_webhooks",
 ];
 
 /// What only SQLite knows.

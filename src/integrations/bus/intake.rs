@@ -8,11 +8,12 @@ use model::{Address, Kind, Refusal};
 use rooms::{RoomError, Rooms, Transaction, Wish};
 use ruma::{OwnedRoomId, OwnedUserId, RoomId};
 use serde::Deserialize;
-use serde_json::{json, value::RawValue};
+use serde_json::{Value, json, value::RawValue};
 use tracing::debug;
 use users::Users;
 
 use super::Rule;
+use crate::Announcements;
 
 /// The version of envelopes that is read.
 const VERSION: u32 = 1;
@@ -24,6 +25,7 @@ pub(super) struct Intake {
     rules: Vec<Rule>,
     rooms: Rooms,
     users: Arc<Users>,
+    announcements: Announcements,
 }
 
 /// The `data` of a `chat.message` that a program publishes: an event, or just a text.
@@ -47,8 +49,8 @@ struct Said {
 }
 
 impl Intake {
-    pub(super) fn new(rules: Vec<Rule>, rooms: Rooms, users: Arc<Users>) -> Self {
-        Self { rules, rooms, users }
+    pub(super) fn new(rules: Vec<Rule>, rooms: Rooms, users: Arc<Users>, announcements: Announcements) -> Self {
+        Self { rules, rooms, users, announcements }
     }
 
     async fn read(&self, delivery: Delivery) -> Result<(), Verdict> {
@@ -90,6 +92,16 @@ impl Intake {
         );
         match key {
             Key::Message(room_id) => self.say(&user, &allowed, &room_id, envelope).await,
+            Key::Event => {
+                let (author, document) = (format!("bus/{user}"), document(&envelope)?);
+                let taken = self.announcements.events.take(&envelope.id, &author, document).await;
+                taken.map(drop).map_err(|error| refused(&error))
+            }
+            Key::Broadcast => {
+                let (author, document) = (format!("bus/{user}"), document(&envelope)?);
+                let taken = self.announcements.broadcasts.take(&envelope.id, &author, document).await;
+                taken.map(drop).map_err(|error| refused(&error))
+            }
             _ => Err(dead("only this server publishes that")),
         }
     }
@@ -136,11 +148,21 @@ impl Intake {
             Wish { sender, kind: kind.into(), content, state_key: None, redacts: None, transaction: Some(transaction) };
         let sent = async { self.rooms.send(&self.rooms.get(room_id).await?, wish).await };
         sent.await.map(drop).map_err(|error: RoomError| match error.kind() {
-            Kind::RateLimited | Kind::Unreachable | Kind::Unavailable | Kind::Internal | Kind::Conflict => {
-                Verdict::Later
-            }
-            _ => Verdict::Dead(error.to_string()),
+            Kind::Conflict => Verdict::Later,
+            _ => refused(&error),
         })
+    }
+}
+
+fn document(envelope: &Envelope) -> Result<Value, Verdict> {
+    serde_json::from_str(envelope.data.get()).map_err(|error| Verdict::Dead(format!("`data`: {error}")))
+}
+
+/// Whether it may be taken later, or never.
+fn refused(error: &dyn Refusal) -> Verdict {
+    match error.kind() {
+        Kind::RateLimited | Kind::Unreachable | Kind::Unavailable | Kind::Internal => Verdict::Later,
+        _ => Verdict::Dead(error.to_string()),
     }
 }
 

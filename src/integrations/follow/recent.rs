@@ -15,6 +15,10 @@ pub(super) enum News {
     Event(Arc<TimelineEvent>),
     /// Somebody's presence is different.
     Presence(OwnedUserId),
+    /// A system event was recorded.
+    SystemEvent(Arc<str>),
+    /// A broadcast was published, or called back.
+    Broadcast(Arc<str>),
 }
 
 /// The latest news.
@@ -54,6 +58,8 @@ impl Recent {
             let news = match change {
                 Change::Event(event) if position.0 > 0 => News::Event(event.clone()),
                 Change::User { user_id, stream: UserStream::Presence } => News::Presence(user_id.clone()),
+                Change::SystemEvent { id } => News::SystemEvent(id.clone()),
+                Change::Broadcast { id } => News::Broadcast(id.clone()),
                 _ => continue,
             };
             self.news.push_back((*position, news));

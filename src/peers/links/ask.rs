@@ -82,7 +82,7 @@ impl Links {
             return Ok(());
         }
         let theirs = serde_json::to_string(&Theirs::Peer { offer }).unwrap_or_default();
-        let sealed = self.shared.vault.seal(peer, THEIRS, &theirs)?;
+        let sealed = self.shared.vault.seal(peer.as_str(), THEIRS, &theirs)?;
         let mut write = Write::new();
         broker_links::set_heard(&mut write, peer, Some(&sealed), now());
         self.store().commit(write).await?;

@@ -7,7 +7,8 @@ use ruma::ServerName;
 use store::{Write, broker_links};
 use url::Url;
 
-use super::{Links, LinksError, ask::THEIRS, give::OURS, offer::Theirs, vault, word_of};
+use super::{Links, LinksError, ask::THEIRS, give::OURS, offer::Theirs, word_of};
+use crate::vault::password;
 use crate::{
     keys::wall_clock as now,
     trust::{Audited, Author},
@@ -37,7 +38,7 @@ impl Links {
         self.begin(peer).await?;
         let link = link.map(|way| word_of(way).to_owned());
         let theirs = serde_json::to_string(&Theirs::Admin { uri: uri.to_owned(), link }).unwrap_or_default();
-        let sealed = self.shared.vault.seal(peer, THEIRS, &theirs)?;
+        let sealed = self.shared.vault.seal(peer.as_str(), THEIRS, &theirs)?;
         self.write("bus.link_set", peer, author, |write, now| {
             broker_links::set_by_hand(write, peer, Some(&sealed), now);
         })
@@ -55,14 +56,14 @@ impl Links {
     pub async fn rotate(&self, peer: &ServerName, author: &Author) -> Result<(), LinksError> {
         self.check_wanted(peer)?;
         self.begin(peer).await?;
-        let sealed = self.shared.vault.seal(peer, OURS, &vault::password()?)?;
+        let sealed = self.shared.vault.seal(peer.as_str(), OURS, &password()?)?;
         self.write("bus.link_rotate", peer, author, |write, now| broker_links::set_ours(write, peer, &sealed, now))
             .await
     }
 
     /// Begins a link: with a password, unless there is one.
     pub(super) async fn begin(&self, peer: &ServerName) -> Result<(), LinksError> {
-        let sealed = self.shared.vault.seal(peer, OURS, &vault::password()?)?;
+        let sealed = self.shared.vault.seal(peer.as_str(), OURS, &password()?)?;
         let mut write = Write::new();
         broker_links::begin(&mut write, peer, &sealed, now());
         self.store().commit(write).await?;

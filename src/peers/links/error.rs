@@ -4,7 +4,7 @@ use fabric::ManagementError;
 use model::{Kind, Refusal};
 use ruma::OwnedServerName;
 
-use super::vault::VaultError;
+use crate::vault::VaultError;
 use crate::trust::ChangeError;
 
 /// Why something with a link did not work.

@@ -31,7 +31,7 @@ impl Links {
         let url = self.shared.config.public_url.as_ref().ok_or(LinksError::NoBroker)?;
         let is_made = self.with_watched(peer, |watched| watched.is_made);
         let row = self.store().broker_links().find(peer).await?.filter(|_| is_made).ok_or(LinksError::NotReady)?;
-        let password = self.shared.vault.unseal(peer, OURS, &row.ours)?;
+        let password = self.shared.vault.unseal(peer.as_str(), OURS, &row.ours)?;
         let now = now();
         if row.given_at.is_none() {
             self.note_given(peer, now).await?;

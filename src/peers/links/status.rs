@@ -137,7 +137,7 @@ impl Links {
     }
 
     fn way_with(&self, row: &LinkRow) -> Option<LinkWay> {
-        let opened = self.shared.vault.unseal(&row.peer, THEIRS, row.theirs.as_ref()?).ok()?;
+        let opened = self.shared.vault.unseal(row.peer.as_str(), THEIRS, row.theirs.as_ref()?).ok()?;
         Some(serde_json::from_str::<Theirs>(&opened).ok()?.way(self.shared.config.way))
     }
 

@@ -161,10 +161,10 @@ impl Links {
     /// Makes and repairs what shall be there. Answers how to log in at the peer's broker, and whether anything was done.
     async fn make(&self, row: &LinkRow, there: &Snapshot) -> Result<(Option<Theirs>, bool), LinksError> {
         let (peer, vault) = (&row.peer, &self.shared.vault);
-        let password = vault.unseal(peer, OURS, &row.ours)?;
+        let password = vault.unseal(peer.as_str(), OURS, &row.ours)?;
         let theirs = match &row.theirs {
             // What the peer said can be asked for again, if it can't be opened; what an admin said can't.
-            Some(sealed) => match vault.unseal(peer, THEIRS, sealed) {
+            Some(sealed) => match vault.unseal(peer.as_str(), THEIRS, sealed) {
                 Err(error) if row.by_hand_at.is_some() => return Err(error.into()),
                 opened => opened.ok().and_then(|opened| serde_json::from_str::<Theirs>(&opened).ok()),
             },

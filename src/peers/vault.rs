@@ -16,19 +16,18 @@ use chacha20poly1305::{
 };
 use hmac::{Hmac, Mac as _};
 use rand::{TryRng as _, rngs::SysRng};
-use ruma::ServerName;
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
 /// The name of the file in the keys folder.
-pub const FILE_NAME: &str = "broker.secret";
+pub const FILE_NAME: &str = "sealing.secret";
 /// What the key is for, so that the same file can give others for other things.
-const PURPOSE: &[u8] = b"comity: passwords at brokers, sealed, 1";
+const PURPOSE: &[u8] = b"comity: secrets in the database, sealed, 1";
 /// In bytes.
 const NONCE: usize = 24;
 
-/// Seals and opens.
-pub(super) struct Vault(XChaCha20Poly1305);
+/// Seals and opens secrets that lie in the database.
+pub struct Vault(XChaCha20Poly1305);
 
 /// Why nothing can be sealed or opened.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +74,7 @@ pub enum VaultError {
 
 impl Vault {
     /// Reads the file in `folder`, or makes one there. Of two processes that make one at once both have the one that stayed.
-    pub(super) fn open(folder: &Path) -> Result<Self, VaultError> {
+    pub fn open(folder: &Path) -> Result<Self, VaultError> {
         let path = folder.join(FILE_NAME);
         let secret = match load(&path) {
             Err(VaultError::Read { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
@@ -94,20 +93,21 @@ impl Vault {
         Ok(Self(XChaCha20Poly1305::new(&Key::from(*key))))
     }
 
-    /// Seals a secret of the link with `peer`, of which there are several: `what` says which.
-    pub(super) fn seal(&self, peer: &ServerName, what: &str, secret: &str) -> Result<String, VaultError> {
+    /// Seals a secret. `what`: which kind of secret it is; `whose`: of which peer, or what it is of. It is opened for the same
+    /// alone.
+    pub fn seal(&self, whose: &str, what: &str, secret: &str) -> Result<String, VaultError> {
         let nonce = *random::<NONCE>()?;
-        let about = about(peer, what);
+        let about = about(whose, what);
         let payload = Payload { msg: secret.as_bytes(), aad: about.as_bytes() };
         let sealed = self.0.encrypt(&XNonce::from(nonce), payload).map_err(|_| VaultError::Sealed)?;
         Ok(STANDARD_NO_PAD.encode([nonce.as_slice(), &sealed].concat()))
     }
 
     /// Opens what was sealed for the same.
-    pub(super) fn unseal(&self, peer: &ServerName, what: &str, sealed: &str) -> Result<Zeroizing<String>, VaultError> {
+    pub fn unseal(&self, whose: &str, what: &str, sealed: &str) -> Result<Zeroizing<String>, VaultError> {
         let sealed = STANDARD_NO_PAD.decode(sealed).map_err(|_| VaultError::Sealed)?;
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE>().ok_or(VaultError::Sealed)?;
-        let about = about(peer, what);
+        let about = about(whose, what);
         let payload = Payload { msg: sealed, aad: about.as_bytes() };
         let secret = self.0.decrypt(&XNonce::from(*nonce), payload).map_err(|_| VaultError::Sealed)?;
         String::from_utf8(secret).map(Zeroizing::new).map_err(|_| VaultError::Sealed)
@@ -115,13 +115,13 @@ impl Vault {
 }
 
 /// A password that nobody guesses, of letters that stand for themselves in a URL.
-pub(super) fn password() -> Result<Zeroizing<String>, VaultError> {
+pub fn password() -> Result<Zeroizing<String>, VaultError> {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     Ok(Zeroizing::new(URL_SAFE_NO_PAD.encode(*random::<32>()?)))
 }
 
-fn about(peer: &ServerName, what: &str) -> String {
-    format!("{what}\n{peer}")
+fn about(whose: &str, what: &str) -> String {
+    format!("{what}\n{whose}")
 }
 
 fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, VaultError> {
@@ -161,15 +161,13 @@ fn write(folder: &Path, path: &Path, secret: &[u8; 32]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use ruma::server_name;
-
     use super::*;
 
     #[test]
-    fn what_was_sealed_is_opened_by_the_same_file_for_the_same_peer_and_purpose_alone() {
+    fn what_was_sealed_is_opened_by_the_same_file_for_the_same_owner_and_purpose_alone() {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let keys = folder.path().join("keys");
-        let (b, c) = (server_name!("b.test"), server_name!("c.test"));
+        let (b, c) = ("b.test", "c.test");
         let sealed = Vault::open(&keys).expect("the folder is ours").seal(b, "ours", "secret").expect("it seals");
         assert!(!sealed.contains("secret"));
         let again = Vault::open(&keys).expect("the file is there");
