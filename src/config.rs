@@ -23,8 +23,8 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, Broadcasts, Bus, Cache, ClientApi, Database, Events, Federation, LinkKind, Listen, LogFormat, Logging,
-        Media, Metrics, Rate, RateLimits, Registration, Rooms, Sync, Tls,
+        Accounts, Broadcasts, Bus, Cache, ClientApi, Database, Events, Federation, LinkKind, Listen, LogFormat,
+        Logging, Media, Metrics, Rate, RateLimits, Registration, Rooms, Sync, Tls,
     },
     service_url::ServiceUrl,
 };

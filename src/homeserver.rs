@@ -207,7 +207,8 @@ impl Homeserver {
         });
         let stream = Stream::new(store.clone(), config.server_name.clone());
         to_followers.get_or_init(|| stream.clone());
-        let bus = bus_config(&config).map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone(), announcements.clone()));
+        let bus = bus_config(&config)
+            .map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone(), announcements.clone()));
         let bus = bus.transpose()?;
         let webhooks = Webhooks::new(store.clone(), stream, vault, peers.plain_client()?);
         let (hooks, ends) = (webhooks.clone(), ending.clone());

@@ -55,8 +55,16 @@ pub enum Scope {
 
 impl Scope {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Messaging, Self::Presence, Self::Users, Self::Search, Self::Status, Self::Peering, Self::Broadcasts, Self::Cascade];
+    pub const ALL: [Self; 8] = [
+        Self::Messaging,
+        Self::Presence,
+        Self::Users,
+        Self::Search,
+        Self::Status,
+        Self::Peering,
+        Self::Broadcasts,
+        Self::Cascade,
+    ];
 
     /// As a token spells it.
     pub fn word(self) -> &'static str {

@@ -4,8 +4,8 @@ use fabric::ManagementError;
 use model::{Kind, Refusal};
 use ruma::OwnedServerName;
 
-use crate::vault::VaultError;
 use crate::trust::ChangeError;
+use crate::vault::VaultError;
 
 /// Why something with a link did not work.
 #[derive(Debug, thiserror::Error)]
