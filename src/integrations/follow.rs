@@ -3,6 +3,7 @@
 //! The stream itself is their outbox: each notes in the store how far it has come. So a follower costs the way of a message
 //! nothing, and what was committed is passed on even after a crash, once or more often, with the same id.
 
+mod duty;
 mod follower;
 mod recent;
 mod render;
@@ -21,6 +22,7 @@ use tokio::sync::watch;
 use crate::now;
 use recent::{After, News, Recent};
 
+pub(crate) use duty::while_on_duty;
 pub(crate) use follower::{FollowError, Follower};
 
 /// How many positions are read at once to make up for what was missed.

@@ -34,7 +34,7 @@ pub use error::LinksError;
 pub use offer::Offer;
 pub use status::{BusStatus, Credentials, LinkStatus, WayStatus};
 
-use crate::{Peers, trust::Transport};
+use crate::{Peers, trust::Transport, vault::Vault};
 
 /// Where a peer is asked how to log in at its broker.
 pub const PATH: &str = "/api/v1/cascade/mq-info";

@@ -34,6 +34,8 @@ enum Pointer {
     Receipt { room_nid: i64, room_id: OwnedRoomId, receipt: ReceiptRow },
     Outgoing(Vec<OwnedServerName>),
     User(OwnedUserId, Stream),
+    SystemEvent(String),
+    Broadcast(String),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -139,6 +141,8 @@ impl Pointer {
             },
             Change::Outgoing { destinations } => Self::Outgoing(destinations.to_vec()),
             Change::User { user_id, stream } => Self::User(user_id.clone(), (*stream).into()),
+            Change::SystemEvent { id } => Self::SystemEvent(id.to_string()),
+            Change::Broadcast { id } => Self::Broadcast(id.to_string()),
         }
     }
 
@@ -173,6 +177,8 @@ impl Pointer {
             }
             Self::Outgoing(destinations) => Change::Outgoing { destinations: destinations.into() },
             Self::User(user_id, stream) => Change::User { user_id, stream: stream.into() },
+            Self::SystemEvent(id) => Change::SystemEvent { id: id.into() },
+            Self::Broadcast(id) => Change::Broadcast { id: id.into() },
         })
     }
 }

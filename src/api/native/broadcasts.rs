@@ -196,7 +196,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 
 async fn create(call: Call<Broadcaster, Nothing, NewBroadcast>) -> Answer<Created<BroadcastView>> {
     let author = &call.caller.session.user_id;
-    call.services.limits.check_send(author)?;
+    call.services.limits.check_send(author).await?;
     let NewBroadcast { id, title, body, html, priority, audience, across, publish_at, expires_at } = call.body;
     let (priority, audience) = (priority.unwrap_or_default(), audience.unwrap_or(Audience::All {}));
     let draft = Draft { id, title, body, html, priority, audience, across, publish_at, expires_at };

@@ -113,7 +113,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 
 async fn report(call: Call<Reporter, Nothing, NewSystemEvent>) -> Answer<Created<SystemEventView>> {
     let author = &call.caller.session.user_id;
-    call.services.limits.check_send(author)?;
+    call.services.limits.check_send(author).await?;
     let NewSystemEvent { id, kind, subject, severity, data, at } = call.body;
     let report = Report { id, kind, subject, severity, data, at };
     Ok(Created(call.services.announcements.events.report(author.as_str(), report).await?.into()))

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::follow::{FollowError, Follower, Stream};
+use crate::follow::{FollowError, Follower, Stream, while_on_duty};
 
 /// Its name among those who follow the stream.
 const NAME: &str = "bus";
@@ -18,11 +18,12 @@ const AT_ONCE: usize = 1_000;
 /// The wait after something failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Publishes everything of `stream` at `bus` until `stop` is cancelled.
+/// Publishes everything of `stream` at `bus` until `stop` is cancelled: of several nodes, one does.
 pub(super) async fn run(stream: &Stream, bus: &Bus, stop: &CancellationToken) {
+    let follow = || -> BoxFuture<'_, ()> { Box::pin(follow(stream, bus)) };
     tokio::select! {
         () = stop.cancelled() => {}
-        () = follow(stream, bus) => {}
+        () = while_on_duty(stream.store(), NAME, &follow) => {}
     }
 }
 

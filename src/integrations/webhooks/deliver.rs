@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 
 use super::{SECRET, WebhookError, Webhooks, follower_of, sign};
 use crate::{
-    follow::{FollowError, Follower},
+    follow::{FollowError, Follower, while_on_duty},
     now,
 };
 
@@ -90,13 +90,15 @@ impl Worker {
     }
 
     pub(super) async fn run(self, ends: CancellationToken) {
+        let name = follower_of(&self.row.id);
+        let follow = || -> BoxFuture<'_, ()> { Box::pin(self.follow()) };
         tokio::select! {
             () = ends.cancelled() => {}
-            () = self.follow() => {}
+            () = while_on_duty(&self.hooks.shared.store, &name, &follow) => {}
         }
     }
 
-    async fn follow(self) {
+    async fn follow(&self) {
         let mut follower = loop {
             match self.begin().await {
                 Ok(follower) => break follower,

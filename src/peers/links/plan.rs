@@ -182,7 +182,6 @@ mod tests {
             public_url: None,
             way,
             tls: LinkTls { ca_file: "/ca.crt".into(), certificate: None, private_key: None },
-            keys_dir: "keys".into(),
         }
     }
 

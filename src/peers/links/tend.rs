@@ -166,7 +166,7 @@ impl Links {
             // What the peer said can be asked for again, if it can't be opened; what an admin said can't.
             Some(sealed) => match vault.unseal(peer.as_str(), THEIRS, sealed) {
                 Err(error) if row.by_hand_at.is_some() => return Err(error.into()),
-                opened => opened.ok().and_then(|opened| serde_json::from_str::<Theirs>(&opened).ok()),
+                opened => opened.ok().and_then(|opened| serde_json::from_str::<Theirs>(opened.as_str()).ok()),
             },
             None => None,
         };
