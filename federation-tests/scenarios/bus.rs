@@ -28,7 +28,7 @@ async fn broker(programs: &std::path::Path) -> Broker {
 }
 
 async fn server(engine: &Engine, broker: &Broker) -> Server {
-    let publishers = vec!["crm chat.message.# crm-bot".to_owned()];
+    let publishers = vec!["crm chat.message.# crm-bot".to_owned(), "crm system.broadcast".to_owned()];
     let builder = Server::builder(engine).set("bus", "url", broker.url_of("comity", SECRET, VHOST));
     builder.set("bus", "publishers", publishers).start().await
 }
@@ -161,6 +161,28 @@ async fn other_programs_say_what_they_may_and_no_more() {
                 operator.next().await;
             }
         }
+        // A broadcast is taken once, shown to people, and told on as what has happened.
+        let mut monitoring = Program::connect(&broker.url(VHOST)).await;
+        let id = format!("maintenance-{}", server.address().replace([':', '.'], "-"));
+        monitoring.hear(&id, EXCHANGE, "system.broadcast").await;
+        let draft = json!({ "title": "Maintenance", "body": "tonight at ten" });
+        let broadcast = envelope(&id, draft).to_string().replace("chat.message", "system.broadcast").into_bytes();
+        for _ in 0..2 {
+            assert!(crm.publish(EXCHANGE, "system.broadcast", Some("crm"), &broadcast).await, "a queue takes it");
+        }
+        let shown = eventually("people are shown it", async || {
+            let shown = alice.get("/api/v1/broadcasts").await.ok();
+            shown["broadcasts"].as_array().filter(|shown| !shown.is_empty()).cloned()
+        })
+        .await;
+        assert_eq!((shown.len(), &shown[0]["title"]), (1, &json!("Maintenance")));
+        let told = loop {
+            let told = monitoring.next().await;
+            if told.user_id.as_deref() == Some("comity") {
+                break told;
+            }
+        };
+        assert_eq!((&told.body["id"], &told.body["data"]["body"]), (&json!(id), &json!("tonight at ten")));
         // Who isn't let say by the broker that they are somebody else, can't.
         assert!(crm.publish(EXCHANGE, &key, Some("crm"), &said("8", text("crm-bot@a.test", "the last"))).await);
         eventually("the last one is said", async || {

@@ -96,8 +96,9 @@ impl Server {
             integrations::AnnouncementsConfig::default(),
             tokio_util::sync::CancellationToken::new(),
         );
+        let keys = tempfile::tempdir().expect("a temporary folder can be made");
         let stream = Stream::new(store.clone(), peers.server_name().to_owned());
-        let vault = Arc::new(Vault::open(&folder.path().join("keys")).expect("the folder is ours"));
+        let vault = Arc::new(Vault::open(keys.path()).expect("the folder is ours"));
         let client = peers.plain_client().expect("a client needs no more");
         let services = Services {
             announcements,
