@@ -103,7 +103,7 @@ async fn what_happens_is_reported_once_and_found_by_those_who_may_look() {
         assert_eq!(found("type=disk.full").await.0, ["disk.full"]);
         assert_eq!(found("severity=warning").await.0, ["disk.full"]);
         assert_eq!(found("type=server.started").await.0, ["server.started"], "the server says that it began");
-        assert_eq!(found(&format!("until={}", first["at"])).await.0.contains(&"disk.full".to_owned()), false);
+        assert!(!found(&format!("until={}", first["at"])).await.0.contains(&"disk.full".to_owned()));
         assert_eq!(ada.get(&format!("{EVENTS}/disk-1")).await.ok(), first);
         ada.get(&format!("{EVENTS}/disk-9")).await.problem(404, "not_found");
         // Bad input is told what is wrong with it.

@@ -277,7 +277,7 @@ fn checked(author: &str, report: Report, now: Millis) -> Result<system_events::S
     let wrong = |field, wrong: &str| Err(SystemEventError::Field { field, wrong: wrong.to_owned() });
     let Report { id, kind, subject, severity, data, at } = report;
     let id = match id {
-        Some(id) if !is_id(&id) && !(author == SERVER && is_id(&id.replace(':', "-"))) => return wrong("id", ID_RULE),
+        Some(id) if !(is_id(&id) || author == SERVER && is_id(&id.replace(':', "-"))) => return wrong("id", ID_RULE),
         Some(id) => id,
         None => made_up_id(),
     };

@@ -169,7 +169,7 @@ mod tests {
             };
             let owed = act(&|write| insert(write, "x", b, 10)).await?.expect("it is owed");
             assert!(store.broadcast_deliveries().due(9, 5).await?.is_empty());
-            assert_eq!(store.broadcast_deliveries().due(10, 5).await?, [owed.clone()]);
+            assert_eq!(store.broadcast_deliveries().due(10, 5).await?, std::slice::from_ref(&owed));
             assert_eq!(store.broadcast_deliveries().owed_servers(5).await?, [b]);
             for node in ["one", "two"] {
                 let claimed = act(&|write| claim(write, &owed, node, 100)).await?.expect("it is owed");

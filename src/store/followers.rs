@@ -65,7 +65,8 @@ mod tests {
     async fn a_follower_begins_once_and_never_goes_back() {
         on_each_engine(async |store| {
             assert_eq!(store.followers().position("bus").await?, None);
-            let steps: [(fn(&mut Write), i64); 4] = [
+            type Step = fn(&mut Write);
+            let steps: [(Step, i64); 4] = [
                 (|write| begin(write, "bus", Position(5), 1), 5),
                 (|write| moved(write, "bus", Position(9), 2), 9),
                 (|write| moved(write, "bus", Position(7), 3), 9),

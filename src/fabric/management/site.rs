@@ -280,7 +280,7 @@ impl Site {
         }
         for (vhost, component, name) in there.parameters.keys().filter(|(vhost, ..)| *vhost == self.vhost) {
             if !self.parameters.iter().any(|known| known.component == *component && known.name == *name) {
-                steps.push(Step::NoParameter { vhost: vhost.clone(), component: *component, name: name.clone() });
+                steps.push(Step::NoParameter { vhost: vhost.clone(), component, name: name.clone() });
             }
         }
     }

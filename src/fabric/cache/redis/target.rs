@@ -25,7 +25,7 @@ const SENTINEL_PORT: u16 = 26379;
 #[derive(Clone)]
 pub(super) enum Target {
     One(Box<Client>),
-    Cluster { all: ClusterClient, seeds: Vec<Client> },
+    Cluster { all: Box<ClusterClient>, seeds: Vec<Client> },
     Sentinel(Box<Sentinels>),
 }
 
@@ -85,7 +85,7 @@ impl Target {
         if let Some(certificates) = certificates {
             builder = builder.certs(certificates);
         }
-        Ok(Self::Cluster { all: builder.build().map_err(unusable)?, seeds })
+        Ok(Self::Cluster { all: Box::new(builder.build().map_err(unusable)?), seeds })
     }
 
     fn sentinel(several: Several, is_tls: bool, certificates: Option<TlsCertificates>) -> Result<Self, CacheError> {
