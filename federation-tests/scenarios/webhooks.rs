@@ -20,6 +20,12 @@ async fn webhook(admin: &Client, id: &Value) -> Value {
     found.cloned().expect("it is there")
 }
 
+async fn make(admin: &Client, wish: Value) -> Value {
+    let made = admin.post("/api/v1/admin/webhooks", wish).await;
+    assert_eq!(made.status, 201, "{}", made.text);
+    made.body
+}
+
 async fn admin(server: &Server) -> Client {
     let mut admin = server.anonymous();
     admin.register_with_secret(server.shared_secret(), "root", "a long password", true).await;
@@ -36,7 +42,7 @@ async fn an_address_is_told_everything_whatever_breaks() {
         let before = alice.say(&room, "before it was there").await;
         let hook = Hook::start().await;
         let wish = json!({ "url": hook.url(), "keys": ["chat.message.#"] });
-        let made = admin.post("/api/v1/admin/webhooks", wish).await.ok();
+        let made = make(&admin, wish).await;
         let (id, secret) = (made["id"].clone(), made["secret"].as_str().expect("it is told once").to_owned());
 
         let first = alice.say(&room, "hello").await;
@@ -107,8 +113,7 @@ async fn what_an_address_refuses_is_kept_and_the_next_is_told() {
     let room = alice.create_room(json!({})).await;
     let hook = Hook::start().await;
     hook.answer(422);
-    let made =
-        admin.post("/api/v1/admin/webhooks", json!({ "url": hook.url(), "keys": ["chat.message.#"] })).await.ok();
+    let made = make(&admin, json!({ "url": hook.url(), "keys": ["chat.message.#"] })).await;
     let refused = alice.say(&room, "something odd").await;
     let path = format!("/api/v1/admin/webhooks/{}/dead-letters", made["id"].as_str().expect("a text"));
     let letters = eventually("it is given up", async || {

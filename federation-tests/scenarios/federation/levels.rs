@@ -285,6 +285,13 @@ impl World {
                 let answer = self.alice.sync(None).await;
                 let since = answer["next_batch"].as_str().expect("there is one");
                 self.alice.sync_with(Some(since), Duration::ZERO, "").await.ok();
+                // It is gathered for a second before it is told.
+                for _ in 0..3 {
+                    if self.has_passed("org.comity.delivered").await {
+                        return true;
+                    }
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
                 self.has_passed("org.comity.delivered").await
             }
             Capability::Broadcasts | Capability::Notary => unreachable!("{capability} is left out"),

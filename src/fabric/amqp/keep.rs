@@ -19,7 +19,7 @@ const FIRST: Duration = Duration::from_millis(200);
 /// No wait is longer.
 const LONGEST: Duration = Duration::from_secs(10);
 /// A connection that lasted so long was a good one.
-const LASTED: Duration = Duration::from_secs(30);
+const LASTED: Duration = Duration::from_secs(5);
 
 /// How a connection is, for whoever wants to know. Cheap to clone.
 #[derive(Clone, Debug)]

@@ -18,8 +18,8 @@ use crate::BrokerError;
 
 /// How many messages may be on their way unconfirmed.
 const UNCONFIRMED: usize = 1_000;
-/// How long the broker may take to confirm one.
-const CONFIRM: Duration = Duration::from_secs(10);
+/// How long the broker may take to confirm one: after its start, until each queue has found its leader.
+const CONFIRM: Duration = Duration::from_secs(30);
 /// Survives a restart of the broker.
 const PERSISTENT: u8 = 2;
 

@@ -1,10 +1,16 @@
 //! Whether a broker can do what the links with peers need, in words for its operator.
 
+use std::time::Duration;
+
 use futures_util::future;
 use serde::Deserialize;
 use serde_json::Value;
+use tokio::time::sleep;
 
 use super::{LinkWay, Management, ManagementError};
+
+/// How long a node may take to say what runs on it.
+const SAID_WITHIN: Duration = Duration::from_secs(6);
 
 /// The plugins of RabbitMQ that a kind of link needs.
 pub fn plugins_of(way: LinkWay) -> [&'static str; 2] {
@@ -46,7 +52,16 @@ impl Management {
             }
             Ok(_) => {}
         }
-        match nodes {
+        let found = match nodes {
+            Ok(nodes) => missing(&nodes, way, place),
+            Err(error) => return vec![error.to_string()],
+        };
+        if found.is_empty() {
+            return found;
+        }
+        // A node says every few seconds what runs on it: one that has just started may not have said it of all.
+        sleep(SAID_WITHIN).await;
+        match self.get::<Vec<Node>>("/nodes").await {
             Ok(nodes) => missing(&nodes, way, place),
             Err(error) => vec![error.to_string()],
         }

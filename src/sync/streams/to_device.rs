@@ -42,8 +42,10 @@ impl Look<'_> {
             shared.store.commit(write).await?;
             waiting = shared.store.to_device().waiting(self.user_id(), self.device_id, has, MESSAGES + 1).await?;
         }
+        // What came after the moment of this answer waits all the same, and is told with the next one.
+        let is_empty = waiting.is_empty();
         waiting.retain(|message| message.position <= self.upto);
-        if waiting.is_empty() {
+        if is_empty {
             self.user.lock().devices.entry(self.device_id.to_owned()).or_default().nothing_waits_upto = Some(sent_at);
         }
         if waiting.len() > MESSAGES {
