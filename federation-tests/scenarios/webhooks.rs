@@ -83,7 +83,7 @@ async fn an_address_is_told_everything_whatever_breaks() {
         eventually("it is stopped", async || webhook(&admin, &id).await["stopped_at"].is_i64().then_some(())).await;
         hook.answer(200);
         let replay = format!("/api/v1/admin/webhooks/{}/replay", id.as_str().expect("a text"));
-        admin.post(&replay, json!({ "from": 0 })).await.ok();
+        assert_eq!(admin.post(&replay, json!({ "from": 0 })).await.status, 204);
         eventually("it is told what came before it was there", async || has(&hook, &before).then_some(())).await;
 
         // Nobody but who runs the server may look, and no secret is in the log, or in the list.
@@ -99,7 +99,8 @@ async fn an_address_is_told_everything_whatever_breaks() {
             assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(field)), "{problem}");
         }
         admin.post(&replay, json!({ "from": 1_000_000_000 })).await.problem(400, "invalid");
-        admin.delete(&format!("/api/v1/admin/webhooks/{}", id.as_str().expect("a text"))).await.ok();
+        let removed = admin.delete(&format!("/api/v1/admin/webhooks/{}", id.as_str().expect("a text"))).await;
+        assert_eq!(removed.status, 204);
         admin.post(&replay, json!({ "from": 0 })).await.problem(404, "not_found");
     })
     .await;
@@ -127,14 +128,14 @@ async fn what_an_address_refuses_is_kept_and_the_next_is_told() {
         (&json!(refused), &json!("status 422 Unprocessable Entity"))
     );
     hook.answer(200);
-    let next = alice.say(&room, "something else").await;
     let already = hook.told().len();
+    let next = alice.say(&room, "something else").await;
     eventually("the next is told", async || {
         let told = hook.told();
         told[already.min(told.len())..].iter().any(|told| told.json().to_string().contains(&next)).then_some(())
     })
     .await;
     let at = letter["at"].as_i64().expect("a moment");
-    admin.delete(&format!("{path}?upto={at}")).await.ok();
+    assert_eq!(admin.delete(&format!("{path}?upto={at}")).await.status, 204);
     assert_eq!(admin.get(&path).await.ok()["dead_letters"], json!([]));
 }
