@@ -76,7 +76,8 @@ impl Program {
     /// The next message, which it acknowledges.
     pub async fn next(&mut self) -> Received {
         let next = self.listening.as_mut().expect("it listens").next();
-        let arrived = timeout(PATIENCE, next).await.expect("a message comes").expect("the queue stays");
+        // After a restart of the broker more than one attempt to publish may be needed.
+        let arrived = timeout(3 * PATIENCE, next).await.expect("a message comes").expect("the queue stays");
         let arrived = arrived.expect("the connection stays");
         arrived.acker.ack(BasicAckOptions::default()).await.expect("it can be acknowledged");
         let text = |value: &AMQPValue| match value {

@@ -18,8 +18,9 @@ use crate::BrokerError;
 
 /// How many messages may be on their way unconfirmed.
 const UNCONFIRMED: usize = 1_000;
-/// How long the broker may take to confirm one: after its start, until each queue has found its leader.
-const CONFIRM: Duration = Duration::from_secs(30);
+/// How long the broker may take to confirm one. What it was given before a quorum queue had found its leader, after a restart, it
+/// may never confirm: it is published again by another connection.
+const CONFIRM: Duration = Duration::from_secs(10);
 /// Survives a restart of the broker.
 const PERSISTENT: u8 = 2;
 
