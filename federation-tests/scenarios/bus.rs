@@ -75,6 +75,11 @@ async fn what_is_said_is_published_whatever_breaks() {
     for number in 0..20 {
         said.insert(alice.say(&room, &format!("before {number}")).await);
     }
+    // A quorum queue that has just been made doesn't survive SIGKILL: it never finds a leader again.
+    for queue in ["persistence_queue", "event_process_queue"] {
+        eventually(queue, async || (broker.waiting(VHOST, queue).await == Some(0)).then_some(())).await;
+    }
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
     broker.kill();
     for number in 0..20 {
         said.insert(alice.say(&room, &format!("without {number}")).await);
