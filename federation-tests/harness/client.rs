@@ -297,8 +297,15 @@ impl Client {
 
     /// Sends a text and answers its event id.
     pub async fn say(&self, room: &str, text: &str) -> String {
-        let answer = self.send(room, "m.room.message", json!({ "msgtype": "m.text", "body": text })).await;
-        answer.ok()["event_id"].as_str().expect("an event id").to_owned()
+        // Where several write to one room at once it may be too busy, and says so: nothing was sent then.
+        for _ in 0..20 {
+            let answer = self.send(room, "m.room.message", json!({ "msgtype": "m.text", "body": text })).await;
+            if answer.status != 503 {
+                return answer.ok()["event_id"].as_str().expect("an event id").to_owned();
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        panic!("{room} was too busy for {text:?} twenty times")
     }
 
     /// Sends an event under a transaction id that was never used before.
