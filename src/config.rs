@@ -23,8 +23,8 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, Broadcasts, Bus, Cache, ClientApi, Database, Events, Federation, LinkKind, Listen, LogFormat,
-        Logging, Media, Metrics, Rate, RateLimits, Registration, Rooms, Sync, Tls,
+        Accounts, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Events, Federation, LinkKind, Listen,
+        LogFormat, Logging, Media, Metrics, Rate, RateLimits, Registration, Rooms, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -49,6 +49,7 @@ pub struct Config {
     pub database: Database,
     pub bus: Bus,
     pub broadcasts: Broadcasts,
+    pub cascade: Cascade,
     pub events: Events,
     pub cache: Cache,
     pub registration: Registration,
@@ -75,6 +76,7 @@ impl Default for Config {
             database: Database::default(),
             bus: Bus::default(),
             broadcasts: Broadcasts::default(),
+            cascade: Cascade::default(),
             events: Events::default(),
             cache: Cache::default(),
             registration: Registration::default(),

@@ -24,7 +24,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::certificate::Certificate;
+use crate::{certificate::Certificate, proxies::Proxies};
 
 /// How long a TLS handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -41,6 +41,7 @@ pub struct Listener {
     /// Set: in TLS.
     certificate: Option<Certificate>,
     max_connections: u32,
+    proxies: Proxies,
 }
 
 impl Listener {
@@ -49,8 +50,9 @@ impl Listener {
         address: SocketAddr,
         certificate: Option<Certificate>,
         max_connections: u32,
+        proxies: Proxies,
     ) -> Result<Self, io::Error> {
-        Ok(Self { listener: TcpListener::bind(address).await?, certificate, max_connections })
+        Ok(Self { listener: TcpListener::bind(address).await?, certificate, max_connections, proxies })
     }
 
     /// Where that is.
@@ -62,7 +64,11 @@ impl Listener {
     pub async fn serve(self, router: Router, stop: CancellationToken) {
         let graceful = GracefulShutdown::new();
         let slots = Arc::new(Semaphore::new(self.max_connections as usize));
-        let addresses = Arc::new(Addresses { most: self.max_connections.div_ceil(SHARE), open: Mutex::default() });
+        let addresses = Arc::new(Addresses {
+            most: self.max_connections.div_ceil(SHARE),
+            proxies: self.proxies.clone(),
+            open: Mutex::default(),
+        });
         let http = Arc::new(http());
         loop {
             let accepted = tokio::select! {
@@ -84,8 +90,13 @@ impl Listener {
             };
             // Answers are written whole; waiting for more to send would only delay them.
             let _ = stream.set_nodelay(true);
-            let connection =
-                Connection { router: router.clone(), peer, http: http.clone(), watcher: graceful.watcher() };
+            let connection = Connection {
+                router: router.clone(),
+                peer,
+                proxies: self.proxies.clone(),
+                http: http.clone(),
+                watcher: graceful.watcher(),
+            };
             let acceptor = self.certificate.as_ref().map(Certificate::acceptor);
             tokio::spawn(async move {
                 let _held = (slot, of_address);
@@ -130,16 +141,18 @@ fn http() -> auto::Builder<TokioExecutor> {
 struct Connection {
     router: Router,
     peer: SocketAddr,
+    proxies: Proxies,
     http: Arc<auto::Builder<TokioExecutor>>,
     watcher: hyper_util::server::graceful::Watcher,
 }
 
 impl Connection {
     async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
-        let Self { router, peer, http, watcher } = self;
+        let Self { router, peer, proxies, http, watcher } = self;
         let service = tower::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let mut request = request.map(Body::new);
-            request.extensions_mut().insert(ConnectInfo(peer));
+            let asker = proxies.asker(peer, request.headers());
+            request.extensions_mut().insert(ConnectInfo(asker));
             let router = router.clone();
             async move {
                 Ok::<_, Infallible>(
@@ -157,15 +170,16 @@ impl Connection {
 /// How many connections each address has open.
 struct Addresses {
     most: u32,
+    proxies: Proxies,
     open: Mutex<HashMap<IpAddr, u32>>,
 }
 
 impl Addresses {
-    /// `None`: the address has enough of them. A reverse proxy on this machine may have all.
+    /// `None`: the address has enough of them. A reverse proxy, and who is on this machine, may have all.
     fn enter(all: &Arc<Self>, address: IpAddr) -> Option<OfAddress> {
         let mut open = all.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(address).or_insert(0);
-        if *count >= all.most && !address.is_loopback() {
+        if *count >= all.most && !address.is_loopback() && !all.proxies.contain(address.to_canonical()) {
             return None;
         }
         *count += 1;

@@ -7,6 +7,7 @@ mod homeserver;
 mod listener;
 mod nodes;
 mod operator;
+mod proxies;
 mod shutdown;
 mod signing_key;
 mod telemetry;

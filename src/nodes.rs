@@ -1,7 +1,7 @@
 //! Several nodes on one database: each hears at once of what the others commit, and does its share of what only one may do.
 //!
-//! What is said is a pointer, and what it points to is read from the database. When nobody says anything, because there is no cache
-//! that nodes share or it is away, the store looks by itself once a second.
+//! What is said is a pointer, and what it points to is read from the database. It is said over the cache that nodes share, and where
+//! there is none, or it is away, over the broker. When neither is there, the store looks by itself once a second.
 
 use std::{
     borrow::Cow,
@@ -14,7 +14,7 @@ use std::{
 };
 
 use fabric::{
-    Cache,
+    Broker, Cache, WakeUps,
     cache::{News, Subscription},
 };
 use federation::{Bridge, Sender};
@@ -24,7 +24,7 @@ use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use store::{Store, duties::Duties};
 use tokio::{
-    sync::{broadcast, watch},
+    sync::{Notify, broadcast, watch},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,7 @@ use users::Users;
 
 /// Where nodes talk.
 const CHANNEL: &str = "im:nodes";
-/// Between two looks: what is said meanwhile is one look. Each makes a node forget what it remembers.
+/// Between two looks: what is said meanwhile is one look.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
 /// How often it is said of one server that it is there.
 const BETWEEN_SIGNS_OF_LIFE: Duration = Duration::from_secs(5);
@@ -114,6 +114,8 @@ pub(crate) struct Listeners {
 #[derive(Clone)]
 pub(crate) struct Nodes {
     cache: Cache,
+    /// The other way to talk.
+    bus: Option<WakeUps>,
     name: Arc<Name>,
     committed: watch::Sender<Position>,
     words: broadcast::Sender<Word>,
@@ -122,14 +124,26 @@ pub(crate) struct Nodes {
 }
 
 impl Nodes {
-    pub(crate) fn new(cache: Cache, name: Name) -> Self {
+    /// `broker`: this deployment's own, if it has one.
+    pub(crate) fn new(cache: Cache, broker: Option<&Broker>, name: Name) -> Self {
         let (committed, words) = (watch::Sender::new(Position(0)), broadcast::Sender::new(UNSAID));
-        Self { cache, name: Arc::new(name), committed, words, alive: Arc::default() }
+        let bus = broker.map(|broker| WakeUps::new(broker.clone(), name.name.clone()));
+        Self { cache, bus, name: Arc::new(name), committed, words, alive: Arc::default() }
     }
 
     /// A process that uses the database of nodes and is none.
     pub(crate) fn none() -> Self {
-        Self::new(Cache::in_process(), Name { name: new_name().into(), _file: None })
+        Self::new(Cache::in_process(), None, Name { name: new_name().into(), _file: None })
+    }
+
+    /// What tells this node from the others.
+    pub(crate) fn name(&self) -> Arc<str> {
+        self.name.name.clone()
+    }
+
+    /// Whether there is anything by which nodes talk.
+    fn can_talk(&self) -> bool {
+        self.cache.is_shared() || self.bus.is_some()
     }
 
     /// What the nodes share.
@@ -171,7 +185,7 @@ impl Nodes {
 
     /// `server` is there, and another node may have something to send to it. Said of each server once in a while.
     pub(crate) fn alive(&self, server: &ServerName) {
-        if !self.cache.is_shared() {
+        if !self.can_talk() {
             return;
         }
         let now = Instant::now();
@@ -195,24 +209,40 @@ impl Nodes {
 
     // === what is heard ===
 
-    /// Tells the others, and hears of them, until `stop` is cancelled.
-    pub(crate) fn start(&self, listeners: Listeners, stop: CancellationToken) -> Option<JoinHandle<()>> {
-        if !self.cache.is_shared() || !listeners.store.is_shared() {
+    /// Tells the others, and hears of them, until `stop` is cancelled. What is said from now on is told once that runs.
+    pub(crate) fn keep_in_touch(
+        &self,
+        listeners: Listeners,
+        stop: CancellationToken,
+    ) -> Option<impl Future<Output = ()> + use<>> {
+        if !self.can_talk() || !listeners.store.is_shared() {
             return None;
         }
         let (nodes, words) = (self.clone(), self.words.subscribe());
-        let heard = self.cache.subscribe(CHANNEL);
-        Some(tokio::spawn(async move {
+        let (by_cache, by_bus) = (self.cache.subscribe(CHANNEL), self.bus.as_ref().map(WakeUps::subscribe));
+        Some(async move {
+            let looks = Notify::new();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
-                () = nodes.tell(words) => {}
-                () = nodes.hear(heard, &listeners) => {}
+                () = nodes.tell(words, &listeners.store) => {}
+                () = nodes.hear(by_cache, &listeners, &looks) => {}
+                () = nodes.hear_by_bus(by_bus, &listeners, &looks) => {}
+                () = look(&listeners.store, &looks) => {}
+                () = nodes.keep_bus(&stop) => {}
             }
-        }))
+        })
     }
 
-    async fn tell(&self, mut words: broadcast::Receiver<Word>) {
+    /// Keeps the way over the broker open, if there is one.
+    async fn keep_bus(&self, stop: &CancellationToken) {
+        match &self.bus {
+            Some(bus) => bus.run(stop).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn tell(&self, mut words: broadcast::Receiver<Word>, store: &Store) {
         let mut committed = self.committed.subscribe();
         loop {
             let word = tokio::select! {
@@ -226,15 +256,35 @@ impl Nodes {
             };
             let said = Said { node: Cow::Borrowed(&*self.name.name), word };
             if let Ok(said) = serde_json::to_string(&said) {
-                let _ = self.cache.publish(CHANNEL, &said).await;
+                self.say(&said, store).await;
             }
         }
     }
 
-    async fn hear(&self, mut heard: Subscription, listeners: &Listeners) {
+    /// What is said twice does no harm, but once is enough.
+    async fn say(&self, said: &str, store: &Store) {
+        if self.cache.is_shared() && self.cache.publish(CHANNEL, said).await.is_ok() {
+            return;
+        }
+        if let Some(bus) = &self.bus
+            && store.duties().has_others()
+        {
+            // Who doesn't hear it looks by itself.
+            let _ = bus.say(said).await;
+        }
+    }
+
+    async fn hear_by_bus(&self, heard: Option<Subscription>, listeners: &Listeners, looks: &Notify) {
+        match heard {
+            Some(heard) => self.hear(heard, listeners, looks).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn hear(&self, mut heard: Subscription, listeners: &Listeners, looks: &Notify) {
         while let Some(news) = heard.next().await {
             let News::Said(said) = news else {
-                listeners.store.look();
+                looks.notify_one();
                 listeners.users.forget_sessions(None);
                 continue;
             };
@@ -243,10 +293,7 @@ impl Nodes {
                 continue;
             }
             match word {
-                Word::Committed(_) => {
-                    listeners.store.look();
-                    tokio::time::sleep(BETWEEN_LOOKS).await;
-                }
+                Word::Committed(_) => looks.notify_one(),
                 Word::Alive(server) => {
                     listeners.sender.alive(&server);
                     listeners.bridge.alive(&server);
@@ -254,6 +301,15 @@ impl Nodes {
                 Word::Ended(user_id) => listeners.users.forget_sessions(Some(&user_id)),
             }
         }
+    }
+}
+
+/// Looks at the database whenever somebody says so.
+async fn look(store: &Store, looks: &Notify) {
+    loop {
+        looks.notified().await;
+        store.look();
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
 }
 

@@ -12,9 +12,10 @@ use lapin::{
 };
 use tokio::time::sleep;
 
-use crate::{Arguments, load, metrics, table::Table};
+use crate::{Arguments, load, table::Table};
 
 const VHOST: &str = "im";
+const PUBLISHED: &str = "comity_bus_published_total";
 /// As many as the server has on their way.
 const UNCONFIRMED: usize = 1_000;
 /// As large as what the server publishes of a message of a hundred letters.
@@ -52,11 +53,11 @@ pub async fn measure(engine: &Engine, arguments: &Arguments, table: &mut Table) 
     let mut senders = load::senders(&server, arguments).await;
     let said = load::full_load(&mut senders, arguments.duration()).await as f64;
     drop(senders);
-    let before = published(&server).await;
+    let before = server.figure(PUBLISHED).await;
     broker.restart().await;
     let mut began = None;
     let (elapsed, count) = loop {
-        let count = published(&server).await - before;
+        let count = server.figure(PUBLISHED).await - before;
         if count > 0.0 && began.is_none() {
             began = Some((Instant::now(), count));
         }
@@ -82,15 +83,11 @@ async fn cost(server: &Server, arguments: &Arguments) -> f64 {
 
 /// Waits until everything was published.
 async fn settled(server: &Server, broker: &Broker) {
-    while metrics::value(server, "comity_bus_lag_positions").await > 0.0
+    while server.figure("comity_bus_lag_positions").await > 0.0
         || broker.waiting(VHOST, "persistence_queue").await.is_some_and(|waiting| waiting > 0)
     {
         sleep(Duration::from_millis(200)).await;
     }
-}
-
-async fn published(server: &Server) -> f64 {
-    metrics::value(server, "comity_bus_published_total").await
 }
 
 /// Messages a second that the broker confirms, where nothing else is done.

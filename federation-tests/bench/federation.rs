@@ -1,5 +1,6 @@
 //! Two servers that speak to each other by TLS on loopback, next to what TLS, signatures and the disk allow at most.
 
+mod carrier;
 mod flood;
 mod joins;
 mod latency;
@@ -45,6 +46,8 @@ pub async fn measure(engine: &Engine, arguments: &Arguments, table: &mut Table) 
     flood::measure(&pair, &limits, arguments, table).await;
     joins::of_middle_rooms(&pair, arguments, table).await;
     joins::of_a_large_room(&pair, &limits, arguments, table).await;
+    drop(pair);
+    carrier::measure(engine, arguments, table).await;
     limits.tell(table);
 }
 

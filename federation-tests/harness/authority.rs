@@ -22,11 +22,21 @@ pub struct Leaf {
     key: KeyPair,
 }
 
+/// Who connects by TLS, in whichever library, uses this one implementation of it.
+fn install_provider() {
+    let _ = ring::default_provider().install_default();
+}
+
+/// A client that trusts nobody in particular.
+pub(crate) fn http_client() -> reqwest::ClientBuilder {
+    install_provider();
+    reqwest::Client::builder()
+}
+
 impl Authority {
     /// An authority that nobody has heard of yet.
     pub fn new() -> Self {
-        // Who connects by TLS, in whichever library, uses this one implementation of it.
-        let _ = ring::default_provider().install_default();
+        install_provider();
         let mut params = CertificateParams::new([]).expect("no names are no bad names");
         params.distinguished_name.push(DnType::CommonName, "The authority of a test");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

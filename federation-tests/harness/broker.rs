@@ -80,7 +80,7 @@ impl Broker {
             .stderr(Stdio::null())
             .spawn()
             .expect("epmd comes with Erlang");
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).build().expect("a plain client");
+        let http = crate::http_client().timeout(Duration::from_secs(30)).build().expect("a plain client");
         let (amqp, distribution, management) = (free_port(), free_port(), free_port());
         let programs = programs.to_owned();
         let mut broker = Self {

@@ -81,8 +81,7 @@ pub struct Client {
 impl Client {
     /// A client of the server at `base`, without an account.
     pub fn new(base: &str) -> Self {
-        let http =
-            reqwest::Client::builder().timeout(REQUEST_TIMEOUT).build().expect("a client needs no more than this");
+        let http = crate::http_client().timeout(REQUEST_TIMEOUT).build().expect("a client needs no more than this");
         Self::over(http, base)
     }
 

@@ -28,13 +28,14 @@ mod web;
 
 use std::time::{Duration, Instant};
 
+use authority::http_client;
 pub use authority::{Authority, Leaf};
 pub use broker::Broker;
 pub use client::{Answer, Client, enc, shared_secret_mac, via_query};
 pub use database::{Database, Engine, on_each_engine};
 pub use fake_peer::{FakePeer, Heard, Reply, now};
 pub use fake_room::FakeRoom;
-pub use hook::{Hook, Told};
+pub use hook::{Hook, Said, Told};
 pub use link::{Crossing, Faults, Link};
 pub use names::{Names, Question};
 pub use native::{NativeRequest, claims_of};

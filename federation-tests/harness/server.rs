@@ -264,6 +264,21 @@ impl Server {
         Client::new(&self.url())
     }
 
+    /// The counter or gauge `name` of `/metrics`, its labels summed up; 0 if it isn't there, or the server isn't.
+    pub async fn figure(&self, name: &str) -> f64 {
+        let Ok(answer) = self.anonymous().try_get("/metrics").await else { return 0.0 };
+        let is_its = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        let lines = answer.text.lines().filter(is_its);
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
+    /// An admin, `root`.
+    pub async fn admin(&self) -> Client {
+        let mut admin = self.anonymous();
+        admin.register_with_secret(self.shared_secret(), "root", "a long password", true).await;
+        admin
+    }
+
     /// A new account with the password `<localpart>'s password`, logged in.
     pub async fn register(&self, localpart: &str) -> Client {
         let mut client = self.anonymous();

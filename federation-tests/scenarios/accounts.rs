@@ -417,6 +417,39 @@ async fn wrong_passwords_run_into_a_wall_before_long() {
 }
 
 #[tokio::test]
+async fn behind_a_proxy_each_address_has_its_own_limit() {
+    /// As many as the limit allows at once, and one.
+    const TOO_MANY: usize = 4;
+    let burst =
+        |burst: i64| toml::Table::from_iter([("per_second".into(), 0.001.into()), ("burst".into(), burst.into())]);
+    let ask = async |server: &Server, said: &str| {
+        let url = format!("{}/_matrix/client/v3/login", server.url());
+        let body = json!({
+            "type": "m.login.password", "password": "a guess",
+            "identifier": { "type": "m.id.user", "user": format!("nobody{}", rand::random::<u64>()) },
+        });
+        let request = reqwest::Client::new().post(url).header("x-forwarded-for", said).body(body.to_string());
+        request.send().await.expect("an answer").status().as_u16()
+    };
+    for (proxies, expected) in [(vec!["127.0.0.0/8"], [429, 403, 429]), (vec![], [429, 429, 429])] {
+        let builder = Server::builder(&Engine::Sqlite).set("listen", "trusted_proxies", proxies);
+        let builder = builder.set("rate_limits", "enabled", true);
+        let server = builder.set("rate_limits", "login", burst(TOO_MANY as i64 - 1)).start().await;
+        for number in 1..=TOO_MANY {
+            let status = ask(&server, "203.0.113.5").await;
+            assert_eq!(status, if number < TOO_MANY { 403 } else { 429 }, "attempt {number}");
+        }
+        // The same address again, another one, and the first one, which says to be a third.
+        let again = [
+            ask(&server, "203.0.113.5").await,
+            ask(&server, "203.0.113.6").await,
+            ask(&server, "203.0.113.7, 203.0.113.5").await,
+        ];
+        assert_eq!(again, expected);
+    }
+}
+
+#[tokio::test]
 async fn profiles_have_a_name_a_face_and_fields_of_their_own() {
     on_each_engine(async |engine| {
         let server = Server::start(&engine).await;

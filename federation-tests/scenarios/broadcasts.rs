@@ -8,12 +8,6 @@ use serde_json::{Value, json};
 const EVENTS: &str = "/api/v1/events";
 const BROADCASTS: &str = "/api/v1/broadcasts";
 
-async fn admin_of(server: &Server) -> Client {
-    let mut admin = server.anonymous();
-    admin.register_with_secret(server.shared_secret(), "root", "a long password", true).await;
-    admin
-}
-
 /// Gives somebody a role, by the command line.
 async fn give_role(server: &Server, name: &str, role: &str) {
     let mut command = std::process::Command::new(federation_tests::binary());
@@ -68,7 +62,7 @@ async fn notices(client: &Client, count: usize) -> (String, Vec<String>) {
 async fn what_happens_is_reported_once_and_found_by_those_who_may_look() {
     on_each_engine(async |engine| {
         let server = Server::start(&engine).await;
-        let root = admin_of(&server).await;
+        let root = server.admin().await;
         let [ada, otto, bea, alice] = [
             server.register_with_secret("ada").await,
             server.register_with_secret("otto").await,
@@ -133,7 +127,7 @@ async fn what_happens_is_reported_once_and_found_by_those_who_may_look() {
 async fn people_are_told_what_is_for_them_and_have_read_it_once() {
     on_each_engine(async |engine| {
         let mut server = Server::start(&engine).await;
-        let root = admin_of(&server).await;
+        let root = server.admin().await;
         let [bea, otto, alice, bob] = [
             server.register_with_secret("bea").await,
             server.register_with_secret("otto").await,
@@ -234,7 +228,7 @@ async fn people_are_told_what_is_for_them_and_have_read_it_once() {
 async fn what_is_scheduled_is_published_when_it_is_due_also_if_the_server_was_away_then() {
     on_each_engine(async |engine| {
         let mut server = Server::start(&engine).await;
-        let root = admin_of(&server).await;
+        let root = server.admin().await;
         let alice = server.register_with_secret("alice").await;
         let at = |ahead: u64| now() + ahead;
         let soon = tell(&root, json!({ "id": "soon", "title": "Soon", "body": "x", "publish_at": at(2_000) })).await;
@@ -278,7 +272,7 @@ async fn what_is_scheduled_is_published_when_it_is_due_also_if_the_server_was_aw
 async fn matrix_clients_are_told_by_notices_in_a_room_of_their_own() {
     on_each_engine(async |engine| {
         let mut server = Server::start(&engine).await;
-        let root = admin_of(&server).await;
+        let root = server.admin().await;
         let alice = server.register_with_secret("alice").await;
         // Who waits for news gets it without asking again.
         let mut since = alice.now().await;
@@ -348,7 +342,7 @@ async fn a_large_audience_is_one_row() {
     const PEOPLE: usize = 200;
     on_each_engine(async |engine| {
         let server = Server::start(&engine).await;
-        let root = admin_of(&server).await;
+        let root = server.admin().await;
         let mut people = Vec::new();
         for number in 0..PEOPLE {
             people.push(server.register_with_secret(&format!("u{number}")).await);

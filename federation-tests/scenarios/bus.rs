@@ -10,13 +10,13 @@ use std::{
 use federation_tests::{Broker, Client, Engine, Program, Server, eventually, on_each_engine};
 use serde_json::{Value, json};
 
-const VHOST: &str = "im";
+pub(super) const VHOST: &str = "im";
 const EXCHANGE: &str = "instant_exchange";
 const DEAD: &str = "instant_exchange.dead";
-const SECRET: &str = "a secret of the broker's user";
+pub(super) const SECRET: &str = "a secret of the broker's user";
 
 /// A broker at which the server is `comity` and another program is `crm`.
-async fn broker(programs: &std::path::Path) -> Broker {
+pub(super) async fn broker(programs: &std::path::Path) -> Broker {
     let broker = Broker::start(programs, "a.test").await;
     broker.make_vhost(VHOST).await;
     for user in ["comity", "crm"] {
@@ -31,6 +31,18 @@ async fn server(engine: &Engine, broker: &Broker) -> Server {
     let publishers = vec!["crm chat.message.# crm-bot".to_owned(), "crm system.broadcast".to_owned()];
     let builder = Server::builder(engine).set("bus", "url", broker.url_of("comity", SECRET, VHOST));
     builder.set("bus", "publishers", publishers).start().await
+}
+
+/// The other program, which hears of messages from now on, as soon as the server has made the exchange.
+pub(super) async fn crm(broker: &Broker) -> Program {
+    let mut crm = Program::connect(&broker.url_of("crm", SECRET, VHOST)).await;
+    eventually("the exchange is made", async || {
+        let (status, _) = broker.api("GET", "/exchanges/im/instant_exchange", None).await;
+        (status == 200).then_some(())
+    })
+    .await;
+    crm.hear("crm.messages", EXCHANGE, "chat.message.#").await;
+    crm
 }
 
 fn routing_key(room: &str) -> String {
@@ -51,13 +63,7 @@ async fn what_is_said_is_published_whatever_breaks() {
     let Some(programs) = Broker::programs() else { return };
     let mut broker = broker(&programs).await;
     let mut server = server(&Engine::Sqlite, &broker).await;
-    let mut crm = Program::connect(&broker.url_of("crm", SECRET, VHOST)).await;
-    eventually("the exchange is made", async || {
-        let (status, _) = broker.api("GET", "/exchanges/im/instant_exchange", None).await;
-        (status == 200).then_some(())
-    })
-    .await;
-    crm.hear("crm.messages", EXCHANGE, "chat.message.#").await;
+    let mut crm = crm(&broker).await;
 
     let alice = server.register("alice").await;
     let room = alice.create_room(json!({})).await;
@@ -84,12 +90,26 @@ async fn what_is_said_is_published_whatever_breaks() {
     for number in 0..20 {
         said.insert(alice.say(&room, &format!("without {number}")).await);
     }
+    // The operator is told what is missing, and how much.
+    let probe = server.anonymous();
+    eventually("the operator sees it", async || {
+        let health = probe.get("/health").await.ok();
+        let is_told = health["bus"]["findings"].to_string().contains("nothing is published for");
+        (health["status"] == "degraded" && is_told).then_some(())
+    })
+    .await;
+    let ready = probe.get("/health/ready").await;
+    assert!(ready.status == 200 && ready.text.starts_with("ready\nbus: "), "people can chat: {}", ready.text);
+    eventually("the lag grows", async || (server.figure("comity_bus_lag_positions").await >= 20.0).then_some(())).await;
+
     // Nor is it when the server dies with all that untold.
     server.restart().await;
     said.insert(alice.say(&room, "after").await);
     broker.restart().await;
     let mut crm = Program::connect(&broker.url_of("crm", SECRET, VHOST)).await;
     crm.listen("crm.messages").await;
+    let probe = server.anonymous();
+    eventually("all is well", async || (probe.get("/health").await.ok()["status"] == "ok").then_some(())).await;
     while !said.is_empty() {
         said.remove(&crm.next().await.message_id.expect("each has an id"));
     }
@@ -103,6 +123,11 @@ async fn what_is_said_is_published_whatever_breaks() {
     for queue in ["persistence_queue", "broadcast_process_queue", "event_process_queue", "instant_exchange.dead"] {
         eventually(queue, async || (broker.waiting(VHOST, queue).await == Some(0)).then_some(())).await;
     }
+    eventually("no lag is shown", async || {
+        let metrics = server.anonymous().get("/metrics").await.text;
+        metrics.lines().any(|line| line == "comity_bus_lag_positions 0").then_some(())
+    })
+    .await;
     assert!(!server.log().contains(SECRET), "a secret is in the log");
 }
 

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod bad_input;
+mod before_hooks;
 mod broadcasts;
 mod bus;
 mod chat;
@@ -11,6 +12,7 @@ mod federation;
 mod figures;
 mod lifecycle;
 mod nodes;
+mod outages;
 mod race;
 mod rooms;
 mod sdk;

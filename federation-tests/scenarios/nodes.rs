@@ -1,8 +1,10 @@
-//! One deployment on two nodes: two processes, one PostgreSQL, with a Redis between them and without.
+//! One deployment on two nodes: two processes, one PostgreSQL, with a Redis between them, or a RabbitMQ, or nothing.
+
+mod presence;
 
 use std::time::{Duration, Instant};
 
-use federation_tests::{Client, Engine, Network, PATIENCE, Reader, Redis, Server, eventually};
+use federation_tests::{Broker, Client, Engine, Network, PATIENCE, Reader, Redis, Server, eventually};
 use tokio::task::JoinSet;
 
 const MESSAGES: usize = 100;
@@ -13,10 +15,11 @@ struct Nodes {
     second: Server,
     first: Server,
     redis: Option<Redis>,
+    broker: Option<Broker>,
 }
 
 impl Nodes {
-    async fn start(redis: Option<Redis>) -> Option<Self> {
+    async fn start(redis: Option<Redis>, broker: Option<Broker>) -> Option<Self> {
         let Some(engine) = Engine::postgres() else {
             eprintln!("SKIPPED: nodes share a PostgreSQL, and COMITY_TEST_POSTGRES_URL isn't set");
             return None;
@@ -25,20 +28,28 @@ impl Nodes {
         if let Some(redis) = &redis {
             builder = builder.set("cache", "url", redis.url());
         }
+        if let Some(broker) = &broker {
+            builder = builder.set("bus", "url", broker.server_url().await);
+        }
         let first = builder.start().await;
         let second = first.another_node().await;
-        Some(Self { second, first, redis })
+        Some(Self { second, first, redis, broker })
     }
 
     /// With a Redis, where there is one.
     async fn with_redis() -> Option<Self> {
-        Self::start(Some(Redis::start(&Redis::program()?).await)).await
+        Self::start(Some(Redis::start(&Redis::program()?).await), None).await
     }
 
     /// Alice at the first node and Bob at the second, in one room.
     async fn people(&self) -> (Client, Client, String) {
-        let alice = self.first.register_with_secret("alice").await;
-        let bob = self.second.register_with_secret("bob").await;
+        self.people_called("alice", "bob").await
+    }
+
+    /// Two people at a node each, in one room.
+    async fn people_called(&self, at_first: &str, at_second: &str) -> (Client, Client, String) {
+        let alice = self.first.register_with_secret(at_first).await;
+        let bob = self.second.register_with_secret(at_second).await;
         let room = alice.create_public_room().await;
         bob.join(&room).await;
         (alice, bob, room)
@@ -167,12 +178,68 @@ async fn what_is_said_at_one_node_is_heard_at_the_other() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_cache_the_nodes_hear_of_each_other_too() {
-    let Some(mut nodes) = Nodes::start(None).await else { return };
+    let Some(mut nodes) = Nodes::start(None, None).await else { return };
     let (alice, bob, room) = nodes.people().await;
     let way = median_way(&alice, &bob, &room).await;
     assert!(way < Duration::from_secs(3), "each looks once a second: {way:?}");
     everybody_hears_everything(&mut nodes, (&alice, &bob, &room), async |_| {}).await;
     a_wanderer_skips_and_repeats_nothing(&nodes, (&alice, &bob, &room)).await;
+}
+
+/// A node that looks only once a second hears half of what is said later than that.
+const PROMPT: Duration = Duration::from_millis(250);
+
+/// Waits until the nodes wake each other.
+async fn are_prompt(alice: &Client, bob: &Client, room: &str) {
+    let began = Instant::now();
+    while median_way(alice, bob, room).await > PROMPT {
+        assert!(began.elapsed() < 2 * PATIENCE, "the nodes don't wake each other");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_the_broker_the_nodes_wake_each_other_where_there_is_no_redis() {
+    let Some(programs) = Broker::programs() else { return };
+    let Some(mut nodes) = Nodes::start(None, Some(Broker::start(&programs, "a.test").await)).await else { return };
+    let (alice, bob, room) = nodes.people().await;
+    are_prompt(&alice, &bob, &room).await;
+    let (_, queues) = nodes.broker.as_ref().expect("it was started").api("GET", "/queues/im", None).await;
+    let own: Vec<_> = queues.as_array().expect("a list").iter().filter(|queue| is_of_a_node(queue)).collect();
+    assert_eq!(own.len(), 2, "{queues}");
+    for queue in own {
+        assert_eq!((&queue["exclusive"], &queue["auto_delete"]), (&true.into(), &true.into()), "{queue}");
+        assert_eq!(queue["arguments"]["x-max-length"], 1_000, "{queue}");
+    }
+    everybody_hears_everything(&mut nodes, (&alice, &bob, &room), async |_| {}).await;
+
+    // Without it each node looks by itself, and when it is back they wake each other again.
+    nodes.broker.as_mut().expect("it was started").kill();
+    let way = median_way(&alice, &bob, &room).await;
+    assert!(way < Duration::from_secs(3), "each looks once a second: {way:?}");
+    everybody_hears_everything(&mut nodes, (&alice, &bob, &room), async |nodes| {
+        nodes.broker.as_mut().expect("it was started").restart().await;
+    })
+    .await;
+    are_prompt(&alice, &bob, &room).await;
+    a_wanderer_skips_and_repeats_nothing(&nodes, (&alice, &bob, &room)).await;
+}
+
+fn is_of_a_node(queue: &serde_json::Value) -> bool {
+    queue["name"].as_str().is_some_and(|name| name.starts_with("comity.nodes."))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_redis_is_away_the_nodes_wake_each_other_over_the_broker() {
+    let (Some(programs), Some(program)) = (Broker::programs(), Redis::program()) else { return };
+    let (redis, broker) = (Redis::start(&program).await, Broker::start(&programs, "a.test").await);
+    let Some(mut nodes) = Nodes::start(Some(redis), Some(broker)).await else { return };
+    let (alice, bob, room) = nodes.people().await;
+    are_prompt(&alice, &bob, &room).await;
+    everybody_hears_everything(&mut nodes, (&alice, &bob, &room), async |nodes| {
+        nodes.redis.as_mut().expect("it was started").kill();
+    })
+    .await;
+    are_prompt(&alice, &bob, &room).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

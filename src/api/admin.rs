@@ -4,7 +4,9 @@
 
 mod audit;
 mod bus;
+mod cascade;
 mod delivery;
+mod directory;
 mod doctor;
 mod lists;
 mod peering;
@@ -27,6 +29,8 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         doctor::endpoints(),
         bus::endpoints(),
         webhooks::endpoints(),
+        directory::endpoints(),
+        cascade::endpoints(),
     ]
     .concat()
 }

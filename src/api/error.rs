@@ -76,6 +76,9 @@ impl Error {
 
 /// What whoever asked is told of a refusal, on whichever face. A fault of ours goes to the log, and nothing of it to them.
 pub(crate) fn told(refusal: &(dyn Refusal + 'static)) -> String {
+    if let Some(remedy) = refusal.remedy() {
+        return remedy;
+    }
     match refusal.kind() {
         Kind::Internal => {
             error!(error = refusal as &dyn std::error::Error, "a request failed by a fault of ours");

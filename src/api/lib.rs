@@ -21,6 +21,7 @@ mod testing;
 
 pub use endpoint::{Answer, Ask, Authenticate, Incoming, Route, endpoint, json_endpoint};
 pub use error::Error;
+pub use operator::Dependency;
 pub use problem::Problem;
 pub use router::{ApiConfig, router};
 pub use users::Session;
@@ -47,18 +48,24 @@ pub struct Services {
     pub media: media::Media,
     /// What is new for somebody.
     pub sync: sync::Sync,
+    /// The ways by which transactions go to other servers.
+    pub carrier: ::federation::Carrier,
     /// What other servers send.
     pub inbound: ::federation::Inbound,
     /// Chat systems that don't speak Matrix.
     pub bridge: ::federation::Bridge,
     /// Addresses that are told what happens here.
     pub webhooks: integrations::Webhooks,
+    /// The directories that full peers share.
+    pub cascade: integrations::Cascade,
     /// What became of what other servers were sent.
     pub ledger: ::federation::Ledger,
     /// System events, and broadcasts.
     pub announcements: integrations::Announcements,
     /// The links with the brokers of peers, if this server manages its broker.
     pub links: Option<peers::Links>,
+    /// What the operator is told of besides the database.
+    pub dependencies: Vec<Dependency>,
     /// Writes the metrics out, if they are on.
     pub metrics: Option<Box<dyn Fn() -> String + Send + Sync>>,
 }

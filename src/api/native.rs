@@ -24,6 +24,7 @@
 
 mod broadcasts;
 mod delivery;
+pub(crate) mod directory;
 mod discoverability;
 mod endpoint;
 mod events;
@@ -59,6 +60,7 @@ fn endpoints() -> Vec<Endpoint> {
         events::endpoints(),
         broadcasts::endpoints(),
         users::routes(),
+        directory::endpoints(),
         crate::admin::endpoints(),
     ]
     .concat()

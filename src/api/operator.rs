@@ -11,6 +11,24 @@ use crate::SharedServices;
 /// How long the database may take to answer before this server calls itself not ready.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Something that this server works with, and can do without for a while.
+pub struct Dependency {
+    name: &'static str,
+    findings: Box<dyn Fn() -> Vec<String> + Send + Sync>,
+}
+
+impl Dependency {
+    /// One under a word that stands in `/health`; `findings` has a sentence without secrets for each thing that is wrong with it, and
+    /// doesn't wait.
+    pub fn new(name: &'static str, findings: impl Fn() -> Vec<String> + Send + Sync + 'static) -> Self {
+        Self { name, findings: Box::new(findings) }
+    }
+
+    fn findings(&self) -> Vec<String> {
+        (self.findings)()
+    }
+}
+
 /// `/health/live`, `/health/ready`, `/health` and, where metrics are on, `/metrics`.
 pub(crate) fn router(services: SharedServices) -> Router {
     Router::new()
@@ -25,28 +43,29 @@ async fn ready(State(services): State<SharedServices>) -> impl IntoResponse {
     if !database_answers(&services).await {
         return (StatusCode::SERVICE_UNAVAILABLE, "the database does not answer".to_owned());
     }
-    // People can chat without the links; but whoever put the server up wants to know.
-    let lines: Vec<String> = std::iter::once("ready".to_owned()).chain(findings(&services)).collect();
-    (StatusCode::OK, lines.join("\nbus: "))
-}
-
-/// What keeps the broker from doing what it should.
-fn findings(services: &SharedServices) -> Vec<String> {
-    services.links.as_ref().map(peers::Links::findings).unwrap_or_default()
+    // People can chat without the rest; but whoever put the server up wants to know.
+    let mut lines = vec!["ready".to_owned()];
+    for dependency in &services.dependencies {
+        lines.extend(dependency.findings().into_iter().map(|finding| format!("{}: {finding}", dependency.name)));
+    }
+    (StatusCode::OK, lines.join("\n"))
 }
 
 async fn health(State(services): State<SharedServices>) -> impl IntoResponse {
     let database = database_answers(&services).await;
-    let status = if database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let findings = findings(&services);
     let mut body = json!({
-        "status": if database { "ok" } else { "degraded" },
         "database": if database { "ok" } else { "unavailable" },
         "version": env!("CARGO_PKG_VERSION"),
     });
-    if services.links.is_some() {
-        body["links"] = json!({ "status": if findings.is_empty() { "ok" } else { "degraded" }, "findings": findings });
+    let mut is_whole = database;
+    for dependency in &services.dependencies {
+        let findings = dependency.findings();
+        is_whole &= findings.is_empty();
+        let status = if findings.is_empty() { "ok" } else { "degraded" };
+        body[dependency.name] = json!({ "status": status, "findings": findings });
     }
+    body["status"] = if is_whole { "ok" } else { "degraded" }.into();
+    let status = if database { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string())
 }
 

@@ -62,7 +62,7 @@ impl Server {
         let key = model::SigningKey::from_seed(server_name!("a.test").to_owned(), "test", &[7; 32])
             .expect("any seed makes a key");
         let key = Arc::new(key);
-        let rooms = rooms::Rooms::new(store.clone(), peers.clone(), key, rooms::RoomsConfig::default());
+        let rooms = rooms::Rooms::new(store.clone(), peers.clone(), key.clone(), rooms::RoomsConfig::default());
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let config = media::MediaConfig { max_upload: 200_000, ..media::MediaConfig::at(folder.path()) };
         let media = media::Media::open(config, store.clone(), peers.clone()).await.expect("the folder is ours");
@@ -74,6 +74,7 @@ impl Server {
             tokio_util::sync::CancellationToken::new(),
         );
         let inbound = ::federation::Inbound::new(store.clone(), rooms.clone(), sync.clone(), users.clone());
+        let carrier = ::federation::Carrier::new(peers.clone(), inbound.clone(), key, None, None);
         let curves = ::federation::Curves::default();
         let bridge = ::federation::Bridge::new(
             store.clone(),
@@ -100,8 +101,12 @@ impl Server {
         let stream = Stream::new(store.clone(), peers.server_name().to_owned());
         let vault = Arc::new(Vault::open(keys.path()).expect("the folder is ours"));
         let client = peers.plain_client().expect("a client needs no more");
+        let sharing = integrations::CascadeConfig::default();
+        let cascade = integrations::Cascade::open(store.clone(), peers.clone(), users.clone(), sharing);
+        let cascade = cascade.await.expect("the store is fresh");
         let services = Services {
             announcements,
+            cascade,
             ledger: sender.ledger(),
             webhooks: Webhooks::new(store.clone(), stream, vault, client),
             config: ApiConfig::default(),
@@ -112,10 +117,12 @@ impl Server {
             rooms,
             media,
             sync,
+            carrier,
             inbound,
             bridge,
             store,
             links: None,
+            dependencies: Vec::new(),
             metrics: None,
         };
         Self { router: router(Arc::new(services)), peers: known, folder }

@@ -9,6 +9,7 @@ use ruma::{OwnedServerName, RoomVersionId};
 use serde::{Deserialize, Serialize};
 
 use super::{DatabaseUrl, Secret, ServiceUrl, human, service_url};
+use crate::proxies::Network;
 
 /// `[listen]`: where the server takes connections, and how it lets go of them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -22,6 +23,8 @@ pub struct Listen {
     /// How many connections may be open at once, and how many of them from one address.
     #[serde(deserialize_with = "human::whole::<_, 10, 1_000_000>")]
     pub max_connections: u32,
+    /// Reverse proxies that are believed when they say for whom they ask, in `X-Forwarded-For`.
+    pub trusted_proxies: Vec<Network>,
     /// How long requests may go on after SIGINT or SIGTERM before they are cut off.
     #[serde(with = "human::duration")]
     pub shutdown_timeout: Duration,
@@ -33,6 +36,7 @@ impl Default for Listen {
             client: SocketAddr::from(([127, 0, 0, 1], 8008)),
             federation: None,
             max_connections: 10_000,
+            trusted_proxies: Vec::new(),
             shutdown_timeout: Duration::from_secs(10),
         }
     }
@@ -224,6 +228,31 @@ impl Default for Bus {
             link_private_key: None,
             publishers: Vec::new(),
         }
+    }
+}
+
+/// `[cascade]`: the directory of people, their SIP phones and their organisation, which full peers share.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Cascade {
+    /// Whether it is shared with full peers, both ways.
+    pub enabled: bool,
+    /// How often peers are asked what has changed.
+    #[serde(with = "human::duration")]
+    pub interval: Duration,
+    /// How many entries are asked for at once.
+    #[serde(deserialize_with = "human::whole::<_, 1, 500>")]
+    pub page: u32,
+    /// How many people and units of one peer are kept.
+    #[serde(deserialize_with = "human::whole::<_, 1, 10_000_000>")]
+    pub max_entries: u32,
+    /// Whether people may set their own SIP phones.
+    pub own_phones: bool,
+}
+
+impl Default for Cascade {
+    fn default() -> Self {
+        Self { enabled: true, interval: Duration::from_mins(5), page: 200, max_entries: 200_000, own_phones: false }
     }
 }
 

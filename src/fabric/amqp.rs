@@ -6,7 +6,7 @@
 
 mod keep;
 
-use std::{fmt, fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use lapin::{
     Connection, ConnectionProperties,
@@ -15,6 +15,7 @@ use lapin::{
 };
 use tokio::time::timeout;
 
+use crate::file::{self, FileError};
 pub use keep::{Link, LinkState};
 
 /// How long connecting may take, TLS and login included.
@@ -51,14 +52,8 @@ pub enum BrokerError {
     #[error("the broker's URL can't be used: {0}")]
     Url(String),
     /// A file of its TLS can't be read.
-    #[error("{path} can't be read")]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// It took too long.
     #[error("the broker did not {0} in time")]
     Slow(&'static str),
@@ -95,7 +90,7 @@ impl BrokerError {
     /// One word of a few, for figures and logs.
     pub fn word(&self) -> &'static str {
         match self {
-            Self::Url(_) | Self::File { .. } => "configuration",
+            Self::Url(_) | Self::File(_) => "configuration",
             Self::Slow(_) => "timeout",
             Self::Broker(error) if error.is_amqp_error() => "refused",
             Self::Broker(_) => "unreachable",
@@ -123,13 +118,13 @@ impl Broker {
     pub fn new(config: &AmqpConfig) -> Result<Self, BrokerError> {
         let mut uri: AMQPUri = config.url.parse().map_err(BrokerError::Url)?;
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
-        let read = |path: &PathBuf| {
-            fs::read_to_string(path).map_err(|source| BrokerError::File { path: path.clone(), source })
+        let cert_chain = match &config.ca_file {
+            Some(path) => Some(String::from_utf8_lossy(&file::read(path)?).into_owned()),
+            None => None,
         };
-        let cert_chain = config.ca_file.as_ref().map(read).transpose()?;
         let identity = match (&config.certificate, &config.private_key) {
             (Some(certificate), Some(key)) => {
-                Some(OwnedIdentity::PKCS8 { pem: read(certificate)?.into_bytes(), key: read(key)?.into_bytes() })
+                Some(OwnedIdentity::PKCS8 { pem: file::read(certificate)?, key: file::read(key)? })
             }
             _ => None,
         };

@@ -124,11 +124,6 @@ impl Bus {
         Ok(Self { shared: Arc::new(Shared { broker, publishing, consuming, publisher }) })
     }
 
-    /// The broker.
-    pub fn broker(&self) -> &Broker {
-        &self.shared.broker
-    }
-
     /// How it is now.
     pub fn health(&self) -> BusHealth {
         BusHealth { publishing: self.shared.publishing.state(), consuming: self.shared.consuming.state() }

@@ -15,16 +15,17 @@ mod redis;
 #[cfg(test)]
 mod suite;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use tokio::sync::broadcast;
 
 pub use key::Key;
 
 use self::{memory::Memory, redis::Redis};
+use crate::file::FileError;
 
 /// How many wake-ups wait for who listens; who is slower is told that some were missed.
-const UNHEARD: usize = 256;
+pub(crate) const UNHEARD: usize = 256;
 
 /// What nodes share. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -59,14 +60,8 @@ pub enum CacheError {
     #[error("the cache's URL can't be used: {0}")]
     Url(String),
     /// A file of its TLS can't be read.
-    #[error("{path} can't be read")]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
 }
 
 /// How often something may be done: `burst` times at once, and once in each `period` in the long run.
@@ -103,7 +98,7 @@ pub enum News {
 
 /// What is said on a channel from now on.
 #[derive(Debug)]
-pub struct Subscription(broadcast::Receiver<News>);
+pub struct Subscription(pub(crate) broadcast::Receiver<News>);
 
 impl Subscription {
     /// Waits for the next word. `None`: the cache is no more.
@@ -205,6 +200,12 @@ impl Cache {
         either!(self.take(key, bucket))
     }
 
+    /// Takes so many out of a bucket, which were spent already: where there are too few, the next ones pay for them, up to another
+    /// bucket full. `Some`: it is empty, and has one again after so long.
+    pub async fn spend(&self, key: &Key, bucket: Bucket, many: u32) -> Result<Option<Duration>, CacheError> {
+        either!(self.spend(key, bucket, many))
+    }
+
     // === locks ===
 
     /// Takes a lock, if nobody else holds it. A holder who takes it again gets another token, and the older one is worth nothing.
@@ -252,6 +253,17 @@ impl Bucket {
         }
     }
 
+    /// As [`Self::take`], when `many` were taken already. Answers when the bucket will be full again, and how long to wait for
+    /// the next one.
+    fn spend(self, full_at: u64, now: u64, many: u32) -> (u64, Option<Duration>) {
+        let period = self.period_micros();
+        let capacity = period.saturating_mul(u64::from(self.burst.max(1)));
+        let most = now.saturating_add(capacity.saturating_mul(2));
+        let next = full_at.clamp(now, most).saturating_add(period.saturating_mul(u64::from(many))).min(most);
+        let wait = next.saturating_add(period).saturating_sub(now.saturating_add(capacity));
+        (next, (wait > 0).then(|| Duration::from_micros(wait)))
+    }
+
     fn period_micros(self) -> u64 {
         u64::try_from(self.period.as_micros()).unwrap_or(u64::MAX).clamp(1, 86_400_000_000)
     }
@@ -272,6 +284,12 @@ mod tests {
         assert_eq!(bucket.take(full_at, now + 400_000), Err(Duration::from_millis(600)));
         full_at = bucket.take(full_at, now + 1_000_000).expect("there is one again");
         assert_eq!(bucket.take(full_at, now + 1_000_000), Err(Duration::from_secs(1)));
+        // What was spent already is owed, but not for longer than it takes to fill twice.
+        let (owed, wait) = bucket.spend(now, now, 5);
+        assert_eq!(wait, Some(Duration::from_secs(3)));
+        assert_eq!(bucket.take(owed, now + 2_000_000), Err(Duration::from_secs(1)));
+        assert_eq!(bucket.spend(owed, now, 1_000).1, Some(Duration::from_secs(4)));
+        assert_eq!(bucket.spend(now, now, 2).1, None);
         // The clock goes back by an hour: nobody waits for an hour.
         let wait = bucket.take(full_at, now - 3_600_000_000).expect_err("it is empty");
         assert_eq!(wait, Duration::from_secs(1));

@@ -5,12 +5,16 @@
 pub mod amqp;
 pub mod bus;
 pub mod cache;
+mod file;
 pub mod line;
 pub mod management;
 pub mod naming;
+mod wakeups;
 
 pub use amqp::{AmqpConfig, Broker, BrokerError, Link, LinkState};
 pub use bus::Bus;
 pub use cache::{Cache, CacheConfig, CacheError};
+pub use file::FileError;
 pub use line::Line;
 pub use management::{Management, ManagementConfig, ManagementError};
+pub use wakeups::WakeUps;

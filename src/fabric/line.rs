@@ -13,7 +13,7 @@ use std::{
 
 use futures_util::{StreamExt as _, future::BoxFuture};
 use lapin::{
-    BasicProperties, Channel, Confirmation, Connection,
+    BasicProperties, Channel, Confirmation, Connection, Consumer,
     message::Delivery,
     options::{BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions},
     types::{AMQPValue, FieldTable, ShortString},
@@ -38,7 +38,8 @@ const CONFIRM: Duration = Duration::from_secs(10);
 const MOST_DELIVERIES: i64 = 10;
 /// Of a message that is set aside so much is kept, in bytes.
 const KEPT: usize = 1 << 20;
-/// What a message says to be by its `type`: those that answer don't wait for those that ask. What it is, it says itself.
+/// What a message says to be by its `type`, and the routing key it is published with: those that answer don't wait for those that ask,
+/// and are heard by each node. What it is, it says itself.
 pub const RESPONSE: &str = "response";
 const PERSISTENT: u8 = 2;
 /// How often it is looked whether somebody has made a virtual host.
@@ -53,6 +54,8 @@ pub struct Message {
     pub data: Vec<u8>,
     /// It was handed over before, and the connection broke before it was done with.
     pub redelivered: bool,
+    /// A response out of the queue of this node alone. One of the nodes has the original, and says what is wrong with it.
+    pub is_copy: bool,
 }
 
 /// What became of a message.
@@ -107,16 +110,22 @@ struct Names {
     outgoing: ShortString,
     incoming: ShortString,
     dead: ShortString,
+    /// Where this node, of several, hears every response.
+    own: Option<ShortString>,
 }
 
 impl Line {
     /// The line to `peer` in its virtual host of `broker`; not connected yet. `None`: the peer's name is too long for AMQP.
-    pub fn new(broker: &Broker, peer: &ServerName) -> Option<Self> {
+    ///
+    /// `node`: this node, where there may be several. They share what comes from the peer, and each hears every response, because
+    /// none of them knows which one waits for it.
+    pub fn new(broker: &Broker, peer: &ServerName, node: Option<&str>) -> Option<Self> {
         let name = |name: String| ShortString::try_new(name).ok();
         let names = Names {
             outgoing: name(naming::outgoing(peer))?,
             incoming: name(naming::incoming(peer))?,
             dead: name(naming::dead(peer))?,
+            own: node.and_then(|node| name(naming::of_node(node))),
         };
         let shared = Shared {
             broker: broker.at_vhost(&naming::vhost(peer)),
@@ -234,6 +243,8 @@ impl Line {
         let options = BasicConsumeOptions::default();
         let incoming = names.incoming.clone();
         let mut consumer = consuming.basic_consume(incoming, "comity".into(), options, FieldTable::default()).await?;
+        // What is asked from now on is answered into it.
+        let own = self.own_responses(connection).await?;
         self.set_publisher(Some(publishing));
 
         let room = usize::from(PREFETCH);
@@ -250,7 +261,23 @@ impl Line {
                 let _ = lane.send(delivery).await;
             }
         };
-        tokio::try_join!(read, self.take_all(asked, handler), self.take_all(answered, handler)).map(|((), (), ())| ())
+        let (asks, answers) = (self.take_all(asked, handler), self.take_all(answered, handler));
+        tokio::try_join!(read, asks, answers, hear(own, handler)).map(|((), (), (), ())| ())
+    }
+
+    /// The reading of the queue in which this node, of several, hears every response.
+    async fn own_responses(&self, connection: &Connection) -> Result<Option<Consumer>, BrokerError> {
+        let Shared { names, peer, .. } = &*self.shared;
+        let Some(own) = &names.own else { return Ok(None) };
+        if !declare::own(connection, own, &names.incoming).await? {
+            warn!(server.name = %peer, queue = %own, "this node may not make its queue: what {peer} answers to it over the broker \
+                may be read by another node, and is asked again after a minute");
+            return Ok(None);
+        }
+        let channel = connection.create_channel().await?;
+        channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
+        let (options, nothing) = (BasicConsumeOptions::default(), FieldTable::default());
+        Ok(Some(channel.basic_consume(own.clone(), "comity".into(), options, nothing).await?))
     }
 
     async fn take_all(&self, mut lane: mpsc::Receiver<Delivery>, handler: &Handler) -> Result<(), BrokerError> {
@@ -268,7 +295,7 @@ impl Line {
         } else if deliveries > MOST_DELIVERIES {
             dead("delivery_limit", format!("it was handed over {deliveries} times and never done with"))
         } else {
-            let message = Message { data: delivery.data.clone(), redelivered: delivery.redelivered };
+            let message = Message { data: delivery.data.clone(), redelivered: delivery.redelivered, is_copy: false };
             handler(message).await
         };
         match verdict {
@@ -308,6 +335,19 @@ impl Line {
         *self.shared.publisher.lock().unwrap_or_else(PoisonError::into_inner) = publisher;
         self.shared.ready.send_if_modified(|ready| std::mem::replace(ready, is_up) != is_up);
     }
+}
+
+/// Takes the copies of responses. Whatever is wrong with one is said of the original.
+async fn hear(own: Option<Consumer>, handler: &Handler) -> Result<(), BrokerError> {
+    let Some(mut own) = own else { return std::future::pending().await };
+    while let Some(delivery) = own.next().await {
+        let Delivery { data, redelivered, acker, .. } = delivery?;
+        if data.len() <= LARGEST {
+            handler(Message { data, redelivered, is_copy: true }).await;
+        }
+        acker.ack(BasicAckOptions::default()).await?;
+    }
+    Err(BrokerError::Ended("the reading of the node's queue"))
 }
 
 /// What is ours and short.

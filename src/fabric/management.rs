@@ -14,7 +14,7 @@ pub mod pattern;
 mod site;
 mod snapshot;
 
-use std::{fmt, fs, io, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 use rabbitmq_http_client::api::{Client, HttpClientError};
 use rustls::{
@@ -25,6 +25,7 @@ use rustls::{
 use serde::de::DeserializeOwned;
 use url::Url;
 
+use crate::file::{self, FileError};
 pub use check::plugins_of;
 pub use link::{LinkFault, LinkThere, LinkWay};
 pub use site::{Parameter, Permission, Policy, Site, SiteUser, Step};
@@ -73,14 +74,8 @@ pub enum ManagementError {
     #[error("the URL of the broker's management can't be used: {0}")]
     Url(String),
     /// A file of its TLS can't be read.
-    #[error("{path} can't be read")]
-    File {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: io::Error,
-    },
+    #[error(transparent)]
+    File(#[from] FileError),
     /// TLS can't be set up.
     #[error("TLS with the broker's management can't be set up: {0}")]
     Tls(String),
@@ -237,7 +232,7 @@ fn tls(config: &ManagementConfig) -> Result<ClientConfig, ManagementError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = &config.ca_file {
-        let pem = fs::read(path).map_err(|source| ManagementError::File { path: path.clone(), source })?;
+        let pem = file::read(path)?;
         for certificate in CertificateDer::pem_slice_iter(&pem) {
             let certificate = certificate.map_err(|error| unusable(error.to_string()))?;
             roots.add(certificate).map_err(|error| unusable(error.to_string()))?;

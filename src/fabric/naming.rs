@@ -10,6 +10,7 @@
 //! | exchange `fed.in.PEER` (topic) | where the peer's shovel, or the upstream to it, puts what this server shall get |
 //! | queue `fed.in.PEER` (quorum) | what of it was not taken yet |
 //! | queue `fed.dead.PEER` (quorum) | what could not be taken, each with a reason |
+//! | queue `fed.node.NODE` | copies of the peer's responses, one queue for each node where there may be several |
 
 use ruma::ServerName;
 
@@ -62,6 +63,11 @@ pub fn incoming(peer: &ServerName) -> String {
 /// The queue of what came from `peer` and could not be taken.
 pub fn dead(peer: &ServerName) -> String {
     format!("fed.dead.{peer}")
+}
+
+/// The queue of one node of several, in the virtual host of a peer.
+pub fn of_node(node: &str) -> String {
+    format!("fed.node.{node}")
 }
 
 #[cfg(test)]

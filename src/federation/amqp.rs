@@ -8,6 +8,10 @@
 //!
 //! [`Carrier`] is a [`Way`]: `out` sends, `inward` takes, `line` is what there is for one peer, `envelope` is the format. Which peers
 //! have a line follows their rows: level `full`, or the capability `broadcasts`, and a `transport` other than `https`.
+//!
+//! Several nodes of one server share what a peer sends: each message is taken by one of them. A response is of use to the node that
+//! waits for it, which nobody else knows, so each node hears a copy of every one. What a node had asked that is gone, whoever takes
+//! over asks again, in the same words where the store has them.
 
 mod auto;
 mod bodies;
@@ -42,7 +46,7 @@ use crate::{Inbound, Way};
 use inward::Inward;
 use line::PeerLine;
 
-pub use line::LineStatus;
+pub use line::{LineStatus, WayStatus};
 
 /// Sends transactions over HTTPS or the broker, and takes those that come over the broker. Cheap to clone.
 #[derive(Clone)]
@@ -55,6 +59,8 @@ struct Shared {
     inbound: Inbound,
     key: Arc<SigningKey>,
     broker: Option<Broker>,
+    /// This node, where there may be several.
+    node: Option<Arc<str>>,
     /// By the names of peers in lower case.
     lines: RwLock<HashMap<String, Arc<PeerLine>>>,
     on_up: OnceLock<OnUp>,
@@ -70,10 +76,17 @@ struct Reading {
 }
 
 impl Carrier {
-    /// `key`: what this server signs with. `broker`: this server's own; without it everything goes over HTTPS.
-    pub fn new(peers: Peers, inbound: Inbound, key: Arc<SigningKey>, broker: Option<Broker>) -> Self {
+    /// `key`: what this server signs with. `broker`: this server's own; without it everything goes over HTTPS. `node`: this one, where
+    /// several may share the database.
+    pub fn new(
+        peers: Peers,
+        inbound: Inbound,
+        key: Arc<SigningKey>,
+        broker: Option<Broker>,
+        node: Option<Arc<str>>,
+    ) -> Self {
         let (lines, on_up) = (RwLock::default(), OnceLock::new());
-        Self { shared: Arc::new(Shared { peers, inbound, key, broker, lines, on_up }) }
+        Self { shared: Arc::new(Shared { peers, inbound, key, broker, node, lines, on_up }) }
     }
 
     /// Tells `listener` whenever the line to a peer is up; only the first who wants that is told.
@@ -154,7 +167,7 @@ impl Carrier {
     }
 
     fn begin(&self, peer: &ServerName, stop: &CancellationToken) -> Option<Reading> {
-        let line = Arc::new(PeerLine::new(self.shared.broker.as_ref()?, peer)?);
+        let line = Arc::new(PeerLine::new(self.shared.broker.as_ref()?, peer, self.shared.node.as_deref())?);
         self.shared.lines().insert(normal_name(peer).into_owned(), line.clone());
         let stop = stop.child_token();
         let (shared, until) = (self.shared.clone(), stop.clone());

@@ -41,7 +41,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use model::Millis;
 
-pub use amqp::{Carrier, LineStatus};
+pub use amqp::{Carrier, LineStatus, WayStatus};
 pub use backoff::Curves;
 pub use bridge::{Bridge, BridgeError, Delivered, SimpleMessage};
 pub use edus::{PresenceNews, PresenceTaken};

@@ -8,7 +8,7 @@ mod rule;
 
 use std::sync::Arc;
 
-use fabric::{AmqpConfig, Broker, BrokerError, Bus};
+use fabric::{AmqpConfig, BrokerError, Bus, LinkState, bus::BusHealth};
 use rooms::Rooms;
 use tokio_util::sync::CancellationToken;
 use users::Users;
@@ -16,7 +16,6 @@ use users::Users;
 use crate::{Announcements, follow::Stream};
 use intake::Intake;
 
-pub use fabric::bus::BusHealth;
 pub use rule::{Rule, RuleError};
 
 /// Where the bus is, and who may say what on it.
@@ -50,14 +49,20 @@ impl Integration {
         Ok(Self { bus, stream, intake })
     }
 
-    /// The broker.
-    pub fn broker(&self) -> &Broker {
-        self.bus.broker()
-    }
-
-    /// How it is now.
-    pub fn health(&self) -> BusHealth {
-        self.bus.health()
+    /// What is wrong with it now, each in a sentence without secrets.
+    pub fn findings(&self) -> Vec<String> {
+        let BusHealth { publishing, consuming } = self.bus.health();
+        let finding = |what, state| match state {
+            LinkState::Up => None,
+            LinkState::New => Some(format!("{what}, for the broker was not reached yet")),
+            LinkState::Down { since, error } => {
+                let seconds = since.elapsed().as_secs();
+                Some(format!("{what} for {seconds} s now: {error}"))
+            }
+        };
+        let (publishing, consuming) =
+            (finding("nothing is published", publishing), finding("nothing is taken from other programs", consuming));
+        publishing.into_iter().chain(consuming).collect()
     }
 
     /// Publishes and takes until `stop` is cancelled.

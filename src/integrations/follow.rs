@@ -23,7 +23,7 @@ use crate::now;
 use recent::{After, News, Recent};
 
 pub(crate) use duty::while_on_duty;
-pub(crate) use follower::{FollowError, Follower};
+pub(crate) use follower::{FollowError, Follower, Lag};
 
 /// How many positions are read at once to make up for what was missed.
 const WINDOW: i64 = 5_000;

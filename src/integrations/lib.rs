@@ -1,19 +1,22 @@
 //! What other programs are told of, and what they may say: the bus, webhooks, system events and broadcasts, the cascade.
 //!
-//! **Invariant.** Nothing here is on the way of a message: what other programs are told is read behind it, from the one stream.
+//! **Invariant.** Nothing here is on the way of a message: what other programs are told is read behind it, from the one stream. The one
+//! exception is wanted: who is to be asked before something happens ([`webhooks`]) is asked first, outside anybody's turn.
 
 mod announcements;
 pub mod broadcasts;
 pub mod bus;
+pub mod cascade;
 mod follow;
 pub mod notices;
 pub mod system_events;
 pub mod webhooks;
 
 pub use announcements::{Announcements, AnnouncementsConfig};
-pub use bus::{BusConfig, BusHealth, Integration, Rule, RuleError};
+pub use bus::{BusConfig, Integration, Rule, RuleError};
+pub use cascade::{Cascade, CascadeConfig, CascadeError};
 pub use follow::Stream;
-pub use webhooks::{Webhook, WebhookError, Webhooks};
+pub use webhooks::{AnyWebhook, BeforeHook, Webhook, WebhookError, Webhooks};
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,8 +1,9 @@
 //! Webhooks: addresses that are told what happens here, by requests that they can tell from forged ones.
 //!
 //! Each follows the stream by itself ([`crate::follow`]), so that one that is slow or away holds up no other, and nothing that
-//! was committed is left out. docs/webhooks.md is the contract with them.
+//! was committed is left out. Others are asked before something happens ([`before`]). docs/webhooks.md is the contract with them.
 
+mod before;
 mod change;
 mod deliver;
 mod sign;
@@ -13,17 +14,19 @@ use std::{
     time::Duration,
 };
 
-use model::{Kind, Millis, Position, Refusal};
+use model::{Kind, Millis, Position, Refusal, gate::Gate};
 use peers::vault::{Vault, VaultError};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use store::{Store, webhooks::WebhookRow};
 use tokio::{sync::Notify, task::JoinSet, time::sleep};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::follow::Stream;
+use before::Before;
 use deliver::Worker;
 
+pub use before::{BeforeHook, OnFailure};
 pub use change::{MadeWebhook, WebhookWish};
 
 /// How many addresses there may be: each follows by itself.
@@ -46,6 +49,7 @@ struct Shared {
     client: reqwest::Client,
     changed: Notify,
     progress: Mutex<HashMap<String, Progress>>,
+    before: Arc<Before>,
 }
 
 /// How one of them is doing, in this process.
@@ -56,11 +60,34 @@ struct Progress {
     last_error: Option<String>,
 }
 
-/// A webhook, for those who look after it.
+/// Whether an address is told what has happened, or asked before it does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum When {
+    /// Told.
+    #[default]
+    After,
+    /// Asked.
+    Before,
+}
+
+/// A webhook of either kind, for those who look after it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum AnyWebhook {
+    /// It is told what has happened.
+    After(Webhook),
+    /// It is asked before something happens.
+    Before(BeforeHook),
+}
+
+/// A webhook that is told what has happened, for those who look after it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Webhook {
     /// Given by the server.
     pub id: String,
+    /// `after`.
+    pub when: When,
     /// Where to.
     pub url: String,
     /// Which routing keys it is told.
@@ -104,8 +131,8 @@ pub enum WebhookError {
     #[error("there is no such webhook")]
     Unknown,
     /// There are enough of them.
-    #[error("there are {MOST} webhooks already; remove one first")]
-    TooMany,
+    #[error("there are {0} such webhooks already; remove one first")]
+    TooMany(usize),
     /// Its secret can't be sealed or opened.
     #[error(transparent)]
     Vault(#[from] VaultError),
@@ -119,14 +146,14 @@ impl Refusal for WebhookError {
         match self {
             Self::Field { .. } => Kind::Invalid,
             Self::Unknown => Kind::NotFound,
-            Self::TooMany => Kind::Conflict,
+            Self::TooMany(_) => Kind::Conflict,
             Self::Vault(_) => Kind::Internal,
             Self::Store(error) => error.kind(),
         }
     }
 
     fn code(&self) -> Option<&'static str> {
-        matches!(self, Self::TooMany).then_some("too_many_webhooks")
+        matches!(self, Self::TooMany(_)).then_some("too_many_webhooks")
     }
 }
 
@@ -134,16 +161,27 @@ impl Webhooks {
     /// `client`: what requests are made with; it follows no redirects.
     pub fn new(store: Store, stream: Stream, vault: Arc<Vault>, client: reqwest::Client) -> Self {
         let (changed, progress) = (Notify::new(), Mutex::default());
-        Self { shared: Arc::new(Shared { store, stream, vault, client, changed, progress }) }
+        let before = Arc::new(Before::new(store.clone(), vault.clone(), client.clone()));
+        Self { shared: Arc::new(Shared { store, stream, vault, client, changed, progress, before }) }
     }
 
-    /// Tells every address what is new, until `stop` is cancelled.
+    /// Finds out who is asked before something happens, and answers whom services are to ask. To be done before anything can.
+    pub async fn gate(&self) -> Result<Arc<dyn Gate>, store::Error> {
+        self.shared.before.refresh().await?;
+        Ok(self.shared.before.clone())
+    }
+
+    /// Tells every address what is new, and keeps up with which there are, until `stop` is cancelled.
     pub async fn run(&self, stop: CancellationToken) {
+        tokio::join!(self.tell(&stop), self.shared.before.tend(&stop));
+    }
+
+    async fn tell(&self, stop: &CancellationToken) {
         let mut tasks = JoinSet::new();
         let mut running: HashMap<String, (WebhookRow, CancellationToken)> = HashMap::new();
         while !stop.is_cancelled() {
             match self.shared.store.webhooks().all().await {
-                Ok(rows) => self.reconcile(rows, &mut running, &mut tasks, &stop),
+                Ok(rows) => self.reconcile(rows, &mut running, &mut tasks, stop),
                 Err(error) => {
                     let error = &error as &dyn std::error::Error;
                     warn!(error, "could not read which webhooks there are");

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use model::{Kind, Refusal};
+use model::{Kind, Refusal, gate::GateError};
 use ruma::OwnedServerName;
 
 /// Why a file was not taken, not found or not made small.
@@ -67,6 +67,9 @@ pub enum MediaError {
     /// Nor for its type.
     #[error("your server is given images, sound, video, plain text and PDF only")]
     NotForPeer,
+    /// Whoever is asked first did not let it through.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// The disk failed.
     #[error("the media folder could not be read or written")]
     Files(#[from] io::Error),
@@ -115,6 +118,7 @@ impl Refusal for MediaError {
                 RemoteFailure::Ours => Kind::Unavailable,
             },
             Self::Trust(error) => error.kind(),
+            Self::Gate(error) => error.kind(),
             // Space can be made; other faults of a disk are somebody's to look at.
             Self::Files(error) if error.kind() == io::ErrorKind::StorageFull => Kind::Unavailable,
             Self::Files(_) => Kind::Internal,
@@ -129,6 +133,13 @@ impl Refusal for MediaError {
             Self::BrokenOff | Self::NoPicture => Some("M_UNKNOWN"),
             Self::Remote { failure: RemoteFailure::TooLarge { .. }, .. } => Some("M_TOO_LARGE"),
             Self::Remote { failure: RemoteFailure::Unreachable, .. } => Some("M_NOT_FOUND"),
+            _ => None,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Gate(error) => error.remedy(),
             _ => None,
         }
     }

@@ -107,6 +107,14 @@ impl Draft {
         self.size
     }
 
+    /// Of what has been written, in hex.
+    pub(crate) fn sha256(&self) -> String {
+        self.hash.clone().finalize().iter().fold(String::new(), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        })
+    }
+
     /// Writes on. The hash is taken here and now: a piece is as large as what came from the network at once.
     pub(crate) async fn write(&mut self, piece: &[u8]) -> io::Result<()> {
         self.hash.update(piece);
@@ -118,10 +126,7 @@ impl Draft {
 
     /// Makes it durable under the name of its content. When it answers, the file survives a crash.
     pub(crate) async fn keep(self, files: &Files) -> io::Result<Written> {
-        let sha256 = self.hash.clone().finalize().iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        });
+        let sha256 = self.sha256();
         let target = files.content(&sha256);
         self.keep_as(target, sha256).await
     }

@@ -28,7 +28,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use model::Millis;
+use model::{Millis, gate::GateSlot};
 use peers::Peers;
 use ruma::{OwnedServerName, ServerName};
 use store::Store;
@@ -117,6 +117,7 @@ struct Shared {
     scaling: Arc<Semaphore>,
     /// Rings when a name got its content.
     filled: Notify,
+    gate: GateSlot,
 }
 
 impl Media {
@@ -138,12 +139,19 @@ impl Media {
         let remote = remote::Remote::new(ask, config.concurrent_fetches);
         let scaling = Arc::new(Semaphore::new(config.concurrent_thumbnails));
         let filled = Notify::new();
-        Ok(Self { shared: Arc::new(Shared { config, server_name, store, files, clock, remote, scaling, filled }) })
+        let gate = GateSlot::default();
+        let shared = Shared { config, server_name, store, files, clock, remote, scaling, filled, gate };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// How media behave here.
     pub fn config(&self) -> &MediaConfig {
         &self.shared.config
+    }
+
+    /// Where to put whoever is to be asked before a file is stored.
+    pub fn gate(&self) -> &GateSlot {
+        &self.shared.gate
     }
 
     /// The name of this server.

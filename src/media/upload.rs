@@ -8,9 +8,13 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _};
 use metrics::counter;
-use model::Millis;
+use model::{
+    Millis,
+    gate::{Act, Proposal},
+};
 use rand::Rng as _;
 use ruma::UserId;
+use serde_json::{json, value::to_raw_value};
 use store::{
     Write,
     media::{self as rows, ContentRow},
@@ -20,7 +24,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use crate::{
     Media, MediaError, Mxc,
     content_type::{normalised, safe_file_name},
-    files::Written,
+    files::{Draft, Written},
 };
 
 /// However steadily it comes, an upload ends.
@@ -60,7 +64,7 @@ impl Media {
         described: Described,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<Mxc, MediaError> {
-        let content = self.take(described, body).await?;
+        let content = self.take(uploader, described, body).await?;
         let mxc = Mxc::new(self.server_name(), new_id());
         let mut write = Write::new();
         rows::insert(&mut write, &mxc.server, &mxc.id, uploader, &content, self.now());
@@ -90,7 +94,7 @@ impl Media {
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<(), MediaError> {
         self.check_may_fill(uploader, mxc).await?;
-        let content = self.take(described, body).await?;
+        let content = self.take(uploader, described, body).await?;
         let mut write = Write::new();
         rows::fill(&mut write, &mxc.server, &mxc.id, &content);
         self.shared.store.commit(write).await?;
@@ -122,6 +126,7 @@ impl Media {
 
     async fn take<E>(
         &self,
+        uploader: &UserId,
         described: Described,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<ContentRow, MediaError> {
@@ -142,11 +147,38 @@ impl Media {
             }
             draft.write(&piece).await?;
         }
+        let content_type = normalised(described.content_type.as_deref());
+        let file_name = described.file_name.as_deref();
+        self.ask(uploader, &draft, &content_type, file_name).await?;
         let written = draft.keep(&self.shared.files).await?;
         counter!("comity_media_uploads_total").increment(1);
         counter!("comity_media_upload_bytes_total").increment(written.size);
-        let content_type = normalised(described.content_type.as_deref());
-        Ok(content_row(written, content_type, described.file_name.as_deref()))
+        Ok(content_row(written, content_type, file_name))
+    }
+
+    /// Asks whoever is asked before a file is stored. What is refused is gone with its draft.
+    async fn ask(
+        &self,
+        uploader: &UserId,
+        draft: &Draft,
+        content_type: &str,
+        file_name: Option<&str>,
+    ) -> Result<(), MediaError> {
+        let Some(gate) = self.shared.gate.on(Act::Upload, uploader) else { return Ok(()) };
+        let file_name = file_name.and_then(safe_file_name);
+        let (size, sha256) = (draft.size(), draft.sha256());
+        let content = json!({ "content_type": content_type, "file_name": file_name, "size": size, "sha256": sha256 });
+        let content = to_raw_value(&content).expect("JSON can be written as JSON");
+        let proposal = Proposal {
+            act: Act::Upload,
+            sender: uploader,
+            room_id: None,
+            event: None,
+            content: &content,
+            may_become: None,
+        };
+        gate.ask(proposal).await?;
+        Ok(())
     }
 }
 

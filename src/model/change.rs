@@ -62,6 +62,13 @@ pub enum Change {
         /// What of the user's.
         stream: UserStream,
     },
+    /// Another node has written somebody's presence.
+    PresenceElsewhere {
+        /// The user.
+        user_id: OwnedUserId,
+        /// The rooms that the user has joined: who is in them hears of it.
+        room_nids: Arc<[RoomNid]>,
+    },
     /// A system event was recorded.
     SystemEvent {
         /// Its id.

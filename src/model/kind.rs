@@ -42,6 +42,11 @@ pub trait Refusal: std::error::Error {
         None
     }
 
+    /// What its caller is told where the kind is one of which callers are told nothing exact: what can be done about it.
+    fn remedy(&self) -> Option<String> {
+        None
+    }
+
     /// How long to wait before asking again, milliseconds.
     fn retry_after_ms(&self) -> Option<u64> {
         None

@@ -1,12 +1,14 @@
 //! Words and rules: what the other crates talk about, and what follows from it without asking anybody.
 //!
 //! **Invariant.** Nothing here waits: no async function, no I/O, no clock of its own, no randomness but by argument.
+//! ([`gate::Gate`] is a promise of others to answer; nobody here waits for it.)
 //!
 //! **To add a word:** a file named after it, its type, its rules as pure functions, its tests beside them.
 
 mod address;
 mod change;
 mod event;
+pub mod gate;
 mod kind;
 pub mod peer;
 mod position;

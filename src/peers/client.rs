@@ -34,7 +34,7 @@ use crate::{
 };
 
 /// No ordinary answer is longer.
-const ORDINARY: usize = 16 << 20;
+pub(crate) const ORDINARY: usize = 16 << 20;
 /// No state of a room is longer.
 const LARGE: usize = 256 << 20;
 /// Whoever asks for the state of a large room waits so much longer.
@@ -229,13 +229,14 @@ impl Peers {
         read::<R>(destination, answer)
     }
 
-    /// A request on another server's native API, and what it answered, if that is no refusal.
+    /// A request on another server's native API, and what it answered, in `bytes` at most, if that is no refusal.
     pub(crate) async fn exchange_native(
         &self,
         destination: &ServerName,
         asked: Asked,
+        bytes: usize,
     ) -> Result<http::Response<Bytes>, PeerError> {
-        let bounds = Bounds { timeout: self.shared.config.request_timeout, bytes: ORDINARY };
+        let bounds = Bounds { timeout: self.shared.config.request_timeout, bytes };
         let answer = self.exchange(bounds, destination, asked).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(refused(destination, &answer)) }
     }

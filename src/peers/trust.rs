@@ -171,6 +171,11 @@ impl Trust {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Counts what peers ask together with other nodes, as far as `cache` reaches. Before [`Self::tend`].
+    pub fn share(&self, cache: &fabric::Cache) {
+        self.shared.rates.share(cache);
+    }
+
     /// How `server` is regarded now.
     pub fn regard(&self, server: &ServerName) -> Regard {
         match *server == self.shared.us {
@@ -251,6 +256,25 @@ impl Trust {
             is_linked.then_some((server, transport))
         });
         linked.collect()
+    }
+
+    /// The servers with which this one shares its directory: each has a row of its own, by which it is trusted with that.
+    pub fn cascade_peers(&self) -> Vec<OwnedServerName> {
+        let register = self.register();
+        let named = register.rows().filter_map(|(pattern, _)| match pattern {
+            PeerPattern::Exact(server) => Some(server),
+            PeerPattern::Below(_) => None,
+        });
+        named.filter(|server| self.is_cascade_peer(server)).collect()
+    }
+
+    /// Whether `server` is one of [`Self::cascade_peers`]. Not counted as an act of it.
+    pub fn is_cascade_peer(&self, server: &ServerName) -> bool {
+        let entry = self.register().find(server);
+        let allowed = decide(&entry.regard, Capability::Broadcasts, &Context::outbound());
+        *server != self.shared.us
+            && matches!(allowed, Decision::Allow(_))
+            && matches!(&entry.source, Source::Row { pattern } if pattern.eq_ignore_ascii_case(server.as_str()))
     }
 
     /// The only keys that a server may sign with, by their ids, base64; none: whatever it says of itself.
@@ -348,7 +372,7 @@ impl Trust {
     pub fn pace(&self, server: &ServerName) -> Result<(), TrustError> {
         let entry = self.register().find(server);
         let grant = entry.regard.grant(Capability::Events);
-        let Err(retry_after) = self.shared.rates.take(server, grant, entry.rate.as_ref()) else {
+        let Err(retry_after) = self.shared.rates.take(server, grant, &entry) else {
             return Ok(());
         };
         let rule = Rule::Rate(Capability::Events);
@@ -475,6 +499,10 @@ impl Trust {
 
     /// Keeps up with changes that others make, lets rows expire, and writes down what peers did, until `stop` is cancelled.
     pub async fn tend(&self, stop: CancellationToken) {
+        tokio::join!(self.shared.rates.add_up(&stop), self.keep_up(&stop));
+    }
+
+    async fn keep_up(&self, stop: &CancellationToken) {
         let mut ticks = 0_u32;
         loop {
             tokio::select! {

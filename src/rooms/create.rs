@@ -60,6 +60,7 @@ impl Rooms {
         {
             return Err(RoomError::AliasTaken(alias.to_string()));
         }
+        self.ask_to_create(&new).await?;
         shared.store.ensure_nids(64).await?;
         let nid = RoomNid(shared.store.next_nid());
         let mut drafts = self.drafts(&new, &version).await?;
@@ -130,7 +131,7 @@ impl Rooms {
                 reason: None,
                 is_direct: new.is_direct.then_some(true),
             };
-            if let Err(error) = self.change_membership(room, Change::Invite, target).await {
+            if let Err(error) = self.change_any_membership(room, Change::Invite, target).await {
                 warn!(room.id = %room.room_id, user.id = %user_id, error = &error as &dyn std::error::Error, "{user_id} could not be invited into a new room");
             }
         }

@@ -1,6 +1,6 @@
 //! Why an act on a room was refused.
 
-use model::{Kind, PduError, Refusal};
+use model::{Kind, PduError, Refusal, gate::GateError};
 use peers::PeerError;
 
 /// Why an act on a room was refused.
@@ -63,6 +63,9 @@ pub enum RoomError {
     /// The trust policy forbids it.
     #[error(transparent)]
     Trust(#[from] peers::TrustError),
+    /// Whoever is asked first did not let it through.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// Another server could not be asked, or refused.
     #[error(transparent)]
     Peer(#[from] PeerError),
@@ -86,6 +89,7 @@ impl Refusal for RoomError {
             Self::Pdu(PduError::Malformed(_)) => Kind::Invalid,
             Self::Busy => Kind::Unavailable,
             Self::Trust(error) => error.kind(),
+            Self::Gate(error) => error.kind(),
             Self::Peer(error) => error.kind(),
             Self::Store(error) => error.kind(),
         }
@@ -102,6 +106,13 @@ impl Refusal for RoomError {
             Self::BadAlias(_) => Some("M_BAD_ALIAS"),
             Self::AliasTaken(_) => Some("M_ROOM_IN_USE"),
             Self::BadContent(_) | Self::Pdu(PduError::Malformed(_)) => Some("M_BAD_JSON"),
+            _ => None,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Gate(error) => error.remedy(),
             _ => None,
         }
     }

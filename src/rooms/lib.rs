@@ -16,6 +16,9 @@ mod create;
 mod directory;
 mod error;
 mod extension;
+mod gate;
+#[cfg(test)]
+mod gate_tests;
 mod history;
 mod host;
 mod invite;
@@ -51,7 +54,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use model::{Change, Committed, Millis, SigningKey, SnapshotNid, StateMap};
+use model::{Change, Committed, Millis, SigningKey, SnapshotNid, StateMap, gate::GateSlot};
 use peers::Peers;
 use quick_cache::sync::Cache;
 use ruma::{OwnedEventId, RoomId, RoomVersionId, ServerName};
@@ -124,6 +127,7 @@ struct Shared {
     told: spaces_elsewhere::Told,
     /// Rooms whose access control lists this server keeps.
     acls: kept_acl::KeptAcls,
+    gate: GateSlot,
 }
 
 impl Rooms {
@@ -135,7 +139,14 @@ impl Rooms {
         let sent = Cache::new(RECENT_TRANSACTIONS);
         let told = Cache::new(TOLD_ROOMS);
         let acls = kept_acl::KeptAcls::default();
-        Self { shared: Arc::new(Shared { store, peers, key, config, live, memory, states, sent, told, acls }) }
+        let gate = GateSlot::default();
+        let shared = Shared { store, peers, key, config, live, memory, states, sent, told, acls, gate };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Where to put whoever is to be asked before something is done in a room.
+    pub fn gate(&self) -> &GateSlot {
+        &self.shared.gate
     }
 
     /// How far other servers are trusted.

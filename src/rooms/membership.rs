@@ -68,10 +68,23 @@ impl Rooms {
         if change == Change::Leave && self.shared.store.notices().is_notices_room(&room.room_id).await? {
             return Err(RoomError::NoticesRoom);
         }
+        match change {
+            Change::Join => {
+                self.ask_to_join(&room.room_id, Some(room), &target.user_id, target.reason.as_deref()).await?;
+            }
+            Change::Invite => self.ask_to_invite(room, &target).await?,
+            _ => {}
+        }
         self.change_any_membership(room, change, target).await
     }
 
-    async fn change_any_membership(&self, room: &SharedRoom, change: Change, target: Target) -> Result<(), RoomError> {
+    /// As [`Self::change_membership`], for what nobody is asked about, or was.
+    pub(crate) async fn change_any_membership(
+        &self,
+        room: &SharedRoom,
+        change: Change,
+        target: Target,
+    ) -> Result<(), RoomError> {
         if !self.is_resident(room).await? {
             return self.change_outside(room, change, &target).await;
         }
@@ -131,12 +144,25 @@ impl Rooms {
         reason: Option<String>,
     ) -> Result<(), RoomError> {
         let room = self.known(room_id).await?;
+        self.ask_to_join(room_id, room.as_ref(), user_id, reason.as_deref()).await?;
+        self.join_known(room_id, room, user_id, via, reason).await
+    }
+
+    /// `room`: if it is known here.
+    async fn join_known(
+        &self,
+        room_id: &RoomId,
+        room: Option<SharedRoom>,
+        user_id: &UserId,
+        via: &[OwnedServerName],
+        reason: Option<String>,
+    ) -> Result<(), RoomError> {
         if let Some(room) = &room
             && self.is_resident(room).await?
         {
             let (sender, target) = (user_id.to_owned(), user_id.to_owned());
             let target = Target { sender, user_id: target, reason: reason.clone(), is_direct: None };
-            match self.change_membership(room, Change::Join, target).await {
+            match self.change_any_membership(room, Change::Join, target).await {
                 // Somebody on another server may let in whom nobody here may.
                 Err(RoomError::NobodyToAuthorise) => {}
                 answer => return answer,
@@ -202,7 +228,10 @@ impl Rooms {
     async fn change_outside(&self, room: &SharedRoom, change: Change, target: &Target) -> Result<(), RoomError> {
         match change {
             Change::Leave => self.leave_outside(room, &target.user_id, target.reason.as_deref()).await,
-            Change::Join => Box::pin(self.join(&room.room_id, &target.user_id, &[], target.reason.clone())).await,
+            Change::Join => {
+                let reason = target.reason.clone();
+                Box::pin(self.join_known(&room.room_id, Some(room.clone()), &target.user_id, &[], reason)).await
+            }
             Change::Knock => Box::pin(self.knock(&room.room_id, &target.user_id, &[], target.reason.clone())).await,
             _ => Err(RoomError::NotJoined),
         }

@@ -8,7 +8,7 @@ use ruma::{
 };
 use serde_json::value::RawValue;
 
-use crate::{RoomError, Rooms, Transaction, live::SharedRoom, now};
+use crate::{RoomError, Rooms, Transaction, gate::Asked, live::SharedRoom, now};
 
 /// What a local user wants to say in a room.
 #[derive(Clone, Debug)]
@@ -60,10 +60,21 @@ impl Rooms {
         }
     }
 
-    async fn send_new(&self, room: &SharedRoom, wish: Wish) -> Result<Sent, RoomError> {
+    async fn send_new(&self, room: &SharedRoom, mut wish: Wish) -> Result<Sent, RoomError> {
         self.check_content(room, &wish).await?;
         if let Some(sent) = self.holds_already(room, &wish).await? {
             return Ok(sent);
+        }
+        match self.ask_to_send(room, &wish).await? {
+            Asked::Free => {}
+            Asked::SentBefore(sent) => return Ok(sent),
+            Asked::Changed(content) => {
+                wish.content = content;
+                self.check_content(room, &wish).await?;
+                if let Some(sent) = self.holds_already(room, &wish).await? {
+                    return Ok(sent);
+                }
+            }
         }
         let invited = self.remote_invited(&wish);
         let draft = Draft {
@@ -97,7 +108,7 @@ impl Rooms {
         (is_invite && user_id.server_name() != self.server_name()).then_some(user_id)
     }
 
-    async fn sent_before(&self, transaction: &Transaction) -> Result<Option<Sent>, RoomError> {
+    pub(crate) async fn sent_before(&self, transaction: &Transaction) -> Result<Option<Sent>, RoomError> {
         let answer = self.shared.store.events().transaction(&transaction.as_stored()).await?;
         let Some(answer) = answer else { return Ok(None) };
         let event_id = OwnedEventId::try_from(answer)
@@ -114,11 +125,8 @@ impl Rooms {
         if wish.kind == TimelineEventType::RoomCreate {
             return Err(RoomError::Forbidden("a room has one m.room.create event, and this room has it".into()));
         }
-        if wish.state_key.is_some() && !is_taken_back(wish) {
-            // ruma's types know what the specification demands of each state event it names.
-            Raw::<AnyStateEventContent>::from_json(wish.content.clone())
-                .deserialize_with_type(&wish.kind.to_string())
-                .map_err(|error| RoomError::BadContent(format!("content of {}: {error}", wish.kind)))?;
+        if wish.state_key.is_some() {
+            check_state_content(&wish.kind, &wish.content).map_err(RoomError::BadContent)?;
         }
         if wish.kind == TimelineEventType::RoomCanonicalAlias {
             self.check_canonical_alias(room, &wish.content).await?;
@@ -189,12 +197,22 @@ impl Rooms {
     }
 }
 
+/// Whether `content` is what a state event of this type holds; if not, why.
+pub(crate) fn check_state_content(kind: &TimelineEventType, content: &RawValue) -> Result<(), String> {
+    if is_taken_back(kind, content) {
+        return Ok(());
+    }
+    // ruma's types know what the specification demands of each state event it names.
+    let raw = Raw::<AnyStateEventContent>::from_json(content.to_owned());
+    raw.deserialize_with_type(&kind.to_string()).map(drop).map_err(|error| format!("content of {kind}: {error}"))
+}
+
 /// Whether an empty content says that what was said before holds no more: which room is in a space, whom a policy is
 /// about.
-fn is_taken_back(wish: &Wish) -> bool {
-    let kind = wish.kind.to_string();
+fn is_taken_back(kind: &TimelineEventType, content: &RawValue) -> bool {
+    let kind = kind.to_string();
     let can_be = ["m.space.", "m.policy.rule."].iter().any(|prefix| kind.starts_with(prefix));
-    can_be && serde_json::from_str(wish.content.get()).is_ok_and(|content: serde_json::Map<_, _>| content.is_empty())
+    can_be && serde_json::from_str(content.get()).is_ok_and(|content: serde_json::Map<_, _>| content.is_empty())
 }
 
 /// The membership that an `m.room.member` event gives.

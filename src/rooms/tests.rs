@@ -18,7 +18,7 @@ use store::{
 
 use crate::{MembershipChange, NewRoom, RoomError, Rooms, RoomsConfig, Target, Transaction, Wish};
 
-fn rooms(store: &Store) -> Rooms {
+pub(crate) fn rooms(store: &Store) -> Rooms {
     rooms_with(store, RoomsConfig::default())
 }
 
@@ -27,15 +27,15 @@ fn rooms_with(store: &Store, config: RoomsConfig) -> Rooms {
     Rooms::new(store.clone(), peers::testing::alone(ruma::server_name!("a.test"), store.clone()), Arc::new(key), config)
 }
 
-fn alice() -> OwnedUserId {
+pub(crate) fn alice() -> OwnedUserId {
     user_id!("@alice:a.test").to_owned()
 }
 
-fn bob() -> OwnedUserId {
+pub(crate) fn bob() -> OwnedUserId {
     user_id!("@bob:a.test").to_owned()
 }
 
-fn new_room(version: RoomVersionId, preset: RoomPreset) -> NewRoom {
+pub(crate) fn new_room(version: RoomVersionId, preset: RoomPreset) -> NewRoom {
     NewRoom {
         creator: alice(),
         version: Some(version),
@@ -52,7 +52,7 @@ fn new_room(version: RoomVersionId, preset: RoomPreset) -> NewRoom {
     }
 }
 
-fn text(sender: OwnedUserId, body: &str) -> Wish {
+pub(crate) fn text(sender: OwnedUserId, body: &str) -> Wish {
     Wish {
         sender,
         kind: "m.room.message".into(),
@@ -63,7 +63,7 @@ fn text(sender: OwnedUserId, body: &str) -> Wish {
     }
 }
 
-fn own(user_id: OwnedUserId) -> Target {
+pub(crate) fn own(user_id: OwnedUserId) -> Target {
     Target { sender: user_id.clone(), user_id, reason: None, is_direct: None }
 }
 

@@ -3,7 +3,7 @@
 use model::Millis;
 use ruma::{OwnedUserId, UserId};
 
-use crate::{Error, Row, Store, Table, Write, args};
+use crate::{Error, Row, Store, Table, Write, args, directory, sip_phones};
 
 /// An account as it is stored.
 #[derive(Clone)]
@@ -44,6 +44,7 @@ pub fn insert_account(write: &mut Write, account: &AccountRow) {
         &ACCOUNTS,
         args![account.user_id.as_str(), account.password_hash.as_deref(), account.created_at, account.admin_since],
     );
+    directory::touch(write, &account.user_id);
 }
 
 /// Sets the password.
@@ -70,6 +71,13 @@ pub fn deactivate_account(write: &mut Write, user_id: &UserId, now: Millis, eras
             admin_since = NULL
         WHERE user_id = $1";
     write.run(DEACTIVATE, args![user_id.as_str(), now, erased_at]);
+    directory::remove_facts(write, user_id);
+    sip_phones::remove_all(write, user_id);
+    // Who wants to be forgotten is not told of as somebody who has left.
+    match erased_at {
+        Some(_) => directory::hide(write, user_id),
+        None => directory::touch(write, user_id),
+    }
 }
 
 /// Offers a secret; the first one offered under a name stays.

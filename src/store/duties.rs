@@ -87,7 +87,7 @@ impl Duties {
     }
 
     /// Whether there are other nodes now, as far as this one has noticed.
-    pub(crate) fn has_others(&self) -> bool {
+    pub fn has_others(&self) -> bool {
         self.0.has_others.load(Ordering::Relaxed)
     }
 

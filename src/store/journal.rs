@@ -11,15 +11,17 @@ use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, events::rece
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Error, Write, args,
+    Arg, Error, Write, args,
     engine::{Connection, Pool},
-    events,
+    events, places,
 };
 
 /// A commit that changed more is not written down.
 const MOST_CHANGES: usize = 1_000;
 /// Who is further behind forgets.
 const MOST_COMMITS: i64 = 200;
+/// Of so many users it is asked at once in which rooms they are.
+const AT_ONCE: usize = 500;
 /// For how many positions commits are kept.
 const KEPT: i64 = 5_000;
 
@@ -106,8 +108,32 @@ pub(crate) async fn read(
     let nids: Vec<EventNid> = pointers.iter().filter_map(|(_, pointer)| pointer.event()).collect();
     let found = events::by_nids(pool, &nids).await?;
     let found: HashMap<EventNid, Arc<TimelineEvent>> = found.into_iter().map(|event| (event.nid, event)).collect();
-    let changes = pointers.into_iter().map(|(position, pointer)| Some((Position(position), pointer.change(&found)?)));
+    let joined = joined_rooms(pool, &pointers).await?;
+    let changes =
+        pointers.into_iter().map(|(position, pointer)| Some((Position(position), pointer.change(&found, &joined)?)));
     Ok(changes.collect())
+}
+
+/// The rooms in which it is heard that somebody's presence changed.
+async fn joined_rooms(pool: &Pool, pointers: &[(i64, Pointer)]) -> Result<HashMap<OwnedUserId, Vec<RoomNid>>, Error> {
+    let mut joined: HashMap<OwnedUserId, Vec<RoomNid>> = HashMap::new();
+    for (_, pointer) in pointers {
+        if let Pointer::User(user_id, Stream::Presence) = pointer {
+            joined.entry(user_id.clone()).or_default();
+        }
+    }
+    let users: Vec<OwnedUserId> = joined.keys().cloned().collect();
+    for users in users.chunks(AT_ONCE) {
+        let sql = format!(
+            "SELECT user_id, room_nid FROM memberships WHERE membership = 'join' AND user_id IN ({})",
+            places(1, users.len())
+        );
+        let args = users.iter().map(|user_id| Arg::from(user_id.as_str())).collect();
+        for row in &pool.fetch_all(sql.into(), args).await? {
+            joined.entry(row.parse(0)?).or_default().push(RoomNid(row.int(1)?));
+        }
+    }
+    Ok(joined)
 }
 
 /// Forgets what all nodes have heard of by now.
@@ -141,6 +167,7 @@ impl Pointer {
             },
             Change::Outgoing { destinations } => Self::Outgoing(destinations.to_vec()),
             Change::User { user_id, stream } => Self::User(user_id.clone(), (*stream).into()),
+            Change::PresenceElsewhere { user_id, .. } => Self::User(user_id.clone(), Stream::Presence),
             Change::SystemEvent { id } => Self::SystemEvent(id.to_string()),
             Change::Broadcast { id } => Self::Broadcast(id.to_string()),
         }
@@ -154,7 +181,11 @@ impl Pointer {
     }
 
     /// `None`: it points to nothing.
-    fn change(self, events: &HashMap<EventNid, Arc<TimelineEvent>>) -> Option<Change> {
+    fn change(
+        self,
+        events: &HashMap<EventNid, Arc<TimelineEvent>>,
+        joined: &HashMap<OwnedUserId, Vec<RoomNid>>,
+    ) -> Option<Change> {
         let event = |nid| events.get(&EventNid(nid)).cloned();
         Some(match self {
             Self::Event(nid) => Change::Event(event(nid)?),
@@ -176,6 +207,10 @@ impl Pointer {
                 Change::Receipt { room_nid: RoomNid(room_nid), room_id, receipt: Arc::new(receipt) }
             }
             Self::Outgoing(destinations) => Change::Outgoing { destinations: destinations.into() },
+            Self::User(user_id, Stream::Presence) => {
+                let room_nids = joined.get(&user_id).map(|nids| nids.as_slice().into()).unwrap_or_default();
+                Change::PresenceElsewhere { user_id, room_nids }
+            }
             Self::User(user_id, stream) => Change::User { user_id, stream: stream.into() },
             Self::SystemEvent(id) => Change::SystemEvent { id: id.into() },
             Self::Broadcast(id) => Change::Broadcast { id: id.into() },
@@ -245,7 +280,7 @@ mod tests {
             assert!(
                 matches!(
                     &changes[..],
-                    [(first, Change::Outgoing { .. }), (last, Change::User { stream: UserStream::Presence, .. })]
+                    [(first, Change::Outgoing { .. }), (last, Change::PresenceElsewhere { .. })]
                         if *first == at && *last == upto
                 ),
                 "{changes:?}"

@@ -40,6 +40,8 @@ const SHARED: &[Step] = migrations![
     22 "0022_broadcasts",
     23 "0023_followers",
     24 "0024_webhooks",
+    25 "0025_cascade",
+    26 "0026_before_hooks",
 ];
 
 /// What only SQLite knows.

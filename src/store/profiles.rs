@@ -2,7 +2,10 @@
 
 use ruma::UserId;
 
-use crate::{Error, Store, Write, args};
+use crate::{Error, Store, Write, args, directory};
+
+/// The fields that full peers are told.
+const TOLD: [&str; 2] = ["displayname", "avatar_url"];
 
 /// Sets a field; `json` is its value.
 pub fn put_profile_field(write: &mut Write, user_id: &UserId, field: &str, json: &str) {
@@ -11,16 +14,25 @@ pub fn put_profile_field(write: &mut Write, user_id: &UserId, field: &str, json:
         VALUES ($1, $2, $3)
         ON CONFLICT (user_id, field) DO UPDATE SET value = excluded.value";
     write.run(PUT, args![user_id.as_str(), field, json]);
+    touch(write, user_id, field);
 }
 
 /// Removes a field.
 pub fn remove_profile_field(write: &mut Write, user_id: &UserId, field: &str) {
     write.run("DELETE FROM profiles WHERE user_id = $1 AND field = $2", args![user_id.as_str(), field]);
+    touch(write, user_id, field);
+}
+
+fn touch(write: &mut Write, user_id: &UserId, field: &str) {
+    if TOLD.contains(&field) {
+        directory::touch(write, user_id);
+    }
 }
 
 /// Removes all fields.
 pub fn remove_profile(write: &mut Write, user_id: &UserId) {
     write.run("DELETE FROM profiles WHERE user_id = $1", args![user_id.as_str()]);
+    directory::touch(write, user_id);
 }
 
 /// Reads profiles.

@@ -3,7 +3,7 @@
 use model::Millis;
 use ruma::{OwnedUserId, ServerName, UserId};
 
-use crate::{Error, Row, Store, Write, args};
+use crate::{Error, Row, Store, Write, args, directory};
 
 /// Somebody who was looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,13 +110,17 @@ impl Store {
     }
 }
 
-/// People of other servers may find a user by searching, or not.
+/// People of other servers may find a user by searching, and full peers are told of the user, or not.
 pub fn set_listed(write: &mut Write, user_id: &UserId, is_listed: bool, now: Millis) {
     const UNLIST: &str = "INSERT INTO unlisted_users (user_id, since) VALUES ($1, $2) ON CONFLICT DO NOTHING";
     match is_listed {
         true => write.run("DELETE FROM unlisted_users WHERE user_id = $1", args![user_id.as_str()]),
         false => write.run(UNLIST, args![user_id.as_str(), now]),
     };
+    match is_listed {
+        true => directory::show(write, user_id),
+        false => directory::hide(write, user_id),
+    }
 }
 
 fn person(row: &Row) -> Result<PersonRow, Error> {
@@ -124,7 +128,7 @@ fn person(row: &Row) -> Result<PersonRow, Error> {
 }
 
 /// For LIKE: as it is written, without wildcards.
-fn escaped(text: &str) -> String {
+pub(crate) fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for letter in text.chars() {
         if matches!(letter, '\\' | '%' | '_') {

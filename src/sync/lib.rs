@@ -31,6 +31,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use fabric::Cache;
 use model::Millis;
 use rooms::Rooms;
 use store::Store;
@@ -99,7 +100,8 @@ pub(crate) struct Shared {
     pub(crate) arrivals: arrivals::Arrivals,
     pub(crate) filters: quick_cache::sync::Cache<(ruma::OwnedUserId, i64), Arc<filter::Filter>>,
     pub(crate) typing: Mutex<streams::typing::Typists>,
-    pub(crate) presence: Mutex<streams::presence::Present>,
+    pub(crate) presence: Arc<Mutex<streams::presence::Present>>,
+    pub(crate) together: std::sync::OnceLock<streams::presence::Together>,
     pub(crate) checkpoints: push::Checkpoints,
     pub(crate) on_syncing: std::sync::OnceLock<OnSyncing>,
     /// Held by whoever changes a piece of account data.
@@ -112,6 +114,7 @@ impl Sync {
     pub fn new(store: Store, rooms: Rooms, notifier: Notifier, config: SyncConfig, ending: CancellationToken) -> Self {
         let events = shown::Events::new(store.clone(), &notifier);
         let states = states::States::new(store.clone(), config.cached_state_entries);
+        let presence = notifier.present();
         Self {
             shared: Arc::new(Shared {
                 store,
@@ -126,12 +129,18 @@ impl Sync {
                 arrivals: arrivals::Arrivals::new(),
                 filters: quick_cache::sync::Cache::new(1_000),
                 typing: Mutex::default(),
-                presence: Mutex::default(),
+                presence,
+                together: std::sync::OnceLock::new(),
                 checkpoints: push::Checkpoints::default(),
                 on_syncing: std::sync::OnceLock::new(),
                 edits: tokio::sync::Mutex::new(()),
             }),
         }
+    }
+
+    /// Shares with other nodes who is there, as far as `cache` reaches. `node`: this one. Before [`Self::tend`].
+    pub fn share(&self, cache: Cache, node: Arc<str>) {
+        self.shared.together.get_or_init(|| streams::presence::Together::new(cache, node));
     }
 
     /// Tells `listener` what of other servers has come onto devices of this one's people. Only the first who wants that is told.

@@ -17,6 +17,7 @@ use store::{Store, rooms::MembershipRow};
 use crate::{
     Shown, SyncConfig,
     cells::{InUse, Membership, Memberships, RoomCell, UserCell},
+    streams::presence::Present,
 };
 
 /// How many changes of device lists are kept.
@@ -34,6 +35,7 @@ pub struct Notifier {
 
 struct Shared {
     state: Mutex<State>,
+    present: Arc<Mutex<Present>>,
     on_redaction: Mutex<Vec<OnRedaction>>,
     recent_events_per_room: usize,
     recent_events: usize,
@@ -76,6 +78,7 @@ impl Notifier {
         Self {
             shared: Arc::new(Shared {
                 state: Mutex::new(state),
+                present: Arc::default(),
                 on_redaction: Mutex::default(),
                 recent_events_per_room: config.recent_events_per_room.max(1),
                 recent_events: config.recent_events,
@@ -84,12 +87,20 @@ impl Notifier {
         }
     }
 
+    /// What this node knows of who is there.
+    pub(crate) fn present(&self) -> Arc<Mutex<Present>> {
+        self.shared.present.clone()
+    }
+
     /// Takes note of a commit. Quick, never waits; when it returns, a sync sees what was committed.
     ///
     /// Called in the order of the commits, by one caller at a time.
     pub fn ingest(&self, committed: &Committed) {
         let mut wake = Wake::default();
         let mut redacted = Vec::new();
+        if committed.foreign || committed.gap {
+            self.shared.present.lock().unwrap_or_else(PoisonError::into_inner).doubt(committed);
+        }
         let mut state = self.lock();
         if committed.gap {
             state.forget_everything(committed.upto, &mut wake);
@@ -111,6 +122,9 @@ impl Notifier {
                     state.take_receipt(*room_nid, *position, receipt, &mut wake);
                 }
                 Change::Outgoing { .. } | Change::SystemEvent { .. } | Change::Broadcast { .. } => {}
+                Change::PresenceElsewhere { user_id, room_nids } => {
+                    state.take_presence(user_id, room_nids, *position, &mut wake);
+                }
                 Change::User { user_id, stream } => state.take_user(user_id, *stream, *position, &mut wake),
             }
         }
@@ -401,6 +415,18 @@ impl State {
             Some(user) if receipt.kind == ReceiptType::ReadPrivate => wake.user(user, position),
             None if receipt.kind == ReceiptType::ReadPrivate => {}
             _ => wake.room(&room_cell, position),
+        }
+    }
+
+    /// Another node has written somebody's presence, who need not be known here.
+    fn take_presence(&mut self, user_id: &UserId, room_nids: &[RoomNid], position: Position, wake: &mut Wake) {
+        if let Some(user) = self.users.get(user_id) {
+            wake.user(user, position);
+        }
+        for nid in room_nids {
+            let room = self.room(*nid);
+            room.lock().push_presence(position, user_id.to_owned());
+            wake.room(&room, position);
         }
     }
 

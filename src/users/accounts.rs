@@ -2,9 +2,13 @@
 
 use std::net::IpAddr;
 
-use model::{Kind, Millis, Refusal};
+use model::{
+    Kind, Millis, Refusal,
+    gate::{self, GateError, Proposal},
+};
 use rand::RngExt as _;
 use ruma::{OwnedDeviceId, OwnedUserId, UserId, api::client::uiaa::AuthData};
+use serde_json::{json, value::to_raw_value};
 use store::{
     Write,
     accounts::{AccountRow, deactivate_account, insert_account, set_admin, set_password_hash},
@@ -108,6 +112,9 @@ pub enum RegisterError {
     /// The nonce was never given out, or is too old.
     #[error("`nonce` is not known or has expired")]
     Nonce,
+    /// Whoever is asked first did not let it through.
+    #[error(transparent)]
+    Gate(#[from] GateError),
     /// Too often.
     #[error(transparent)]
     Limited(#[from] Limited),
@@ -137,6 +144,7 @@ impl Refusal for RegisterError {
                 Kind::Invalid
             }
             Self::Profile(error) => error.kind(),
+            Self::Gate(error) => error.kind(),
             Self::Limited(limited) => limited.kind(),
             Self::Busy(_) => Kind::Unavailable,
             Self::Store(error) => error.kind(),
@@ -151,6 +159,13 @@ impl Refusal for RegisterError {
             Self::NoPassword => Some("M_MISSING_PARAM"),
             Self::Password(_) => Some("M_WEAK_PASSWORD"),
             Self::Profile(error) => error.errcode(),
+            _ => None,
+        }
+    }
+
+    fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Gate(error) => error.remedy(),
             _ => None,
         }
     }
@@ -219,6 +234,7 @@ impl Users {
         }
         self.authorize(&Act::Register, None, wish.auth).await?;
         let password = wish.password.ok_or(RegisterError::NoPassword)?;
+        self.ask_registration(&user_id).await?;
 
         let hash = self.passwords.hash(password.to_owned()).await?;
         let mut write = Write::new();
@@ -230,6 +246,22 @@ impl Users {
         self.store.commit(write).await.map_err(RegisterError::from)?;
         info!(user.id = %user_id, "{user_id} registered");
         Ok(Registered { user_id, session })
+    }
+
+    /// Asks whoever is asked before somebody makes an account.
+    async fn ask_registration(&self, user_id: &UserId) -> Result<(), RegisterError> {
+        let Some(gate) = self.gate.on(gate::Act::Register, user_id) else { return Ok(()) };
+        let content = to_raw_value(&json!({ "username": user_id.localpart() })).expect("a text is JSON");
+        let proposal = Proposal {
+            act: gate::Act::Register,
+            sender: user_id,
+            room_id: None,
+            event: None,
+            content: &content,
+            may_become: None,
+        };
+        gate.ask(proposal).await?;
+        Ok(())
     }
 
     /// Makes an account on behalf of an administrator.

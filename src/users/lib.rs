@@ -12,6 +12,7 @@ mod config;
 mod cross_signing;
 mod device_keys;
 mod devices;
+pub mod directory;
 mod discovery;
 mod failures;
 mod guests;
@@ -42,7 +43,7 @@ use std::{
 };
 
 use fabric::Cache;
-use model::Millis;
+use model::{Millis, gate::GateSlot};
 use peers::Peers;
 use ruma::OwnedServerName;
 use store::Store;
@@ -53,6 +54,9 @@ pub use config::{AccountsConfig, HashCosts, Rate, RateLimitsConfig, Registration
 pub use cross_signing::{CrossSigningUpload, SignatureFailures};
 pub use device_keys::{ClaimedKeys, KeyError, KeyQuery, KeyUpload};
 pub use devices::{Device, DeviceError};
+pub use directory::{
+    Card, DirectoryConfig, DirectoryError, Facts, FoundPhone, FoundPhones, PhoneKind, PhoneSearch, SipPhone, Unit,
+};
 pub use discovery::LookupError;
 pub use key_backups::{KeyBackup, KeyBackupError};
 pub use limits::{Limited, Limits};
@@ -82,6 +86,8 @@ pub struct UsersConfig {
     pub rate_limits: RateLimitsConfig,
     /// `[federation] remote_user…`.
     pub remote_users: RemoteUsersConfig,
+    /// `[cascade]`, what of it is about this server's own people.
+    pub directory: DirectoryConfig,
 }
 
 /// The users of this server.
@@ -100,6 +106,7 @@ pub struct Users {
     remote_users: RemoteUsers,
     list_fetches: remote_fetch::ListFetches,
     signer: secrets::Signer,
+    gate: GateSlot,
 }
 
 impl Users {
@@ -149,11 +156,17 @@ impl Users {
             sessions: tokens::Sessions::new(config.accounts.session_cache),
             last_seen: last_seen::LastSeen::default(),
             list_fetches: remote_fetch::ListFetches::default(),
+            gate: GateSlot::default(),
             config,
             store,
             peers,
             clock,
         }))
+    }
+
+    /// Where to put whoever is to be asked before somebody registers.
+    pub fn gate(&self) -> &GateSlot {
+        &self.gate
     }
 
     /// The rate limits of this server, for those who take what users send.

@@ -1,4 +1,5 @@
-//! Looking for people of other servers, on their native API, as far as the two servers trust each other.
+//! Looking for people of other servers: in what full peers have told of theirs, or on their native API, as far as the two
+//! servers trust each other.
 
 use model::{
     Address, Kind, Refusal,
@@ -83,7 +84,8 @@ struct ToldUser {
 }
 
 impl Users {
-    /// Looks for users of `server` by a part of their name, or by the whole of it if that server trusts this one no further.
+    /// Looks for users of `server` by a part of their name, or by the whole of it if that server trusts this one no further. A
+    /// full peer that has told of all its people isn't asked.
     pub async fn search_at(
         &self,
         asker: &UserId,
@@ -95,6 +97,9 @@ impl Users {
             return Err(SearchElsewhereError::Term);
         }
         self.peers.trust().allow(server, Capability::PeopleSearch, &Context::outbound())?;
+        if let Some(found) = self.search_synchronised(server, term).await.map_err(PeerError::from)? {
+            return Ok(found);
+        }
         self.lookups.check_asker(asker)?;
         let query: String = form_urlencoded::byte_serialize(term.as_bytes()).collect();
         let uri = format!("/api/v1/federation/users?q={query}");

@@ -28,13 +28,40 @@ const MARK: &str = "latency number ";
 /// When each message came, by its number.
 type Arrivals = Rc<RefCell<Vec<Option<Instant>>>>;
 
+/// As the two are, over HTTPS.
 pub async fn measure(pair: &Pair, arguments: &Arguments, table: &mut Table) {
+    let found = at_pace(pair, arguments, "").await;
+    found.tell("", ["under 10 ms", "under 50 ms"], table);
+}
+
+/// What was found out about one way between two servers.
+pub struct Latency {
+    times: Vec<Duration>,
+    delivered: f64,
+    cpu: f64,
+}
+
+impl Latency {
+    /// `way`: how the messages travelled, as a part of a sentence.
+    pub fn tell(mut self, way: &str, aims: [&str; 2], table: &mut Table) {
+        table.percentiles(&format!("A to B{way} at {RATE}/s"), &mut self.times, aims);
+        table.alone(&format!("delivered to a syncing client{way}"), format!("{:.2} %", self.delivered), "100 %");
+        table.alone(
+            &format!("CPU of both servers for 1000 messages{way} at {RATE}/s"),
+            format!("{:.3} s", self.cpu),
+            "at most 0.8 s",
+        );
+    }
+}
+
+/// Somebody speaks at `a`, and somebody listens at `b`; `ends` tells their names from those of others.
+pub async fn at_pace(pair: &Pair, arguments: &Arguments, ends: &str) -> Latency {
     let seconds = if arguments.quick { 5 } else { 20 };
     let count = WARM_UP + RATE as usize * seconds;
     eprintln!("federation: {RATE} messages a second for {seconds} s");
-    let (speaker, mut speaking) = newcomer(&pair.a, "speaker").await;
+    let (speaker, mut speaking) = newcomer(&pair.a, &format!("speaker{ends}")).await;
     let room = speaker.create_public_room().await;
-    let (listener, mut listening) = newcomer(&pair.b, "listener").await;
+    let (listener, mut listening) = newcomer(&pair.b, &format!("listener{ends}")).await;
     join_through(&mut listening, &room, pair.a.name()).await;
 
     let arrivals: Arrivals = Rc::new(RefCell::new(vec![None; count]));
@@ -53,15 +80,11 @@ pub async fn measure(pair: &Pair, arguments: &Arguments, table: &mut Table) {
 
     let arrivals = arrivals.borrow();
     let pairs = starts.iter().zip(arrivals.iter()).skip(WARM_UP);
-    let mut times: Vec<Duration> = pairs.filter_map(|(start, arrival)| Some((*arrival)? - *start)).collect();
-    let delivered = arrivals.iter().flatten().count() as f64 * 100.0 / count as f64;
-    table.percentiles(&format!("A to B at {RATE}/s"), &mut times, ["under 10 ms", "under 50 ms"]);
-    table.alone("delivered to a syncing client", format!("{delivered:.2} %"), "100 %");
-    table.alone(
-        &format!("CPU of both servers for 1000 messages at {RATE}/s"),
-        format!("{:.3} s", cpu * 1000.0 / count as f64),
-        "at most 0.8 s",
-    );
+    Latency {
+        times: pairs.filter_map(|(start, arrival)| Some((*arrival)? - *start)).collect(),
+        delivered: arrivals.iter().flatten().count() as f64 * 100.0 / count as f64,
+        cpu: cpu * 1000.0 / count as f64,
+    }
 }
 
 /// Sends `count` messages at the rate, and answers when each began; one that began late because the one before was slow

@@ -9,11 +9,13 @@ use super::{
     Two, agree, arrives,
     outage::{is_shown, speak},
     share_history,
-    trust::{admin_of, patch},
+    trust::patch,
 };
 
-/// How many messages wait while a broker is away; each becomes a transaction of its own, or shares one with others.
+/// How many messages wait while the broker of the other domain is away …
 const SAID: usize = 120;
+/// … and while one's own is.
+const PENDING: usize = 1_000;
 
 /// Two domains, and their brokers.
 struct Linked {
@@ -42,7 +44,7 @@ impl Linked {
         let [of_a, of_b] = &brokers;
         of_a.open_line("b.test").await;
         of_b.open_line("a.test").await;
-        let admins = [admin_of(&a).await, admin_of(&b).await];
+        let admins = [a.admin().await, b.admin().await];
         let two = Two::people(network, a, b).await;
         let linked = Self { two, brokers, admins };
         let [of_a, of_b] = &linked.brokers;
@@ -87,12 +89,12 @@ impl Linked {
     }
 }
 
-async fn server(network: &Network, engine: &Engine, name: &str, broker: &Broker) -> Server {
+pub(super) async fn server(network: &Network, engine: &Engine, name: &str, broker: &Broker) -> Server {
     network.server(engine, name).await.set("bus", "url", broker.server_url().await).start().await
 }
 
 /// How many read what `peer` sends; `None`: there is no such queue.
-async fn readers(broker: &Broker, peer: &str) -> Option<u64> {
+pub(super) async fn readers(broker: &Broker, peer: &str) -> Option<u64> {
     let (_, queue) = broker.api("GET", &format!("/queues/fed.{peer}/fed.in.{peer}"), None).await;
     queue["consumers"].as_u64()
 }
@@ -133,7 +135,7 @@ async fn over_shovels_everything_arrives_once_whatever_brokers_do() {
     is_shown(&mut reader, &room, &said).await;
     // So does one's own, cleanly.
     linked.brokers[0].stop().await;
-    said.extend(speak(&linked.two.alice, &room, SAID).await);
+    said.extend(speak(&linked.two.alice, &room, PENDING).await);
     linked.brokers[0].restart().await;
     is_shown(&mut reader, &room, &said).await;
     converse(&linked.two, &room).await;
@@ -162,6 +164,8 @@ async fn over_upstreams_a_transaction_takes_the_broker_when_https_fails_and_goes
     let mut readers = [Reader::start(two.bob.another()).await, Reader::start(two.alice.another()).await];
     assert!(linked.over_https().iter().all(|count| *count > 0), "with both, HTTPS is taken");
 
+    assert_eq!(line(&linked).await["transport"], "https");
+
     // HTTPS is cut while people talk.
     let mut said = speak(&two.alice, &room, 5).await;
     two.network.part("a.test", "b.test");
@@ -172,6 +176,12 @@ async fn over_upstreams_a_transaction_takes_the_broker_when_https_fails_and_goes
     is_shown(&mut readers[1], &room, &answer).await;
     let took = began.elapsed();
     assert!(took < PATIENCE, "it took {took:?} to go another way");
+    let over_the_broker = line(&linked).await;
+    assert_eq!(over_the_broker["transport"], "amqp", "{over_the_broker}");
+    assert!(
+        over_the_broker["last_failure"].as_str().is_some_and(|why| why.starts_with("https: ")),
+        "{over_the_broker}"
+    );
 
     // It is back, and taken again within seconds. Both ways are up now.
     let before = linked.over_https();
@@ -199,6 +209,13 @@ async fn over_upstreams_a_transaction_takes_the_broker_when_https_fails_and_goes
     agree(&room, &[&two.alice, &two.bob]).await;
 }
 
+/// How the first of the two sends to the other.
+async fn line(linked: &Linked) -> Value {
+    let bus = linked.admins[0].get("/api/v1/admin/bus").await.ok();
+    let lines = bus["lines"].as_array().cloned().unwrap_or_default();
+    lines.into_iter().find(|line| line["peer"] == "b.test").unwrap_or_else(|| panic!("there is no line: {bus}"))
+}
+
 /// A transaction in an envelope, as `peer` sends it.
 fn envelope(peer: &FakePeer, id: &str, changes: Value) -> Value {
     let mut envelope = json!({
@@ -221,7 +238,7 @@ async fn what_nobody_can_believe_is_set_aside_and_stops_nothing() {
     let (peer, other) = (FakePeer::start(&network, "c.test").await, FakePeer::start(&network, "d.test").await);
     broker.open_line("c.test").await;
     broker.listen_in("c.test", "fed.out.c.test", "answers").await;
-    let admin = admin_of(&server).await;
+    let admin = server.admin().await;
     patch(&admin, "c.test", json!({ "level": "full", "transport": "amqp", "reason": "a story" })).await.ok();
     eventually("what c.test sends is read", async || (readers(&broker, "c.test").await == Some(1)).then_some(())).await;
 
@@ -292,7 +309,7 @@ async fn what_nobody_can_believe_is_set_aside_and_stops_nothing() {
 async fn who_asks_for_a_broker_that_is_not_there_is_told_so() {
     let network = Network::new();
     let server = network.server(&Engine::Sqlite, "a.test").await.start().await;
-    let admin = admin_of(&server).await;
+    let admin = server.admin().await;
     let wish = json!({ "level": "full", "transport": "amqp", "reason": "a story" });
     patch(&admin, "*.b.test", wish.clone()).await.problem(400, "invalid");
     patch(&admin, "b.test", wish.clone()).await.ok();
@@ -301,7 +318,7 @@ async fn who_asks_for_a_broker_that_is_not_there_is_told_so() {
     let Some(programs) = Broker::programs() else { return };
     let broker = Broker::start(&programs, "c.test").await;
     let server = self::server(&network, &Engine::Sqlite, "c.test", &broker).await;
-    let admin = admin_of(&server).await;
+    let admin = server.admin().await;
     // Nobody needs a link who goes either way.
     patch(&admin, "d.test", json!({ "level": "full", "reason": "a story" })).await.ok();
     patch(&admin, "b.test", wish).await.ok();

@@ -3,7 +3,7 @@
 use federation_tests::{Client, FakePeer, Network, eventually, now, on_each_engine};
 use serde_json::{Value, json};
 
-use super::trust::{admin_of, patch};
+use super::trust::patch;
 
 const BROADCASTS: &str = "/api/v1/broadcasts";
 const ACROSS: &str = "/api/v1/federation/broadcasts";
@@ -40,7 +40,7 @@ async fn trusts(admin: &Client, peer: &str, level: &str) {
 async fn full_peers_are_told_once_whatever_happens_on_the_way() {
     on_each_engine(async |engine| {
         let (network, [mut a, b]) = Network::start(&engine, ["a.test", "b.test"]).await;
-        let (anna, bert) = (admin_of(&a).await, admin_of(&b).await);
+        let (anna, bert) = (a.admin().await, b.admin().await);
         let bob = b.register_with_secret("bob").await;
         trusts(&anna, "b.test", "full").await;
         trusts(&bert, "a.test", "full").await;
@@ -90,7 +90,7 @@ async fn who_is_not_trusted_so_far_neither_tells_nor_is_told() {
         let network = Network::new();
         let a = network.server(&engine, "a.test").await.start().await;
         let b = network.server(&engine, "b.test").await.set("broadcasts", "from_peers", false).start().await;
-        let (anna, bert) = (admin_of(&a).await, admin_of(&b).await);
+        let (anna, bert) = (a.admin().await, b.admin().await);
         let to_b = json!({ "kind": "domains", "domains": ["b.test"] });
         let across = |id: &str| json!({ "id": id, "title": id, "body": "x", "audience": to_b.clone(), "across": true });
         let becomes = async |id: &str, word: &str| {

@@ -12,7 +12,7 @@ use model::peer::{Capability, Context, Decision, Direction, Fact, Grant, Regard,
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use super::trust::{admin_of, patch};
+use super::trust::patch;
 
 /// What there is no way to ask for yet: nothing may be done by it at any level.
 const NOT_YET: [Capability; 1] = [Capability::Broadcasts];
@@ -54,7 +54,7 @@ impl World {
                 Reply::Json(200, json!({ "event": event }))
             })
         });
-        let admin = admin_of(&server).await;
+        let admin = server.admin().await;
         let (alice, stella) = (server.register_with_secret("alice").await, server.register_with_secret("stella").await);
         for (client, name) in [(&alice, "Alice Known"), (&stella, "Stella Strange")] {
             let path = format!("profile/{}/displayname", enc(&client.user_id));

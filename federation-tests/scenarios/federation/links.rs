@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::{
     admin::{comity, done},
-    trust::{admin_of, patch},
+    trust::patch,
 };
 
 /// Two brokers on a busy machine take longer than what else a test waits for.
@@ -57,7 +57,7 @@ impl Side {
             .set("bus", "public_url", public_url)
             .set("bus", "link", kind);
         let server = server.start().await;
-        let admin = admin_of(&server).await;
+        let admin = server.admin().await;
         Self { broker, server, admin, name }
     }
 

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{
     admin::{comity, done},
-    trust::{admin_of, patch},
+    trust::patch,
 };
 
 const PATH: &str = "/api/v1/federation/list";
@@ -50,7 +50,7 @@ async fn a_server_goes_by_the_list_of_another() {
         let network = Network::new();
         let (a, b) = (limited(&network, &engine, "a.test").await, limited(&network, &engine, "b.test").await);
         let c = FakePeer::start(&network, "c.test").await;
-        let (publisher, admin) = (admin_of(&a).await, admin_of(&b).await);
+        let (publisher, admin) = (a.admin().await, b.admin().await);
         // There is nothing to subscribe to yet.
         put(&admin, "a.test", json!({ "highest_level": "full", "reason": "a story" }))
             .await
@@ -117,7 +117,7 @@ async fn lists_are_published_and_subscribed_to_by_the_command_line_and_kept_up_w
         let a = limited(&network, &engine, "a.test").await;
         let b = network.server(&engine, "b.test").await.set("federation", "default_trust", "limited");
         let b = b.set("federation", "list_refresh", "1s").start().await;
-        let admin = admin_of(&b).await;
+        let admin = b.admin().await;
         done(&a, &["peer", "set", "c.test", "--level", "full", "--reason", "we know them"]).await;
         let said =
             done(&a, &["list", "publish", "--from", "peers", "--set", "d.test=restricted", "--reason", "as agreed"]);
@@ -184,7 +184,7 @@ async fn a_publisher_that_lies_is_refused_by_a_code_of_its_own_and_what_it_said_
     on_each_engine(async |engine| {
         let network = Network::new();
         let server = limited(&network, &engine, "b.test").await;
-        let admin = admin_of(&server).await;
+        let admin = server.admin().await;
         let publisher = FakePeer::start(&network, "p.test").await;
         let liar = FakePeer::start(&network, "liar.test").await;
         let answers = |reply: Reply| publisher.reply("GET", PATH, reply);
@@ -281,7 +281,7 @@ async fn a_list_that_runs_out_goes_on_and_is_then_closed_to_newcomers() {
         let server = network.server(&engine, "b.test").await.set("federation", "default_trust", "limited");
         let server = server.set("federation", "list_refresh", "1s").set("federation", "list_grace", "1h");
         let mut server = server.start().await;
-        let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
+        let (admin, alice) = (server.admin().await, server.register_with_secret("alice").await);
         let publisher = FakePeer::start(&network, "p.test").await;
         let known = FakePeer::start(&network, "c.test").await;
         let stranger = FakePeer::start(&network, "d.test").await;
@@ -343,7 +343,7 @@ async fn a_list_that_runs_out_goes_on_and_is_then_closed_to_newcomers() {
 async fn a_publisher_that_changes_its_key_is_followed_if_the_old_one_has_signed_that() {
     let network = Network::new();
     let server = limited(&network, &Engine::Sqlite, "b.test").await;
-    let admin = admin_of(&server).await;
+    let admin = server.admin().await;
     let publisher = FakePeer::start(&network, "p.test").await;
     let signer = FakePeer::start(&network, "key.test").await;
     publisher.reply("GET", PATH, Reply::Json(200, list(&publisher, 1, now() - HOUR, now() + HOUR, "full")));
@@ -383,7 +383,7 @@ async fn a_publisher_that_changes_its_key_is_followed_if_the_old_one_has_signed_
 async fn a_listed_server_that_shows_another_key_is_not_believed() {
     let network = Network::new();
     let server = limited(&network, &Engine::Sqlite, "b.test").await;
-    let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
+    let (admin, alice) = (server.admin().await, server.register_with_secret("alice").await);
     let publisher = FakePeer::start(&network, "p.test").await;
     let honest = FakePeer::start(&network, "c.test").await;
     let other = FakePeer::start(&network, "d.test").await;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{
     admin::{comity, done},
-    trust::{admin_of, patch},
+    trust::patch,
 };
 
 const PEERING: &str = "/api/v1/admin/peering";
@@ -54,7 +54,7 @@ impl Scene {
         let network = Network::new();
         let a = network.server(engine, "a.test").await.set("federation", "default_trust", "limited").start().await;
         let b = network.server(engine, "b.test").await.set("federation", "default_trust", "blocked").start().await;
-        let (anna, bert) = (admin_of(&a).await, admin_of(&b).await);
+        let (anna, bert) = (a.admin().await, b.admin().await);
         Self { network, _servers: [a, b], anna, bert }
     }
 
@@ -159,7 +159,7 @@ async fn offers_are_made_and_accepted_by_the_command_line_beside_running_servers
     assert!(done(&a, &["peer", "list"]).await.contains("b.test\tfull\tactive"));
 
     // Where the other one says to be is told, and no more.
-    let bert = admin_of(&b).await;
+    let bert = b.admin().await;
     let agreed = seen(&bert, id).await;
     assert_eq!((&agreed["endpoint"], &agreed["contact"]), (&json!("10.0.0.1:8448"), &json!("+00 1234")), "{agreed}");
     assert!(peer_row(&bert, "a.test").await["settings"]["endpoint"].is_null());
@@ -227,7 +227,7 @@ async fn who_stands_between_two_servers_and_swaps_their_keys_is_found_out() {
     let (network, [a, b]) = Network::start_mixed(["a.test", "b.test"]).await;
     let posing_as_b = impostor(&network, "a.test", "b.test").await;
     let posing_as_a = impostor(&network, "b.test", "a.test").await;
-    let (anna, bert) = (admin_of(&a).await, admin_of(&b).await);
+    let (anna, bert) = (a.admin().await, b.admin().await);
     let (hers, his) = (words_of(&anna).await, words_of(&bert).await);
 
     // Anna's server is shown the keys of somebody in between, and Bert says other words.
@@ -254,7 +254,7 @@ async fn who_stands_between_two_servers_and_swaps_their_keys_is_found_out() {
 async fn who_comes_between_two_servers_after_the_offer_was_made_is_found_out() {
     let (network, [a, b]) = Network::start_mixed(["a.test", "b.test"]).await;
     let _posing_as_a = impostor(&network, "b.test", "a.test").await;
-    let (anna, bert) = (admin_of(&a).await, admin_of(&b).await);
+    let (anna, bert) = (a.admin().await, b.admin().await);
     let (hers, his) = (words_of(&anna).await, words_of(&bert).await);
 
     // Anna's own offer comes through, but who answers for her server is not her server.
@@ -324,7 +324,7 @@ async fn what_makes_no_sense_is_refused_and_changes_nothing() {
     let network = Network::new();
     let b = network.server(&Engine::Sqlite, "b.test").await.start().await;
     let peer = FakePeer::start(&network, "a.test").await;
-    let bert = admin_of(&b).await;
+    let bert = b.admin().await;
     let good = offer_of(&peer, &b).await;
     let ours = keys_in(&peer);
     let changed = |path: &str, value: Value| {

@@ -125,8 +125,7 @@ fn replace_key(server: &Server) {
 async fn who_is_pinned_may_change_its_key_but_nobody_may_change_it_for_them() {
     let mut two = Two::meet_mixed().await;
     let room = two.public_room().await;
-    let mut admin = two.b.anonymous();
-    admin.register_with_secret(two.b.shared_secret(), "root", "a long password", true).await;
+    let admin = two.b.admin().await;
     let of_a = "/api/v1/admin/peers/a.test";
     let pins = async |admin: &Client| {
         let view = admin.get(of_a).await.ok();

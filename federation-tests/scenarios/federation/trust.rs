@@ -1,6 +1,6 @@
 //! What the trust in a peer allows and refuses, on the real binary.
 
-use federation_tests::{Answer, Client, Engine, FakePeer, Network, Server, enc, eventually, on_each_engine};
+use federation_tests::{Answer, Client, Engine, FakePeer, Network, enc, eventually, on_each_engine};
 use model::peer::{Capability, Grant, TABLE, TrustLevel};
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -8,12 +8,6 @@ use serde_json::{Value, json};
 use super::{Two, agree, arrives, becomes, is_known, share_history, state_becomes};
 
 /// Somebody who may decide about peers.
-pub(super) async fn admin_of(server: &Server) -> Client {
-    let mut admin = server.anonymous();
-    admin.register_with_secret(server.shared_secret(), "root", "a long password", true).await;
-    admin
-}
-
 pub(super) async fn patch(admin: &Client, peer: &str, change: Value) -> Answer {
     let path = format!("/api/v1/admin/peers/{}", enc(peer));
     admin.attempt(Method::PATCH, &path, Some(&change)).await.expect("the server answers")
@@ -28,7 +22,7 @@ async fn each_capability_is_at_each_level_what_the_table_says() {
     let network = Network::new();
     let server = network.server(&Engine::Sqlite, "a.test").await.start().await;
     let peer = FakePeer::start(&network, "b.test").await;
-    let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
+    let (admin, alice) = (server.admin().await, server.register_with_secret("alice").await);
     let room = alice.create_public_room().await;
     let uploaded = alice.raw(Method::POST, "/_matrix/media/v3/upload", "text/plain", "hello".into());
     let uploaded = uploaded.await.expect("it is taken").ok();
@@ -111,7 +105,7 @@ async fn each_capability_is_at_each_level_what_the_table_says() {
 async fn what_a_server_says_that_a_room_does_not_trust_is_withheld_until_it_does() {
     on_each_engine(async |engine| {
         let (_network, [a, b, c]) = Network::start(&engine, ["a.test", "b.test", "c.test"]).await;
-        let admin = admin_of(&a).await;
+        let admin = a.admin().await;
         trust(&admin, "c.test", TrustLevel::Restricted).await;
         let alice = a.register_with_secret("alice").await;
         let bob = b.register_with_secret("bob").await;
@@ -163,7 +157,7 @@ async fn a_server_that_nobody_has_set_is_trusted_as_the_configuration_says() {
     let server = network.server(&Engine::Sqlite, "a.test").await;
     let mut server = server.set("federation", "default_trust", "blocked").start().await;
     let (known, unknown) = (FakePeer::start(&network, "b.test").await, FakePeer::start(&network, "c.test").await);
-    let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
+    let (admin, alice) = (server.admin().await, server.register_with_secret("alice").await);
     let profile = format!("/_matrix/federation/v1/query/profile?user_id={}", enc(&alice.user_id));
     for peer in [&known, &unknown] {
         peer.get(&server, &profile).await.refused(403, "M_FORBIDDEN");
@@ -196,7 +190,7 @@ fn typists(answer: &Value, room: &str) -> Option<Vec<String>> {
 #[tokio::test]
 async fn what_passes_is_told_and_heard_as_far_as_a_peer_is_trusted() {
     let two = Two::meet_mixed().await;
-    let admin = admin_of(&two.a).await;
+    let admin = two.a.admin().await;
     trust(&admin, "b.test", TrustLevel::Limited).await;
     let room = two.room("12").await;
     let types = async |who: &Client, typing: bool| {
@@ -249,7 +243,7 @@ async fn what_passes_is_told_and_heard_as_far_as_a_peer_is_trusted() {
 async fn a_room_that_wants_it_keeps_out_whom_its_server_does_not_trust_by_the_means_of_matrix() {
     on_each_engine(async |engine| {
         let (network, [a, b, c]) = Network::start(&engine, ["a.test", "b.test", "c.test"]).await;
-        let admin = admin_of(&a).await;
+        let admin = a.admin().await;
         let alice = a.register_with_secret("alice").await;
         let bob = b.register_with_secret("bob").await;
         let carol = c.register_with_secret("carol").await;
@@ -316,7 +310,7 @@ async fn who_comes_into_a_room_and_is_not_trusted_by_default_is_denied_there() {
     let a = network.server(&Engine::Sqlite, "a.test").await.set("federation", "default_trust", "limited").start().await;
     let b = network.server(&Engine::Sqlite, "b.test").await.start().await;
     let c = network.server(&Engine::Sqlite, "c.test").await.start().await;
-    let admin = admin_of(&a).await;
+    let admin = a.admin().await;
     trust(&admin, "b.test", TrustLevel::Full).await;
     let alice = a.register_with_secret("alice").await;
     let bob = b.register_with_secret("bob").await;
@@ -345,7 +339,7 @@ async fn who_comes_into_a_room_and_is_not_trusted_by_default_is_denied_there() {
 #[tokio::test]
 async fn a_list_is_not_kept_in_the_name_of_somebody_who_may_not_change_it() {
     let (_network, [a, b]) = Network::start(&Engine::Sqlite, ["a.test", "b.test"]).await;
-    let (admin, of_b) = (admin_of(&a).await, admin_of(&b).await);
+    let (admin, of_b) = (a.admin().await, b.admin().await);
     let alice = a.register_with_secret("alice").await;
     let bob = b.register_with_secret("bob").await;
     // Bob may demand trust, and nothing else.
@@ -385,7 +379,7 @@ async fn a_peer_is_where_an_admin_says_and_nowhere_else() {
     // Everything in this network is at private addresses.
     let server = server.set("federation", "allow_private_addresses", false).start().await;
     let peer = FakePeer::start(&network, "b.test").await;
-    let (admin, alice) = (admin_of(&server).await, server.register_with_secret("alice").await);
+    let (admin, alice) = (server.admin().await, server.register_with_secret("alice").await);
     let reaches = async |name: &str| {
         alice.get(&format!("profile/{}", enc(&peer.user(name)))).await;
         let heard = peer.heard();
@@ -425,7 +419,7 @@ async fn a_peer_is_where_an_admin_says_and_nowhere_else() {
 #[tokio::test]
 async fn people_of_a_peer_come_into_as_many_rooms_as_an_admin_has_set() {
     let two = Two::meet_mixed().await;
-    let admin = admin_of(&two.a).await;
+    let admin = two.a.admin().await;
     let limit = async |rooms: u64| {
         let change = json!({ "level": "full", "limits": { "rooms": rooms }, "reason": "a story" });
         patch(&admin, "b.test", change).await.ok();

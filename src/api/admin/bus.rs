@@ -1,5 +1,6 @@
 //! The broker, and the links with those of peers.
 
+use federation::LineStatus;
 use peers::{
     Links, LinksError,
     links::{BusStatus, way_of},
@@ -37,6 +38,10 @@ struct Bus {
     #[serde(flatten)]
     #[schema(value_type = Object)]
     status: Option<BusStatus>,
+    /// The lines over the broker to peers whose transport is `auto` or `amqp`, as this node has them: how each is, and the way
+    /// that transactions to the peer go at present.
+    #[schema(value_type = Vec<Object>)]
+    lines: Vec<LineStatus>,
 }
 
 /// How this server logs in at a peer's broker.
@@ -74,7 +79,7 @@ async fn bus(call: Call<Viewer>) -> Answer<Bus> {
         Some(links) => Some(links.status().await?),
         None => None,
     };
-    Ok(Bus { managed: status.is_some(), status })
+    Ok(Bus { managed: status.is_some(), status, lines: call.services.carrier.status() })
 }
 
 async fn set(call: Call<Admin, Nothing, Wish>) -> Answer<Nothing> {

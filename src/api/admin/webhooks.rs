@@ -1,6 +1,6 @@
-//! Webhooks: addresses that are told what happens here.
+//! Webhooks: addresses that are told what happens here, or asked before it does.
 
-use integrations::{Webhook, webhooks::WebhookWish};
+use integrations::{AnyWebhook, webhooks::WebhookWish};
 use model::{Millis, Position};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -14,8 +14,15 @@ use crate::{
 pub(super) fn endpoints() -> Vec<Endpoint> {
     vec![
         get("/api/v1/admin/webhooks", "The webhooks: where to, how far each has come, and what went wrong.", all),
-        post("/api/v1/admin/webhooks", "Makes a webhook, which is told what happens from now on.", create)
-            .explained("`secret` of the answer is told this once: requests are signed with it, see docs/webhooks.md."),
+        post(
+            "/api/v1/admin/webhooks",
+            "Makes a webhook, which is told what happens from now on, or asked before.",
+            create,
+        )
+        .explained(
+            "With `when` `before` it is asked before the `acts`, and may refuse or change them. `secret` of the answer \
+                 is told this once: requests are signed with it, see docs/webhooks.md.",
+        ),
         delete("/api/v1/admin/webhooks/{id}", "Removes a webhook, with what it did not take.", remove),
         post("/api/v1/admin/webhooks/{id}/replay", "Tells a webhook again what came after a position.", replay)
             .explained(
@@ -38,12 +45,12 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 #[derive(Serialize, ToSchema)]
 #[serde(transparent)]
 #[schema(value_type = Object)]
-struct WebhookView(Webhook);
+struct WebhookView(AnyWebhook);
 
 /// All webhooks.
 #[derive(Serialize, ToSchema)]
 struct AllWebhooks {
-    /// By age.
+    /// Those that are told what happens, by age; then those that are asked, in the order in which they are.
     webhooks: Vec<WebhookView>,
 }
 

@@ -1,8 +1,9 @@
 //! What other servers ask on the native API: deliver messages, say who is there, look for people, ask how they are seen, offer to
-//! be peers, and tell people here of broadcasts.
+//! be peers, tell people here of broadcasts, and share what full peers share.
 
 mod authenticate;
 mod broadcasts;
+mod cascade;
 mod deliver;
 mod list;
 mod mq_info;
@@ -28,6 +29,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         list::endpoints(),
         broadcasts::endpoints(),
         mq_info::endpoints(),
+        cascade::endpoints(),
     ]
     .concat()
 }

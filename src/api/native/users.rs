@@ -1,13 +1,13 @@
 //! People: those of this server, and those of others as far as they are known here.
 
 use model::{Address, Millis, Refusal as _};
-use ruma::{OwnedServerName, OwnedUserId, presence::PresenceState};
+use ruma::{OwnedServerName, OwnedUserId, UserId, presence::PresenceState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use users::native_name;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Answer, Call, Endpoint, get};
+use super::{Answer, Call, Endpoint, directory::Work, get};
 use crate::{Problem, Services, Session};
 
 /// The endpoints of this file.
@@ -20,7 +20,8 @@ pub(super) fn routes() -> Vec<Endpoint> {
         ),
         get("/api/v1/users", "Looks for people.", search).explained(
             "Of this server, by a part of their name or localpart; or, with `server`, of that server, as far as the two servers \
-             trust each other: by a part of the name, or by the whole of it.",
+             trust each other: by a part of the name, or by the whole of it. Of a full peer that shares its directory it is answered \
+             from what that has told, see docs/cascade.md.",
         ),
     ]
 }
@@ -60,6 +61,9 @@ struct FoundPerson {
     display_name: Option<String>,
     /// The picture, an `mxc://` URI; null: none.
     avatar_url: Option<String>,
+    /// What the person is in the organisation, if something is known of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    work: Option<Work>,
 }
 
 /// How many people one search finds at most.
@@ -71,7 +75,10 @@ async fn search(call: Call<Session, Search>) -> Answer<FoundPeople> {
         Some(server) => users.search_at(asker, server, &call.query.q).await?,
         None => users.search(asker, &call.query.q, MOST_FOUND).await?,
     };
+    let ids: Vec<&UserId> = found.people.iter().map(|person| &*person.user_id).collect();
+    let mut cards = users.cards(&ids).await?;
     let people = found.people.into_iter().map(|person| FoundPerson {
+        work: cards.remove(&person.user_id).map(Work::from),
         address: person.user_id.clone().into(),
         user_id: person.user_id,
         display_name: person.display_name.map(|name| native_name(&name).to_owned()),
@@ -104,6 +111,9 @@ struct User {
     fetched_at: Option<Millis>,
     /// Until when it isn't asked again, milliseconds since 1970; null: this is the user's server.
     expires_at: Option<Millis>,
+    /// What the user is in the organisation, if something is known of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    work: Option<Work>,
 }
 
 /// Whether somebody is there.
@@ -132,6 +142,7 @@ async fn one(call: Call<Session>) -> Answer<User> {
             stale_since: None,
             fetched_at: None,
             expires_at: None,
+            work: None,
             address,
         }
     } else {
@@ -145,10 +156,12 @@ async fn one(call: Call<Session>) -> Answer<User> {
             stale_since: user.stale_since,
             fetched_at: Some(user.fetched_at),
             expires_at: Some(user.expires_at),
+            work: None,
             address,
         }
     };
     user.display_name = user.display_name.map(|name| native_name(&name).to_owned());
+    user.work = services.users.cards(&[&user.user_id]).await?.remove(&user.user_id).map(Work::from);
     user.status = status_of(services, asker, &user.user_id).await?;
     Ok(user)
 }

@@ -6,7 +6,7 @@ use ruma::UserId;
 ///
 /// | key | type | lasts | what | without the cache |
 /// |---|---|---|---|---|
-/// | `presence:{USER}` | string | as long as it is refreshed | a user is there, and how | each node knows of its own users |
+/// | `presence:{USER}` | hash, node → ms | 30 s after a node told it last; of another server's user 35 min | which nodes see a user, and when active last | each node knows of its own users |
 /// | `ws:session:{USER}` | hash, device → node | as long as it is refreshed | where a user's devices are connected | every node looks |
 /// | `im:unread:{USER}` | hash, room → count | until it is counted anew | what is unread | counted from the store |
 /// | `im:rate:KIND:{WHO}` | string, µs | until the bucket is full | when a bucket is full again | a bucket in each node |
@@ -18,7 +18,7 @@ use ruma::UserId;
 pub struct Key(String);
 
 impl Key {
-    /// How a user is there.
+    /// Which nodes see a user.
     pub fn presence(user_id: &UserId) -> Self {
         Self(format!("presence:{{{user_id}}}"))
     }

@@ -127,6 +127,18 @@ impl Memory {
         }
     }
 
+    pub(super) fn spend(&self, key: &Key, bucket: Bucket, many: u32) -> Option<Duration> {
+        let now = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let mut state = self.state();
+        let full_at = match state.find(key).map(|entry| &entry.what) {
+            Some(What::Bucket(full_at)) => *full_at,
+            _ => now,
+        };
+        let (full_at, wait) = bucket.spend(full_at, now, many);
+        state.insert(key, What::Bucket(full_at), Duration::from_micros(full_at - now));
+        wait
+    }
+
     pub(super) fn acquire(&self, key: &Key, holder: &str, lasts: Duration) -> Option<Token> {
         let mut state = self.state();
         if let Some(Entry { what: What::Lock { holder: other, .. }, .. }) = state.find(key)

@@ -81,6 +81,12 @@ impl Redis {
         Ok((wait > 0).then(|| Duration::from_micros(wait)))
     }
 
+    pub(super) async fn spend(&self, key: &Key, bucket: Bucket, many: u32) -> Result<Option<Duration>, CacheError> {
+        let (period, burst) = (bucket.period_micros(), bucket.burst.max(1));
+        let wait: u64 = self.eval("spend", SCRIPTS.spend.key(key.as_str()).arg(period).arg(burst).arg(many)).await?;
+        Ok((wait > 0).then(|| Duration::from_micros(wait)))
+    }
+
     pub(super) async fn acquire(&self, key: &Key, holder: &str, lasts: Duration) -> Result<Option<Token>, CacheError> {
         let last = format!("{}:token", key.as_str());
         let token: u64 =

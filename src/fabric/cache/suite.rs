@@ -83,6 +83,13 @@ async fn buckets(cache: &Cache) {
     assert!(wait > Duration::from_secs(1) && wait <= Duration::from_secs(2), "{wait:?}");
     assert_eq!(cache.take(&bob, bucket).await.expect("it answers"), None, "a bucket for each");
 
+    // What was spent before it was counted is owed.
+    let carol = Key::rate("messages", "@carol:a.test");
+    assert_eq!(cache.spend(&carol, bucket, 2).await.expect("it answers"), None, "there is one left");
+    let wait = cache.spend(&carol, bucket, 2).await.expect("it answers").expect("it is overdrawn");
+    assert!(wait > Duration::from_secs(3) && wait <= Duration::from_secs(4), "{wait:?}");
+    assert!(cache.take(&carol, bucket).await.expect("it answers").is_some());
+
     // Whoever waits for as long as was said gets one, and asking in vain costs nothing.
     let quick = Bucket { period: Duration::from_millis(50), burst: 1 };
     let key = Key::rate("quick", "@alice:a.test");

@@ -16,6 +16,12 @@ const MOST_WAITING: i64 = 256 << 20;
 const MOST_DEAD: i64 = 10_000;
 const MOST_DEAD_BYTES: i64 = 64 << 20;
 const DEAD_FOR: i64 = 7 * 24 * 60 * 60 * 1_000;
+/// So many responses wait for a node: how many, in bytes, and for how long in milliseconds. The oldest make way.
+const MOST_OWN: i64 = 1_000;
+const MOST_OWN_BYTES: i64 = 64 << 20;
+const OWN_FOR: i64 = 5 * 60 * 1_000;
+/// The queue of a node that didn't come back for so long, in milliseconds, goes.
+const GONE_AFTER: i64 = 10 * 60 * 1_000;
 
 /// The reply codes of a broker where somebody may not, where nothing is there, and where something is there already that differs.
 const MAY_NOT: u16 = 403;
@@ -36,6 +42,38 @@ pub(super) async fn all(connection: &Connection, names: &Names) -> Result<(), Br
     dead.insert("x-max-length-bytes".into(), AMQPValue::LongLongInt(MOST_DEAD_BYTES));
     dead.insert("x-message-ttl".into(), AMQPValue::LongLongInt(DEAD_FOR));
     queue(connection, &names.dead, dead).await
+}
+
+/// The queue `own` of one node, into which every response is copied that comes into the exchange `incoming`. It outlives the
+/// connection, so that an answer that comes while that is made anew is not lost. False: it isn't there, and can't be made.
+pub(super) async fn own(
+    connection: &Connection,
+    own: &ShortString,
+    incoming: &ShortString,
+) -> Result<bool, BrokerError> {
+    let mut arguments = FieldTable::default();
+    for (name, value) in [
+        ("x-expires", GONE_AFTER),
+        ("x-message-ttl", OWN_FOR),
+        ("x-max-length", MOST_OWN),
+        ("x-max-length-bytes", MOST_OWN_BYTES),
+    ] {
+        arguments.insert(name.into(), AMQPValue::LongLongInt(value));
+    }
+    let made = async {
+        let channel = connection.create_channel().await?;
+        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+        channel.queue_declare(own.clone(), options, arguments).await?;
+        let (options, nothing) = (QueueBindOptions::default(), FieldTable::default());
+        channel.queue_bind(own.clone(), incoming.clone(), super::RESPONSE.into(), options, nothing).await?;
+        close(channel).await
+    };
+    match made.await {
+        Ok(()) => Ok(true),
+        // 404: in a cluster, the member that has it is away.
+        Err(error) if matches!(error.code(), Some(MAY_NOT | NOT_THERE | DIFFERS)) => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 async fn exchange(connection: &Connection, name: &ShortString) -> Result<(), BrokerError> {

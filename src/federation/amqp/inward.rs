@@ -1,14 +1,11 @@
 //! What a peer has sent over the broker.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use fabric::line::{Message, PublishError, Verdict};
 use model::{
     Refusal,
-    peer::{Capability, Context},
+    peer::{Capability, Context, Direction},
 };
 use peers::TrustError;
 use tracing::{debug, warn};
@@ -42,6 +39,10 @@ impl Inward {
 
     /// What becomes of a message.
     pub(super) async fn handle(&self, message: Message) -> Verdict {
+        if message.is_copy {
+            self.hear(&message).await;
+            return Verdict::Taken;
+        }
         match self.take(&message).await {
             Ok(verdict) => verdict,
             Err(Refused { reason, detail, .. }) => {
@@ -68,8 +69,7 @@ impl Inward {
         self.line.note_received(kind);
         let verdict = match kind {
             Kind::Response => {
-                let body: ResponseBody = envelope.content()?;
-                self.line.pending().answered(&envelope.transaction_id, body, Instant::now());
+                self.line.answered(&envelope.transaction_id, envelope.content()?, sent_at);
                 Verdict::Taken
             }
             Kind::Transaction => {
@@ -90,6 +90,22 @@ impl Inward {
         // It is there, and may be owed something, or have answered what is to be sent again.
         peers.note_heard(&self.line.peer);
         Ok(verdict)
+    }
+
+    /// Takes the copy of a response, for it may be this node that waits for it. Whether the original is all right says the node that
+    /// has it, and counts it.
+    async fn hear(&self, message: &Message) {
+        let taken = async {
+            let envelope = self.open(message).await?;
+            let trust = self.shared.peers.trust();
+            if envelope.kind == Kind::Response && trust.may_carry(&self.line.peer, Direction::In) {
+                self.line.answered(&envelope.transaction_id, envelope.content()?, envelope.sent_at);
+            }
+            Ok::<_, Refused>(())
+        };
+        if let Err(Refused { reason, detail, .. }) = taken.await {
+            debug!(server.name = %self.line.peer, reason, "the copy of a response counts for nothing: {detail}");
+        }
     }
 
     /// The envelope, if it may be believed.

@@ -11,10 +11,11 @@ use std::{
 use fabric::{Broker, Line, LinkState};
 use metrics::{counter, gauge};
 use model::Millis;
+use peers::PeerError;
 use ruma::{OwnedServerName, ServerName};
 use serde::Serialize;
 
-use super::{auto::Auto, envelope::Kind, pending::Pending};
+use super::{auto::Auto, bodies::ResponseBody, envelope::Kind, pending::Pending};
 use crate::now;
 
 /// How many envelopes are remembered as taken.
@@ -27,6 +28,8 @@ pub(super) struct PeerLine {
     auto: Mutex<Auto>,
     /// Envelopes that were taken, by what tells one from another.
     pub(super) seen: quick_cache::sync::Cache<(Kind, String, Millis), ()>,
+    /// Responses that were heard, as originals or as copies, by the same.
+    heard: quick_cache::sync::Cache<(String, Millis), ()>,
     figures: Figures,
 }
 
@@ -38,6 +41,7 @@ struct Figures {
     /// When the peer last answered, or said something, over the broker.
     heard_at: AtomicI64,
     last_refusal: Mutex<Option<String>>,
+    way: Mutex<WayStatus>,
 }
 
 /// How the line to a peer is.
@@ -67,17 +71,38 @@ pub struct LineStatus {
     /// When the peer was heard last over the broker, milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub heard_at: Option<Millis>,
+    /// The way by which transactions to the peer get through at present.
+    #[serde(flatten)]
+    pub way: WayStatus,
+}
+
+/// The way that transactions to a peer go.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct WayStatus {
+    /// `https` or `amqp`: by which the last one got through, if one did since the server started.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<&'static str>,
+    /// Since when they go this way, milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport_since: Option<Millis>,
+    /// Which way was last tried in vain, and why.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    /// When.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failed_at: Option<Millis>,
 }
 
 impl PeerLine {
-    /// `None`: the peer's name is too long for AMQP.
-    pub(super) fn new(broker: &Broker, peer: &ServerName) -> Option<Self> {
+    /// `node`: this one, where there may be several. `None`: the peer's name is too long for AMQP.
+    pub(super) fn new(broker: &Broker, peer: &ServerName, node: Option<&str>) -> Option<Self> {
         Some(Self {
             peer: peer.to_owned(),
-            wire: Line::new(broker, peer)?,
+            wire: Line::new(broker, peer, node)?,
             pending: Mutex::default(),
             auto: Mutex::default(),
             seen: quick_cache::sync::Cache::new(SEEN),
+            heard: quick_cache::sync::Cache::new(SEEN),
             figures: Figures::default(),
         })
     }
@@ -90,8 +115,34 @@ impl PeerLine {
         self.auto.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The peer has answered a transaction, in a response put into its envelope at `sent_at`. The same one counts once.
+    pub(super) fn answered(&self, id: &str, body: ResponseBody, sent_at: Millis) {
+        let key = (id.to_owned(), sent_at);
+        let mut pending = self.pending();
+        if self.heard.get(&key).is_none() {
+            self.heard.insert(key, ());
+            pending.answered(id, body, Instant::now());
+        }
+    }
+
     pub(super) fn note_sent(&self) {
         self.figures.sent.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What came of a transaction that went by `transport`. A refusal got through, too.
+    pub(super) fn note_outcome<T>(&self, transport: &'static str, outcome: &Result<T, PeerError>) {
+        let mut way = self.figures.way.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Err(error) if !matches!(error, PeerError::Refused { .. }) => {
+                way.last_failure = Some(format!("{transport}: {error}"));
+                way.failed_at = Some(now());
+            }
+            _ if way.transport != Some(transport) => {
+                way.transport = Some(transport);
+                way.transport_since = Some(now());
+            }
+            _ => {}
+        }
     }
 
     /// The peer was heard: the way here is open.
@@ -128,6 +179,7 @@ impl PeerLine {
             last_refusal: figures.last_refusal.lock().unwrap_or_else(PoisonError::into_inner).clone(),
             pending: self.pending().unanswered(),
             heard_at: (heard_at > 0).then_some(heard_at),
+            way: figures.way.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
     }
 }

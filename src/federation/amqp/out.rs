@@ -144,6 +144,7 @@ impl Shared {
         // As over HTTPS, whatever else the peer is trusted with.
         self.peers.trust().admit(&line.peer, Capability::Events, Direction::Out)?;
         let answer = self.exchange(line, request, timeout).await;
+        line.note_outcome("amqp", &answer);
         count("amqp", began, &answer);
         answer
     }
@@ -196,6 +197,7 @@ impl Shared {
 
 /// What came of HTTPS where there is another way.
 fn note_https(line: &PeerLine, answer: &Result<Response, PeerError>) {
+    line.note_outcome("https", answer);
     let worked = !answer.as_ref().err().is_some_and(is_no_way);
     if line.auto().https(worked, Instant::now()) {
         let peer = &line.peer;

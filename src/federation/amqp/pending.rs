@@ -99,13 +99,14 @@ impl Pending {
         self.entries.values().filter(|entry| entry.answer.is_none()).count()
     }
 
-    /// The oldest makes way; who waits for it does so in vain and tries again.
+    /// The oldest makes way: an answer that nobody has asked for, such as those to other nodes, or else one that is waited for, by
+    /// whoever does so in vain and tries again.
     fn make_room(&mut self) {
         if self.entries.len() < MOST {
             return;
         }
-        let oldest = self.entries.iter().min_by_key(|(_, entry)| entry.asked_at).map(|(id, _)| id.clone());
-        if let Some(oldest) = oldest {
+        let oldest = self.entries.iter().min_by_key(|(_, entry)| (entry.answer.is_none(), entry.asked_at));
+        if let Some(oldest) = oldest.map(|(id, _)| id.clone()) {
             self.entries.remove(&oldest);
         }
     }
@@ -154,5 +155,17 @@ mod tests {
             drop(pending.ask(&at.to_string(), began + Duration::from_millis(at.into())));
         }
         assert_eq!(pending.unanswered(), MOST);
+    }
+
+    #[test]
+    fn what_others_are_answered_crowds_out_nobody_who_waits() {
+        let (mut pending, began) = (Pending::default(), Instant::now());
+        let (mut answer, _) = waits(pending.ask("ours", began));
+        for at in 0..1_000_u32 {
+            pending.answered(&at.to_string(), ResponseBody::default(), began + Duration::from_millis(at.into()));
+        }
+        assert!(matches!(pending.ask("999", began), Ask::Answered(_)), "it may be asked by whoever takes over");
+        pending.answered("ours", ResponseBody::default(), began);
+        assert!(answer.try_recv().is_ok());
     }
 }

@@ -9,7 +9,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::follow::{FollowError, Follower, Stream, while_on_duty};
+use crate::follow::{FollowError, Follower, Lag, Stream, while_on_duty};
 
 /// Its name among those who follow the stream.
 const NAME: &str = "bus";
@@ -17,6 +17,8 @@ const NAME: &str = "bus";
 const AT_ONCE: usize = 1_000;
 /// The wait after something failed.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Between two figures of how far it is behind.
+const SHOWN_EVERY: Duration = Duration::from_secs(1);
 
 /// Publishes everything of `stream` at `bus` until `stop` is cancelled: of several nodes, one does.
 pub(super) async fn run(stream: &Stream, bus: &Bus, stop: &CancellationToken) {
@@ -43,12 +45,25 @@ async fn follow(stream: &Stream, bus: &Bus) {
             bus.publish(&messages).await
         })
     };
-    loop {
-        let passed = follower.pass(&tell).await;
-        gauge!("comity_bus_lag_positions").set(follower.lag() as f64);
-        if let Err(error) = passed {
-            wait_after(bus, error).await;
+    let lag = follower.lag();
+    let following = async {
+        loop {
+            if let Err(error) = follower.pass(&tell).await {
+                wait_after(bus, error).await;
+            }
         }
+    };
+    tokio::select! {
+        () = following => {}
+        () = show(&lag) => {}
+    }
+}
+
+/// Shows how far the bus is behind, also while the broker is away.
+async fn show(lag: &Lag) {
+    loop {
+        gauge!("comity_bus_lag_positions").set(lag.positions() as f64);
+        sleep(SHOWN_EVERY).await;
     }
 }
 

@@ -1,6 +1,13 @@
 //! Somebody who is told everything, in order.
 
-use std::{borrow::Cow, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use fabric::bus::Message;
 use futures_util::future::BoxFuture;
@@ -21,9 +28,22 @@ pub(crate) struct Follower {
     name: Cow<'static, str>,
     /// How many messages it takes at once.
     at_once: usize,
-    at: Position,
+    at: Arc<AtomicI64>,
     noted: Position,
     noted_when: Instant,
+}
+
+/// How far a follower is behind, for whoever looks while it follows.
+pub(crate) struct Lag {
+    stream: Stream,
+    at: Arc<AtomicI64>,
+}
+
+impl Lag {
+    /// How many positions it is behind.
+    pub(crate) fn positions(&self) -> i64 {
+        (self.stream.upto().0 - self.at.load(Relaxed)).max(0)
+    }
 }
 
 /// Why following stopped for now.
@@ -55,17 +75,17 @@ impl Follower {
                 visible
             }
         };
-        Ok(Self { stream, name, at_once, at, noted: at, noted_when: Instant::now() })
+        Ok(Self { stream, name, at_once, at: Arc::new(AtomicI64::new(at.0)), noted: at, noted_when: Instant::now() })
     }
 
     /// How far it has come.
     pub(crate) fn at(&self) -> Position {
-        self.at
+        Position(self.at.load(Relaxed))
     }
 
-    /// How many positions it is behind.
-    pub(crate) fn lag(&self) -> i64 {
-        (self.stream.upto().0 - self.at.0).max(0)
+    /// How far it is behind, now and from now on.
+    pub(crate) fn lag(&self) -> Lag {
+        Lag { stream: self.stream.clone(), at: self.at.clone() }
     }
 
     /// Tells everything that is new by `tell`, then waits for more, and returns when there is some. Where `tell` fails, the same
@@ -77,14 +97,14 @@ impl Follower {
         let mut news = self.stream.news();
         loop {
             news.mark_unchanged();
-            let stretch = self.stream.after(self.at, self.at_once).await?;
-            if stretch.upto <= self.at {
+            let stretch = self.stream.after(self.at(), self.at_once).await?;
+            if stretch.upto <= self.at() {
                 break;
             }
             if !stretch.messages.is_empty() {
                 tell(stretch.messages).await.map_err(FollowError::Told)?;
             }
-            self.at = stretch.upto;
+            self.at.store(stretch.upto.0, Relaxed);
             if self.noted_when.elapsed() >= NOTE_EVERY {
                 self.note().await?;
             }
@@ -100,11 +120,12 @@ impl Follower {
     /// Writes down how far it has come.
     pub(crate) async fn note(&mut self) -> Result<(), store::Error> {
         self.noted_when = Instant::now();
-        if self.at > self.noted {
+        let at = self.at();
+        if at > self.noted {
             let mut write = Write::new();
-            followers::moved(&mut write, &self.name, self.at, now());
+            followers::moved(&mut write, &self.name, at, now());
             self.stream.store().commit(write).await?;
-            self.noted = self.at;
+            self.noted = at;
         }
         Ok(())
     }

@@ -57,7 +57,9 @@ impl Recent {
         for (position, change) in committed.changes.iter() {
             let news = match change {
                 Change::Event(event) if position.0 > 0 => News::Event(event.clone()),
-                Change::User { user_id, stream: UserStream::Presence } => News::Presence(user_id.clone()),
+                Change::User { user_id, stream: UserStream::Presence } | Change::PresenceElsewhere { user_id, .. } => {
+                    News::Presence(user_id.clone())
+                }
                 Change::SystemEvent { id } => News::SystemEvent(id.clone()),
                 Change::Broadcast { id } => News::Broadcast(id.clone()),
                 _ => continue,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use model::{Millis, Position};
+use model::{Millis, Position, gate::Act};
 use peers::vault;
 use serde::Deserialize;
 use store::{
@@ -12,7 +12,7 @@ use store::{
 use tracing::info;
 use url::Url;
 
-use super::{MOST, Progress, SECRET, Webhook, WebhookError, Webhooks, follower_of};
+use super::{AnyWebhook, MOST, OnFailure, Progress, SECRET, Webhook, WebhookError, Webhooks, When, follower_of};
 use crate::now;
 
 /// The longest URL.
@@ -28,26 +28,44 @@ const KINDS: [&str; 5] = ["chat.message", "user.status", "system.notification", 
 pub struct WebhookWish {
     /// Where to: `https://…`, or `http://…` in a network of one's own.
     pub url: String,
-    /// Which routing keys it is told, with `*` for a word and `#` for any number of them.
+    /// Whether it is told afterwards or asked before.
+    #[serde(default)]
+    pub when: When,
+    /// Afterwards: which routing keys it is told, with `*` for a word and `#` for any number of them.
+    #[serde(default)]
     pub keys: Vec<String>,
+    /// Before: what it is asked about.
+    #[serde(default)]
+    pub acts: Vec<Act>,
+    /// Before: how long it may take to answer, 50 to 5000 milliseconds; left out: 1000.
+    #[serde(default)]
+    pub deadline_ms: Option<u32>,
+    /// Before: what is done when it does not answer.
+    #[serde(default)]
+    pub on_failure: Option<OnFailure>,
 }
 
 /// A webhook that was made.
 #[derive(Clone, Debug)]
 pub struct MadeWebhook {
     /// As it is now.
-    pub webhook: Webhook,
+    pub webhook: AnyWebhook,
     /// By which it knows that requests are from here. It is told this once.
     pub secret: String,
 }
 
 impl Webhooks {
-    /// Makes a webhook, which is told what happens from now on. `author`: who wants it.
+    /// Makes a webhook, which is told what happens from now on, or asked before. `author`: who wants it.
     pub async fn create(&self, author: &str, wish: WebhookWish) -> Result<MadeWebhook, WebhookError> {
         check_url(&wish.url)?;
-        check_keys(&wish.keys)?;
+        if wish.when == When::Before {
+            let (hook, secret) = self.shared.before.create(author, wish).await?;
+            info!(webhook.id = hook.id, author, "{author} made the webhook {}, which is asked before acts", hook.id);
+            return Ok(MadeWebhook { webhook: AnyWebhook::Before(hook), secret: secret.to_string() });
+        }
+        check_after(&wish)?;
         if self.shared.store.webhooks().all().await?.len() >= MOST {
-            return Err(WebhookError::TooMany);
+            return Err(WebhookError::TooMany(MOST));
         }
         let (id, secret) = (format!("{:016x}", rand::random::<u64>()), vault::password()?);
         let row = WebhookRow {
@@ -67,29 +85,32 @@ impl Webhooks {
         self.shared.store.commit(write).await?;
         self.shared.changed.notify_one();
         info!(webhook.id = row.id, author, "{author} made the webhook {}", row.id);
-        let webhook = self.shown(row, 0).await?;
+        let webhook = AnyWebhook::After(self.shown(row, 0).await?);
         Ok(MadeWebhook { webhook, secret: secret.to_string() })
     }
 
-    /// All of them.
-    pub async fn all(&self) -> Result<Vec<Webhook>, WebhookError> {
+    /// All of them: those that are told what happens by age, and then those that are asked, in the order in which they are.
+    pub async fn all(&self) -> Result<Vec<AnyWebhook>, WebhookError> {
         let reads = self.shared.store.webhooks();
         let buried: HashMap<_, _> = reads.buried().await?.into_iter().collect();
         let mut all = Vec::new();
         for row in reads.all().await? {
             let dead = buried.get(&row.id).copied().unwrap_or_default();
-            all.push(self.shown(row, dead).await?);
+            all.push(AnyWebhook::After(self.shown(row, dead).await?));
         }
+        all.extend(self.shared.before.all().await?.into_iter().map(AnyWebhook::Before));
         Ok(all)
     }
 
-    /// Tells it nothing any more, and forgets it.
+    /// Tells or asks it nothing any more, and forgets it.
     pub async fn remove(&self, author: &str, id: &str) -> Result<(), WebhookError> {
-        self.row(id).await?;
-        let mut write = Write::new();
-        webhooks::remove(&mut write, id, &follower_of(id));
-        self.shared.store.commit(write).await?;
-        self.shared.changed.notify_one();
+        if !self.shared.before.remove(id).await? {
+            self.row(id).await?;
+            let mut write = Write::new();
+            webhooks::remove(&mut write, id, &follower_of(id));
+            self.shared.store.commit(write).await?;
+            self.shared.changed.notify_one();
+        }
         info!(webhook.id = id, author, "{author} removed the webhook {id}");
         Ok(())
     }
@@ -142,6 +163,7 @@ impl Webhooks {
         let (stopped_at, stopped_why) = row.stopped.unzip();
         Ok(Webhook {
             id: row.id,
+            when: When::After,
             url: row.url,
             keys: serde_json::from_str(&row.patterns).unwrap_or_default(),
             created_by: row.created_by,
@@ -171,6 +193,21 @@ fn check_url(url: &str) -> Result<(), WebhookError> {
         ),
         Ok(_) => Ok(()),
         Err(error) => wrong(&format!("is none: {error}")),
+    }
+}
+
+fn check_after(wish: &WebhookWish) -> Result<(), WebhookError> {
+    check_keys(&wish.keys)?;
+    let fields = [
+        ("acts", !wish.acts.is_empty()),
+        ("deadline_ms", wish.deadline_ms.is_some()),
+        ("on_failure", wish.on_failure.is_some()),
+    ];
+    match fields.into_iter().find(|(_, is_set)| *is_set) {
+        Some((field, _)) => {
+            Err(WebhookError::Field { field, wrong: "is for a webhook that is asked: set `when` to `before`".into() })
+        }
+        None => Ok(()),
     }
 }
 

@@ -64,6 +64,8 @@ impl Peering {
 
     async fn say_all(&self, pauses: &mut HashMap<String, Pause>) -> Result<(), store::Error> {
         let open = self.store().peerings().open().await?;
+        // What was agreed by another process is in force already: it would seem ended to who doesn't know that yet.
+        self.peers.trust().load().await?;
         pauses.retain(|id, _| open.iter().any(|row| row.id == *id));
         for row in open {
             let pause = pauses.get(&row.id);

@@ -13,7 +13,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::json;
 
 use super::{BODY_SIGNATURE, Scope};
-use crate::{PeerError, Peers, client::Asked};
+use crate::{
+    PeerError, Peers,
+    client::{Asked, ORDINARY},
+};
 
 /// How long our tokens live, in seconds: as long as a request may take, and clocks differ.
 const LIFETIME: i64 = 120;
@@ -45,7 +48,7 @@ impl Peers {
         let headers = self.native_headers(destination, subject, scope, Some(&body));
         let headers = headers.map_err(|error| ours(error.to_string()))?;
         let asked = Asked { method: Method::POST, uri: request.path.to_owned(), headers, body: body.into() };
-        let answer = self.exchange_native(destination, asked).await?;
+        let answer = self.exchange_native(destination, asked, ORDINARY).await?;
         serde_json::from_slice(answer.body())
             .map_err(|error| PeerError::Malformed { server: destination.to_owned(), reason: error.to_string() })
     }
@@ -58,11 +61,23 @@ impl Peers {
         subject: &str,
         scope: Scope,
     ) -> Result<A, PeerError> {
+        self.get_native_up_to(ORDINARY, destination, uri, subject, scope).await
+    }
+
+    /// As [`Self::get_native`], for an answer of `bytes` at most.
+    pub async fn get_native_up_to<A: DeserializeOwned>(
+        &self,
+        bytes: usize,
+        destination: &ServerName,
+        uri: String,
+        subject: &str,
+        scope: Scope,
+    ) -> Result<A, PeerError> {
         let ours = |reason: String| PeerError::Configuration(format!("the request can't be made: {reason}"));
         let headers =
             self.native_headers(destination, subject, scope, None).map_err(|error| ours(error.to_string()))?;
         let asked = Asked { method: Method::GET, uri, headers, body: Bytes::new() };
-        let answer = self.exchange_native(destination, asked).await?;
+        let answer = self.exchange_native(destination, asked, bytes).await?;
         serde_json::from_slice(answer.body())
             .map_err(|error| PeerError::Malformed { server: destination.to_owned(), reason: error.to_string() })
     }

@@ -40,19 +40,21 @@ impl Peers {
             bodies.push(body);
         } else {
             let content: &RawValue = serde_json::from_slice(&body).map_err(not_json)?;
+            // Without the white space around it, which nobody signs.
+            let as_it_came = body.slice_ref(content.get().as_bytes());
             // Servers send what they signed, so it need not be taken apart; and numbers that canonical JSON lacks, or
             // one event nested too deep, are no reason to refuse everything else in a transaction.
             texts.push(asked.text(Some(content))?);
             // Another spelling is of use only where it can be brought into the canonical one.
             if let Ok(content) = serde_json::from_str::<CanonicalJsonValue>(content.get()) {
                 let canonical = content.to_string();
-                if canonical.as_bytes() != &*body {
+                if canonical.as_bytes() != &*as_it_came {
                     let content: &RawValue = serde_json::from_str(&canonical).map_err(not_json)?;
                     texts.push(asked.text(Some(content))?);
                     bodies.push(Bytes::from(canonical));
                 }
             }
-            bodies.insert(0, body);
+            bodies.insert(0, as_it_came);
         }
         let texts = texts.iter().map(Vec::as_slice);
         let signed = self.keys().check_texts(&claim.origin, &claim.signatures, texts).await?;
@@ -140,6 +142,8 @@ mod tests {
             // Spelt otherwise on the way: what counts is what was signed.
             let spaced = Wire { body: br#" {"b" : [1, "\u00e9"], "a":{"x":0}, "a":{}}"#.to_vec(), ..wire.clone() };
             assert_eq!(verify(&peers, &spaced).await.expect("it means the same"), wire.body);
+            let around = Wire { body: [b"\t".as_slice(), &wire.body, b"\r\n "].concat(), ..wire.clone() };
+            assert_eq!(verify(&peers, &around).await.expect("nobody signs what is around it"), wire.body);
             let other = Wire { header: wire.header.replace("a.test", "c.test"), ..wire.clone() };
             let with_name = verify(&peers, &other).await;
             assert_eq!(with_name, Err("bad_signature"));

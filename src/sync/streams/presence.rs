@@ -1,19 +1,30 @@
 //! Who is there: as users say, and as their syncing shows.
 //!
+//! `present` is what this node knows of that, `tend` what time does to it, `together` what nodes tell each other.
+//!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#presence>
 
+mod present;
+mod tend;
+mod together;
+
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     fmt::Write as _,
-    sync::{PoisonError, atomic::Ordering},
+    sync::{MutexGuard, PoisonError},
 };
 
 use model::{Millis, Position};
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState, presence::PresenceState};
+use store::{duties::Duty, presence::PresenceRow};
 
 use crate::{
     Answer, Sync, SyncError, SyncRequest, cells::InUse, filter::allows_plain, now, request::Look, shown::quoted,
 };
+use present::Here;
+
+pub(crate) use present::Present;
+pub(crate) use together::Together;
 
 /// Who did nothing for so long is unavailable, in milliseconds.
 const IDLE_AFTER: Millis = 5 * 60_000;
@@ -28,29 +39,6 @@ const SILENT_AFTER: Millis = 35 * 60_000;
 /// How many users of other servers are followed.
 const MOST_REMOTE: usize = 100_000;
 
-/// Those who are not offline.
-#[derive(Default)]
-pub(crate) struct Present {
-    /// Of this server.
-    users: HashMap<OwnedUserId, Here>,
-    /// Of other servers, as they say.
-    remote: HashMap<OwnedUserId, Here>,
-    /// When the remote ones were last looked through.
-    looked_at: Millis,
-    /// Whether those who were there before this process started have been looked up.
-    is_loaded: bool,
-}
-
-#[derive(Clone)]
-struct Here {
-    state: PresenceState,
-    status_msg: Option<String>,
-    last_active_at: Millis,
-    last_sync_at: Millis,
-    /// Said by the user, not seen: stays until the user is gone.
-    is_chosen: bool,
-}
-
 /// Somebody's presence as others see it.
 #[derive(Clone, Debug)]
 pub struct PresenceNow {
@@ -62,12 +50,6 @@ pub struct PresenceNow {
     pub status_msg: Option<String>,
     /// When the user last did something.
     pub last_active_at: Millis,
-}
-
-impl Present {
-    fn find(&self, user_id: &UserId) -> Option<&Here> {
-        self.users.get(user_id).or_else(|| self.remote.get(user_id))
-    }
 }
 
 impl PresenceNow {
@@ -102,8 +84,9 @@ impl Look<'_> {
         match self.since {
             None => {
                 let sharing = self.sync.shared.store.rooms().users_sharing_rooms_with(self.user_id()).await?;
-                let present = self.sync.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-                users.extend(sharing.into_iter().filter(|user_id| present.find(user_id).is_some()));
+                self.sync.settle_doubts(now()).await?;
+                let present = self.sync.present();
+                users.extend(sharing.into_iter().filter(|user_id| present.may_be_there(user_id)));
                 users.insert(self.user_id().to_owned());
             }
             Some(since) => {
@@ -152,8 +135,8 @@ impl Look<'_> {
                 }
             }
         }
-        let present = self.sync.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-        users.extend(newcomers.into_iter().filter(|user_id| present.find(user_id).is_some()));
+        let present = self.sync.present();
+        users.extend(newcomers.into_iter().filter(|user_id| present.may_be_there(user_id)));
         Ok(())
     }
 }
@@ -161,11 +144,11 @@ impl Look<'_> {
 impl Sync {
     /// Somebody's presence, if it was ever known.
     pub async fn presence_of(&self, user_id: &UserId) -> Result<Option<PresenceNow>, SyncError> {
-        let here = {
-            let present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-            present.find(user_id).cloned()
+        let (here, is_doubted) = {
+            let present = self.present();
+            (present.find(user_id).cloned(), present.doubt_of(user_id).is_some())
         };
-        if let Some(here) = here {
+        if let Some(here) = here.filter(|_| !is_doubted) {
             return Ok(Some(PresenceNow {
                 user_id: user_id.to_owned(),
                 state: here.state,
@@ -173,13 +156,22 @@ impl Sync {
                 last_active_at: here.last_active_at,
             }));
         }
-        let row = self.shared.store.presence().find(user_id).await?;
-        Ok(row.map(|row| PresenceNow {
+        Ok(self.settle(user_id).await?.map(|row| PresenceNow {
             user_id: row.user_id,
             state: row.state,
             status_msg: row.status_msg,
             last_active_at: row.last_active_at,
         }))
+    }
+
+    /// Reads what was written last of a user, and goes by it.
+    async fn settle(&self, user_id: &UserId) -> Result<Option<PresenceRow>, SyncError> {
+        let doubt = self.present().doubt_of(user_id);
+        let row = self.shared.store.presence().find(user_id).await?;
+        if doubt.is_some() {
+            self.present().settle(user_id, row.as_ref(), doubt, now());
+        }
+        Ok(row)
     }
 
     /// Somebody's presence, for a user who may know of it: the user itself, or one who shares a room.
@@ -211,12 +203,14 @@ impl Sync {
         // Those who hear of it are found by the user's memberships.
         let _user = self.shared.notifier.user(&self.shared.store, user_id).await?;
         let now = now();
+        self.present().comes_here(user_id, now);
         self.put_presence(user_id, |here| Here {
             state: state.clone(),
             status_msg: status_msg.clone(),
             last_active_at: now,
             last_sync_at: here.map_or(now, |here| here.last_sync_at),
             is_chosen: state != PresenceState::Online,
+            noted_at: here.map_or(0, |here| here.noted_at),
         })
         .await
     }
@@ -227,8 +221,12 @@ impl Sync {
             return Ok(());
         }
         let now = now();
+        if self.present().doubt_of(&user.user_id).is_some() {
+            self.settle(&user.user_id).await?;
+        }
         {
-            let mut present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut present = self.present();
+            present.comes_here(&user.user_id, now);
             if let Some(here) = present.users.get_mut(&user.user_id) {
                 here.last_sync_at = now;
                 let is_same = here.state == request.set_presence
@@ -246,56 +244,9 @@ impl Sync {
             last_active_at: here.map_or(now, |here| here.last_active_at),
             last_sync_at: now,
             is_chosen: false,
+            noted_at: here.map_or(0, |here| here.noted_at),
         })
         .await
-    }
-
-    /// People become idle, active again, or are gone.
-    pub(crate) async fn expire_presence(&self, now: Millis) -> Result<(), SyncError> {
-        if !self.shared.config.presence {
-            return Ok(());
-        }
-        self.load_present(now).await?;
-        self.expire_remote(now).await?;
-        let users: Vec<(OwnedUserId, Here)> = {
-            let present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-            present.users.iter().map(|(user_id, here)| (user_id.clone(), here.clone())).collect()
-        };
-        for (user_id, here) in users {
-            let cell = self.shared.notifier.find_user(&user_id);
-            let (is_syncing, active_at) = cell.map_or((false, 0), |cell| {
-                (cell.in_use.load(Ordering::Acquire) > 0, cell.active_at.load(Ordering::Acquire))
-            });
-            let active_at = here.last_active_at.max(active_at);
-            let is_gone = !is_syncing && now - here.last_sync_at > OFFLINE_AFTER;
-            let state = if is_gone {
-                PresenceState::Offline
-            } else if here.is_chosen {
-                here.state.clone()
-            } else if now - active_at > IDLE_AFTER {
-                PresenceState::Unavailable
-            } else {
-                PresenceState::Online
-            };
-            if state != here.state {
-                let status_msg = here.status_msg.clone();
-                self.put_presence(&user_id, |_| Here {
-                    state: state.clone(),
-                    status_msg: status_msg.clone(),
-                    last_active_at: active_at,
-                    last_sync_at: here.last_sync_at,
-                    is_chosen: here.is_chosen,
-                })
-                .await?;
-            } else if is_syncing || active_at > here.last_active_at {
-                let mut present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(here) = present.users.get_mut(&user_id) {
-                    here.last_active_at = active_at;
-                    here.last_sync_at = if is_syncing { now } else { here.last_sync_at };
-                }
-            }
-        }
-        Ok(())
     }
 
     /// How a user of another server is, as that server says.
@@ -306,88 +257,81 @@ impl Sync {
             return Ok(());
         }
         let status_msg = status_msg.filter(|status| status.len() <= MAX_STATUS);
-        let here = Here { state, status_msg, last_active_at, last_sync_at: now(), is_chosen: true };
-        let is_same = {
-            let mut present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = present.remote.get(&user_id);
+        let now = now();
+        let (is_same, _writing) = {
+            let mut present = self.present();
+            let is_doubted = present.doubt_of(&user_id).is_some();
+            let before = present.remote.get(&user_id).or_else(|| present.elsewhere.get(&user_id));
             let is_same =
-                before.is_some_and(|before| before.state == here.state && before.status_msg == here.status_msg);
-            if here.state == PresenceState::Offline {
+                !is_doubted && before.is_some_and(|before| before.state == state && before.status_msg == status_msg);
+            let noted_at = before.map_or(0, |before| before.noted_at);
+            let is_new = before.is_none();
+            present.elsewhere.remove(&user_id);
+            if state == PresenceState::Offline {
                 present.remote.remove(&user_id);
-            } else if before.is_some() || present.remote.len() < MOST_REMOTE {
-                present.remote.insert(user_id.clone(), here.clone());
+            } else if !is_new || present.remote.len() < MOST_REMOTE {
+                let (state, status_msg) = (state.clone(), status_msg.clone());
+                let here = Here { state, status_msg, last_active_at, last_sync_at: now, is_chosen: true, noted_at };
+                present.remote.insert(user_id.clone(), here);
             }
-            is_same
+            present.begin_writing(&user_id);
+            (is_same, Writing { sync: self, user_id: &user_id })
         };
+        self.tell_of_remote(&user_id, now).await;
         if is_same {
             return Ok(());
         }
-        self.write_remote(&user_id, &here).await
+        let here = Here { state, status_msg, last_active_at, last_sync_at: now, is_chosen: true, noted_at: 0 };
+        self.write_presence(&user_id, &here, None).await
     }
 
-    async fn write_remote(&self, user_id: &UserId, here: &Here) -> Result<(), SyncError> {
-        // Those who hear of it are found by the user's memberships.
-        let _user = self.shared.notifier.user(&self.shared.store, user_id).await?;
-        let mut write = store::Write::new();
-        store::presence::put(&mut write, user_id, &here.state, here.status_msg.as_deref(), here.last_active_at);
-        self.shared.store.commit(write).await?;
-        Ok(())
-    }
-
-    /// Users of other servers of whom nothing was heard for long are taken to be gone.
-    async fn expire_remote(&self, now: Millis) -> Result<(), SyncError> {
-        let gone: Vec<(OwnedUserId, Here)> = {
-            let mut present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-            if now - present.looked_at < OFFLINE_AFTER {
-                return Ok(());
-            }
-            present.looked_at = now;
-            present.remote.extract_if(|_, here| now - here.last_sync_at > SILENT_AFTER).collect()
-        };
-        for (user_id, here) in gone {
-            self.write_remote(&user_id, &Here { state: PresenceState::Offline, ..here }).await?;
-        }
-        Ok(())
-    }
-
-    /// Those who were there when the server last stopped may come back soon, or not.
-    async fn load_present(&self, now: Millis) -> Result<(), SyncError> {
-        if self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner).is_loaded {
-            return Ok(());
-        }
-        let rows = self.shared.store.presence().not_offline().await?;
-        let mut present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-        present.is_loaded = true;
-        for row in rows {
-            let is_local = self.is_local(&row.user_id);
-            let users = if is_local { &mut present.users } else { &mut present.remote };
-            users.entry(row.user_id).or_insert(Here {
-                state: row.state,
-                status_msg: row.status_msg,
-                last_active_at: row.last_active_at,
-                last_sync_at: now,
-                is_chosen: false,
-            });
-        }
-        Ok(())
-    }
-
-    /// Changes somebody's presence, here at once, and in the store.
+    /// Changes the presence of somebody whom this node sees, here at once, and in the store.
     async fn put_presence(&self, user_id: &UserId, change: impl Fn(Option<&Here>) -> Here) -> Result<(), SyncError> {
-        let here = {
-            let mut present = self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner);
-            let here = change(present.users.get(user_id));
+        let (here, _writing) = {
+            let mut present = self.present();
+            let here = change(present.users.get(user_id).or_else(|| present.elsewhere.get(user_id)));
+            present.elsewhere.remove(user_id);
             if here.state == PresenceState::Offline {
                 present.users.remove(user_id);
             } else {
                 present.users.insert(user_id.to_owned(), here.clone());
             }
-            here
+            present.begin_writing(user_id);
+            (here, Writing { sync: self, user_id })
         };
         let mut write = store::Write::new();
         let status_msg = here.status_msg.as_deref();
         store::presence::put(&mut write, user_id, &here.state, status_msg, here.last_active_at);
         self.shared.store.commit(write).await?;
         Ok(())
+    }
+
+    /// Writes the presence of somebody whom this node need not know. `duty`: by which it does so.
+    async fn write_presence(&self, user_id: &UserId, here: &Here, duty: Option<Duty>) -> Result<(), SyncError> {
+        // Those who hear of it are found by the user's memberships.
+        let _user = self.shared.notifier.user(&self.shared.store, user_id).await?;
+        let mut write = store::Write::new();
+        store::presence::put(&mut write, user_id, &here.state, here.status_msg.as_deref(), here.last_active_at);
+        if let Some(duty) = duty {
+            write.on_duty(duty);
+        }
+        self.shared.store.commit(write).await?;
+        Ok(())
+    }
+
+    fn present(&self) -> MutexGuard<'_, Present> {
+        self.shared.presence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// While it is there, what the store says of a user is older than what this node knows.
+struct Writing<'a> {
+    sync: &'a Sync,
+    user_id: &'a UserId,
+}
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        self.sync.present().end_writing(self.user_id);
     }
 }

@@ -9,6 +9,7 @@ pub(super) struct Scripts {
     pub(super) count: Script,
     pub(super) counted: Script,
     pub(super) take: Script,
+    pub(super) spend: Script,
     pub(super) acquire: Script,
     pub(super) renew: Script,
     pub(super) release: Script,
@@ -19,6 +20,7 @@ pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
     count: Script::new(COUNT),
     counted: Script::new(COUNTED),
     take: Script::new(TAKE),
+    spend: Script::new(SPEND),
     acquire: Script::new(ACQUIRE),
     renew: Script::new(RENEW),
     release: Script::new(RELEASE),
@@ -49,6 +51,18 @@ const TAKE: &str = "
     end
     redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.ceil((next - now) / 1000))
     return 0";
+
+/// `Bucket::spend`: microseconds to wait, or 0.
+const SPEND: &str = "
+    local time = redis.call('TIME')
+    local now = time[1] * 1000000 + time[2]
+    local period = tonumber(ARGV[1])
+    local capacity = period * tonumber(ARGV[2])
+    local most = now + 2 * capacity
+    local full_at = tonumber(redis.call('GET', KEYS[1]) or '0')
+    local next = math.min(math.min(math.max(full_at, now), most) + period * tonumber(ARGV[3]), most)
+    redis.call('SET', KEYS[1], string.format('%.0f', next), 'PX', math.max(math.ceil((next - now) / 1000), 1))
+    return math.max(next + period - now - capacity, 0)";
 
 /// The token is the time, or one more than the last if the clock went back: it grows even when Redis has lost all that it knew.
 const ACQUIRE: &str = "

@@ -1,6 +1,6 @@
 //! From a URL to whoever answers there.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use redis::{
     AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo as _, RedisError, RedisResult,
@@ -13,6 +13,7 @@ use redis::{
 use url::Url;
 
 use super::super::{CacheConfig, CacheError};
+use crate::file;
 
 /// How long connecting may take, TLS and login included.
 pub(super) const CONNECT: Duration = Duration::from_secs(2);
@@ -59,7 +60,7 @@ impl Target {
         let certificates = match &config.ca_file {
             None => None,
             Some(path) => {
-                let pem = fs::read(path).map_err(|source| CacheError::File { path: path.clone(), source })?;
+                let pem = file::read(path)?;
                 Some(TlsCertificates { client_tls: None, root_cert: Some(pem) })
             }
         };

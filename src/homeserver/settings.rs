@@ -1,0 +1,203 @@
+//! What each service is configured by: the configuration, in the words of the services.
+
+use std::sync::Arc;
+
+use api::ApiConfig;
+use fabric::{AmqpConfig, CacheConfig, ManagementConfig, management::LinkWay};
+use federation::FederationConfig;
+use integrations::{
+    AnnouncementsConfig, BusConfig, CascadeConfig, broadcasts::BroadcastsConfig, notices::NoticesConfig,
+    system_events::SystemEventsConfig,
+};
+use media::MediaConfig;
+use model::SigningKey;
+use peers::{LinksConfig, PeersConfig, TrustConfig, links::LinkTls};
+use rooms::RoomsConfig;
+use store::Location;
+use sync::SyncConfig;
+use url::Url;
+use users::{
+    AccountsConfig, DirectoryConfig, HashCosts, RateLimitsConfig, RegistrationConfig, RemoteUsersConfig, UsersConfig,
+};
+
+use crate::{
+    config::{Config, DatabaseUrl, LinkKind, Rate, Secret, ServiceUrl},
+    signing_key::{KeyError, previous, retired},
+};
+
+pub(super) fn users_config(config: &Config) -> UsersConfig {
+    let rate = |rate: Rate| users::Rate::per_second(rate.per_second, rate.burst);
+    let costs = &config.accounts.argon2;
+    let expose = |secret: &Secret| secret.expose().to_owned();
+    UsersConfig {
+        accounts: AccountsConfig {
+            access_token_lifetime: config.accounts.access_token_lifetime,
+            failed_logins_allowed: config.accounts.failed_logins_allowed,
+            hash_costs: HashCosts {
+                memory_kib: costs.memory_kib,
+                iterations: costs.iterations,
+                parallelism: costs.parallelism,
+            },
+            ..AccountsConfig::default()
+        },
+        registration: RegistrationConfig {
+            enabled: config.registration.enabled,
+            token: config.registration.token.as_ref().map(expose),
+            tokens: config.registration.tokens.iter().map(expose).collect(),
+            shared_secret: config.registration.shared_secret.as_ref().map(expose),
+        },
+        rate_limits: RateLimitsConfig {
+            enabled: config.rate_limits.enabled,
+            login_address: rate(config.rate_limits.login),
+            login_account: rate(config.rate_limits.login),
+            registration: rate(config.rate_limits.registration),
+            messages: rate(config.rate_limits.messages),
+            joins: rate(config.rate_limits.joins),
+        },
+        remote_users: RemoteUsersConfig {
+            fresh: config.federation.remote_user_fresh,
+            stale: config.federation.remote_user_stale,
+            missing: config.federation.remote_user_missing,
+            kept: config.federation.remote_users_kept,
+        },
+        directory: DirectoryConfig { own_phones: config.cascade.own_phones },
+    }
+}
+
+pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
+    let federation = &config.federation;
+    Ok(PeersConfig {
+        retired_keys: retired(&config.keys_dir)?,
+        previous_key: previous_key(config)?,
+        enabled: federation.enabled,
+        ca_file: federation.ca_file.clone(),
+        verify_tls: federation.verify_tls,
+        allow_private_addresses: federation.allow_private_addresses,
+        nameservers: federation.nameservers.clone(),
+        trusted_key_servers: federation.trusted_key_servers.clone(),
+        connect_timeout: federation.connect_timeout,
+        request_timeout: federation.request_timeout,
+        trust: TrustConfig {
+            default_level: federation.default_trust,
+            shadow: federation.trust_shadow,
+            list_grace: federation.list_grace,
+            paced: peer_rate(federation.paced),
+            slow: peer_rate(federation.slow),
+        },
+        list_refresh: federation.list_refresh,
+    })
+}
+
+fn previous_key(config: &Config) -> Result<Option<Arc<SigningKey>>, KeyError> {
+    let file = previous(&config.keys_dir)?;
+    let key = file.and_then(|file| SigningKey::from_seed(config.server_name.clone(), file.version(), file.seed()));
+    Ok(key.map(Arc::new))
+}
+
+fn peer_rate(rate: Rate) -> peers::trust::Rate {
+    peers::trust::Rate { per_second: rate.per_second, burst: rate.burst }
+}
+
+pub(super) fn bus_config(config: &Config) -> Option<BusConfig> {
+    Some(BusConfig { amqp: amqp_config(config)?, rules: config.bus.publishers.clone() })
+}
+
+/// The broker, if there is one.
+pub(super) fn amqp_config(config: &Config) -> Option<AmqpConfig> {
+    let bus = &config.bus;
+    Some(AmqpConfig {
+        url: bus.url.as_ref()?.expose().to_owned(),
+        ca_file: bus.ca_file.clone(),
+        certificate: bus.certificate.clone(),
+        private_key: bus.private_key.clone(),
+    })
+}
+
+pub(super) fn rooms_config(config: &Config) -> RoomsConfig {
+    RoomsConfig { default_version: config.rooms.default_version.clone(), ..RoomsConfig::default() }
+}
+
+pub(super) fn media_config(config: &Config) -> MediaConfig {
+    MediaConfig {
+        max_upload: config.media.max_upload.as_u64(),
+        max_remote: config.media.max_remote.as_u64(),
+        ..MediaConfig::at(config.media_path())
+    }
+}
+
+pub(super) fn sync_config(config: &Config) -> SyncConfig {
+    SyncConfig { presence: config.sync.presence, max_timeout: config.sync.max_timeout, ..SyncConfig::default() }
+}
+
+pub(super) fn cascade_config(config: &Config) -> CascadeConfig {
+    let cascade = &config.cascade;
+    CascadeConfig {
+        enabled: cascade.enabled,
+        interval: cascade.interval,
+        page: cascade.page,
+        max_entries: cascade.max_entries,
+    }
+}
+
+pub(super) fn announcements_config(config: &Config) -> AnnouncementsConfig {
+    let (events, broadcasts) = (&config.events, &config.broadcasts);
+    AnnouncementsConfig {
+        events: SystemEventsConfig { keep: events.keep, notify: events.notify },
+        broadcasts: BroadcastsConfig { from_peers: broadcasts.from_peers, keep: broadcasts.keep },
+        notices: NoticesConfig { enabled: broadcasts.notices, name: broadcasts.notices_name.clone() },
+    }
+}
+
+pub(super) fn federation_config(config: &Config) -> FederationConfig {
+    FederationConfig {
+        presence: config.sync.presence,
+        ledger_keep: config.federation.ledger_keep,
+        ..FederationConfig::default()
+    }
+}
+
+pub(super) fn api_config(config: &Config) -> ApiConfig {
+    ApiConfig {
+        max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
+        public_rooms_for_servers: config.federation.public_rooms,
+        well_known_server: config.federation.well_known_server.clone(),
+    }
+}
+
+/// Where the database is.
+pub(super) fn location(config: &Config) -> Location {
+    match config.database_url() {
+        DatabaseUrl::Sqlite(path) => Location::Sqlite(path),
+        DatabaseUrl::Postgres(url) => Location::Postgres(url.expose().to_owned()),
+    }
+}
+
+/// The cache that nodes share, if there is one.
+pub(super) fn cache_config(config: &Config) -> Option<CacheConfig> {
+    let url = config.cache.url.as_ref()?;
+    Some(CacheConfig { url: url.expose().to_owned(), ca_file: config.cache.ca_file.clone() })
+}
+
+/// The links with the brokers of peers, if the configuration says where this server's own is managed.
+pub(super) fn links_config(config: &Config) -> Option<LinksConfig> {
+    let bus = &config.bus;
+    let text = |url: &Option<ServiceUrl>| url.as_ref().and_then(|url| Url::parse(url.expose()).ok());
+    let user = text(&bus.url).map(|url| fabric::management::pattern::percent_decoded(url.username()));
+    Some(LinksConfig {
+        management: ManagementConfig {
+            url: bus.management_url.as_ref()?.expose().to_owned(),
+            ca_file: bus.ca_file.clone(),
+        },
+        user: user.filter(|user| !user.is_empty()),
+        public_url: text(&bus.public_url),
+        way: match bus.link {
+            LinkKind::Upstream => LinkWay::Upstream,
+            LinkKind::Shovel => LinkWay::Shovel,
+        },
+        tls: LinkTls {
+            ca_file: bus.link_ca_file.clone(),
+            certificate: bus.link_certificate.clone(),
+            private_key: bus.link_private_key.clone(),
+        },
+    })
+}
