@@ -33,6 +33,9 @@ pub enum Reach<'a> {
     Everywhere(&'a UserId),
 }
 
+/// What is known of a file, the file itself and its size in bytes.
+pub(crate) type Opened = (ContentRow, tokio::fs::File, u64);
+
 impl Media {
     /// Opens what `mxc` names. Waits up to `wait`, at most a minute, for a file of ours that has only a name so far.
     pub async fn find(&self, mxc: &Mxc, reach: Reach<'_>, wait: Duration) -> Result<Item, MediaError> {
@@ -51,31 +54,40 @@ impl Media {
         mxc: &Mxc,
         reach: Reach<'_>,
         wait: Duration,
-    ) -> Result<(ContentRow, tokio::fs::File, u64), MediaError> {
+    ) -> Result<Opened, MediaError> {
         if !mxc.is_valid() {
             return Err(MediaError::NotFound);
         }
-        let is_ours = mxc.server == self.server_name();
-        let kept = if is_ours {
-            Some(self.await_content(mxc, wait).await?)
-        } else if reach == Reach::Ours {
-            return Err(MediaError::NotFound);
-        } else {
-            self.kept_content(mxc).await?
-        };
-        if let Some(content) = kept {
-            if let Some((file, size)) = files::find(&self.shared.files.content(&content.sha256)).await? {
-                return Ok((content, file, size));
-            }
-            error!(mxc = %mxc.id, server.name = %mxc.server, "a file is missing in the media folder");
+        if mxc.server == self.server_name() {
+            let content = self.await_content(mxc, wait).await?;
+            return self.open(mxc, content).await?.ok_or(MediaError::NotFound);
         }
-        let (false, Reach::Everywhere(asker)) = (is_ours, reach) else { return Err(MediaError::NotFound) };
+        if reach == Reach::Ours {
+            return Err(MediaError::NotFound);
+        }
+        if let Some(opened) = self.open_kept(mxc).await? {
+            return Ok(opened);
+        }
+        let Reach::Everywhere(asker) = reach else { return Err(MediaError::NotFound) };
         self.check_trust(asker, &mxc.server).await?;
         self.fetch(mxc).await?;
-        let content = self.kept_content(mxc).await?.ok_or(MediaError::NotFound)?;
-        let opened = files::find(&self.shared.files.content(&content.sha256)).await?;
-        let (file, size) = opened.ok_or(MediaError::NotFound)?;
-        Ok((content, file, size))
+        self.open_kept(mxc).await?.ok_or(MediaError::NotFound)
+    }
+
+    /// Another server's file, if it was fetched before and isn't lost.
+    pub(crate) async fn open_kept(&self, mxc: &Mxc) -> Result<Option<Opened>, MediaError> {
+        match self.kept_content(mxc).await? {
+            Some(content) => self.open(mxc, content).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn open(&self, mxc: &Mxc, content: ContentRow) -> Result<Option<Opened>, MediaError> {
+        let found = files::find(&self.shared.files.content(&content.sha256)).await?;
+        if found.is_none() {
+            error!(mxc = %mxc.id, server.name = %mxc.server, "a file is missing in the media folder");
+        }
+        Ok(found.map(|(file, size)| (content, file, size)))
     }
 
     /// Refuses to fetch a file of `server` for `asker` if the server isn't trusted so far.

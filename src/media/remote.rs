@@ -168,6 +168,10 @@ impl Media {
 
     async fn fetch_in_turn(&self, mxc: &Mxc) -> Outcome {
         let Ok(_turn) = self.shared.remote.turns.acquire().await else { return Err(RemoteFailure::Ours) };
+        // Who found nothing may have looked just before another's fetching ended.
+        if self.open_kept(mxc).await.map_err(ours)?.is_some() {
+            return Ok(());
+        }
         let fetched = timeout(self.config().fetch_timeout, self.fetch_now(mxc)).await;
         fetched.unwrap_or(Err(RemoteFailure::Unreachable))
     }
