@@ -180,6 +180,8 @@ impl Homeserver {
         let following = Tasks::until(ending.clone());
         let tended = sync.clone();
         following.spawn(|stop| async move { tended.tend(stop).await });
+        let tended = media.clone();
+        following.spawn(|stop| async move { tended.tend(stop).await });
         let seen = users.clone();
         following.spawn(|stop| async move { stop.run_until_cancelled(seen.tend()).await.unwrap_or_default() });
         let trust = peers.trust().clone();

@@ -37,7 +37,13 @@ pub async fn measure(engine: &Engine, arguments: &Arguments, table: &mut Table) 
         sleep(Duration::from_millis(100)).await;
     }
     let with = cost(&server, arguments).await;
-    table.against("CPU for 1000 sends with a bus, against without", with * 1000.0, without * 1000.0, " ms", "");
+    table.against(
+        "CPU for 1000 sends with a bus, against without",
+        with * 1_000_000.0,
+        without * 1_000_000.0,
+        " ms",
+        "",
+    );
 
     eprintln!("bus: what the broker confirms");
     settled(&server, &broker).await;
@@ -50,7 +56,7 @@ pub async fn measure(engine: &Engine, arguments: &Arguments, table: &mut Table) 
     eprintln!("bus: what was said while the broker was away");
     server.restart().await;
     broker.kill();
-    let mut senders = load::senders(&server, arguments).await;
+    let mut senders = load::senders(&server, "speaker", arguments).await;
     let said = load::full_load(&mut senders, arguments.duration()).await as f64;
     drop(senders);
     let before = server.figure(PUBLISHED).await;
@@ -74,7 +80,7 @@ pub async fn measure(engine: &Engine, arguments: &Arguments, table: &mut Table) 
 
 /// Seconds of the server's processor for one send.
 async fn cost(server: &Server, arguments: &Arguments) -> f64 {
-    let mut senders = load::senders(server, arguments).await;
+    let mut senders = load::senders(server, "sender", arguments).await;
     load::full_load(&mut senders, Duration::from_secs(1)).await;
     let before = server.usage().cpu_seconds;
     let sent = load::full_load(&mut senders, arguments.duration()).await;

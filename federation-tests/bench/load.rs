@@ -43,7 +43,7 @@ impl Sender {
 
 pub async fn measure(server: &Server, engine: &Engine, arguments: &Arguments, table: &mut Table) {
     eprintln!("sends: making {} rooms", arguments.rooms);
-    let mut senders = senders(server, arguments).await;
+    let mut senders = senders(server, "sender", arguments).await;
     eprintln!("sends: as fast as it goes");
     full_load(&mut senders, WARM_UP).await;
 
@@ -79,9 +79,9 @@ pub async fn measure(server: &Server, engine: &Engine, arguments: &Arguments, ta
     }
 }
 
-/// Senders who take turns in the rooms that are measured.
-pub async fn senders(server: &Server, arguments: &Arguments) -> Vec<Sender> {
-    let owners: Vec<Client> = people(server, "sender", arguments.rooms).await;
+/// Senders who take turns in the rooms that are measured. `prefix`: what their names begin with, new for this server.
+pub async fn senders(server: &Server, prefix: &str, arguments: &Arguments) -> Vec<Sender> {
+    let owners: Vec<Client> = people(server, prefix, arguments.rooms).await;
     let mut rooms = Vec::new();
     for (number, owner) in owners.iter().enumerate() {
         rooms.push(owner.create_room(json!({ "preset": "public_chat", "name": format!("Room {number}") })).await);

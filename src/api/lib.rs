@@ -7,6 +7,7 @@
 
 mod admin;
 pub mod client;
+mod docs;
 mod endpoint;
 mod error;
 pub mod federation;

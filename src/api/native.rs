@@ -29,12 +29,13 @@ mod discoverability;
 mod endpoint;
 mod events;
 mod federation;
+pub(crate) mod files;
 mod openapi;
 mod payload;
 mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
-pub use payload::{Created, File, Nothing, Payload, Reply, Unkept};
+pub use payload::{Created, File, Nothing, Payload, Pieces, Reply, Unkept, Written};
 
 use crate::Route;
 
@@ -58,6 +59,7 @@ fn endpoints() -> Vec<Endpoint> {
         delivery::endpoints(),
         discoverability::endpoints(),
         events::endpoints(),
+        files::endpoints(),
         broadcasts::endpoints(),
         users::routes(),
         directory::endpoints(),

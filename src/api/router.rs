@@ -10,12 +10,12 @@ use axum::{
     response::{IntoResponse as _, Response},
     routing::{MethodFilter, on_service},
 };
-use http::{Method, Request, StatusCode, Uri};
+use http::{HeaderName, Method, Request, StatusCode, Uri, header};
 use metrics::{counter, gauge, histogram};
 use ruma::OwnedServerName;
 use tower_http::{catch_panic::CatchPanicLayer, cors};
 
-use crate::{Error, Problem, SharedServices, client, endpoint::Route, federation, native, operator};
+use crate::{Error, Problem, SharedServices, client, docs, endpoint::Route, federation, native, operator};
 
 /// How the client-server face behaves.
 #[derive(Clone, Debug)]
@@ -40,21 +40,27 @@ pub fn router(services: SharedServices) -> Router {
     for route in client::routes().into_iter().chain(federation::routes()).chain(native::routes()) {
         router = mount(router, route, &services);
     }
+    let plain = [
+        HeaderName::from_static("x-requested-with"),
+        header::CONTENT_TYPE,
+        header::AUTHORIZATION,
+        header::IF_MATCH,
+        header::IF_NONE_MATCH,
+        header::RANGE,
+    ];
     let cors = cors::CorsLayer::new()
         .allow_origin(cors::Any)
         .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS])
-        .allow_headers([
-            http::HeaderName::from_static("x-requested-with"),
-            http::header::CONTENT_TYPE,
-            http::header::AUTHORIZATION,
-            http::header::IF_MATCH,
-        ]);
+        .allow_headers(plain.into_iter().chain(native::files::HEADERS).collect::<Vec<_>>())
+        .expose_headers([header::LOCATION, header::ETAG].into_iter().chain(native::files::HEADERS).collect::<Vec<_>>());
     router
+        .merge(docs::router())
         .merge(operator::router(services))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(measure))
         .layer(cors)
+        .layer(middleware::from_fn(native::files::options))
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             tracing::error!("a handler panicked");
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "internal server error").into_response()

@@ -38,6 +38,26 @@ pub enum MediaError {
         /// When the first of them will be forgotten, at the latest.
         retry_after: Duration,
     },
+    /// With it the user would have more here than anybody may.
+    #[error("your files would take more than the {quota} bytes that you have here; {used} are in use")]
+    QuotaExceeded {
+        /// How much one may have.
+        quota: u64,
+        /// How much the user has, or has announced.
+        used: u64,
+    },
+    /// What came is not what follows what is there.
+    #[error("the file goes on at byte {offset}")]
+    WrongOffset {
+        /// Where it goes on.
+        offset: u64,
+    },
+    /// Two can't send the same file at once.
+    #[error("somebody is sending this file already")]
+    Locked,
+    /// It isn't what its uploader says it is.
+    #[error("what came does not hash to what was said")]
+    WrongHash,
     /// It is no picture, or none of a kind that is known here.
     #[error("no thumbnail can be made of this file")]
     NoPicture,
@@ -106,10 +126,12 @@ impl Refusal for MediaError {
         match self {
             Self::NotFound => Kind::NotFound,
             Self::TooLarge { .. } | Self::TooLargeToScale => Kind::TooLarge,
-            Self::BrokenOff | Self::NoPicture => Kind::Invalid,
+            Self::BrokenOff | Self::NoPicture | Self::WrongHash => Kind::Invalid,
             Self::NotYetUploaded | Self::TooSlow => Kind::Unreachable,
-            Self::Filled => Kind::Conflict,
-            Self::NotYours | Self::TooLargeForPeer { .. } | Self::NotForPeer => Kind::Forbidden,
+            Self::Filled | Self::WrongOffset { .. } | Self::Locked => Kind::Conflict,
+            Self::NotYours | Self::QuotaExceeded { .. } | Self::TooLargeForPeer { .. } | Self::NotForPeer => {
+                Kind::Forbidden
+            }
             Self::TooManyAwaited { .. } => Kind::RateLimited,
             Self::Busy => Kind::Unavailable,
             Self::Remote { failure, .. } => match failure {
@@ -131,6 +153,7 @@ impl Refusal for MediaError {
             Self::NotYetUploaded => Some("M_NOT_YET_UPLOADED"),
             Self::Filled => Some("M_CANNOT_OVERWRITE_MEDIA"),
             Self::BrokenOff | Self::NoPicture => Some("M_UNKNOWN"),
+            Self::QuotaExceeded { .. } => Some("M_USER_LIMIT_EXCEEDED"),
             Self::Remote { failure: RemoteFailure::TooLarge { .. }, .. } => Some("M_TOO_LARGE"),
             Self::Remote { failure: RemoteFailure::Unreachable, .. } => Some("M_NOT_FOUND"),
             _ => None,

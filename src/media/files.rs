@@ -1,7 +1,7 @@
 //! The folder: files that are called by the hash of what they hold, complete or not there at all.
 //!
 //! `files/ab/abcd…` is what was uploaded or fetched, `thumbnails/ab/abcd…-96x96-crop.png` what was made of it, `tmp` what
-//! is being written.
+//! is being written, `partial` what comes over more than one request.
 
 use std::{
     fmt::Write as _,
@@ -18,14 +18,18 @@ use tokio::{
     task::spawn_blocking,
 };
 
-/// What is older in `tmp` was left by a process that died; another node may be at work on the rest.
+/// What nobody has written to for so long was left by a process that died, or by a client that never came back; another node
+/// may be at work on the rest.
 const ABANDONED_AFTER: Duration = Duration::from_hours(24);
 
+/// Where files are that aren't whole.
+const UNFINISHED: [&str; 2] = ["tmp", "partial"];
+
 /// How many bytes go to the disk at once.
-const BUFFER: usize = 128 << 10;
+pub(crate) const BUFFER: usize = 128 << 10;
 
 /// How much of a file's beginning is remembered, to see what it is.
-const HEAD: usize = 16;
+pub(crate) const HEAD: usize = 16;
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -37,14 +41,26 @@ impl Files {
     /// Makes the folder where it isn't there, and removes what was never completed.
     pub(crate) async fn open(folder: PathBuf) -> io::Result<Self> {
         blocking(move || {
-            let tmp = folder.join("tmp");
-            for path in [&folder, &tmp, &folder.join("files"), &folder.join("thumbnails")] {
+            for path in [&folder, &folder.join("files"), &folder.join("thumbnails")] {
                 fs::create_dir_all(path)?;
             }
-            remove_abandoned(&tmp)?;
+            for unfinished in UNFINISHED {
+                fs::create_dir_all(folder.join(unfinished))?;
+            }
             Ok(Self { folder })
         })
         .await
+    }
+
+    /// Removes what was never completed and will not be.
+    pub(crate) async fn tidy(&self) -> io::Result<()> {
+        let folders = UNFINISHED.map(|name| self.folder.join(name));
+        blocking(move || folders.iter().try_for_each(|folder| remove_abandoned(folder))).await
+    }
+
+    /// Where what has come so far of the file that waits under `name` is, if it is there.
+    pub(crate) fn partial(&self, name: &str) -> PathBuf {
+        self.folder.join("partial").join(name)
     }
 
     /// Where the content of this hash is, if it is there.
@@ -109,10 +125,13 @@ impl Draft {
 
     /// Of what has been written, in hex.
     pub(crate) fn sha256(&self) -> String {
-        self.hash.clone().finalize().iter().fold(String::new(), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        hex(&self.hash.clone().finalize())
+    }
+
+    /// Leaves the hash, and gives up the file, which goes with its path.
+    pub(crate) async fn into_file(mut self) -> io::Result<(TempPath, u64)> {
+        self.file.flush().await?;
+        Ok((self.path, self.size))
     }
 
     /// Writes on. The hash is taken here and now: a piece is as large as what came from the network at once.
@@ -138,10 +157,7 @@ impl Draft {
         let (path, size, head) = (self.path, self.size, self.head);
         blocking(move || {
             let shard = target.parent().unwrap_or(Path::new("."));
-            if !shard.exists() {
-                fs::create_dir_all(shard)?;
-                sync_folder(shard.parent().unwrap_or(Path::new(".")))?;
-            }
+            make_shard(shard)?;
             // Where an equal file is already, it makes no difference which of them stays.
             path.persist(&target).map_err(|error| error.error)?;
             sync_folder(shard)
@@ -151,8 +167,25 @@ impl Draft {
     }
 }
 
+/// Makes the folder of those whose hashes begin alike.
+pub(crate) fn make_shard(shard: &Path) -> io::Result<()> {
+    if !shard.exists() {
+        fs::create_dir_all(shard)?;
+        sync_folder(shard.parent().unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
+}
+
+/// As hashes are written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
 /// A name is durable when its folder is.
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     fs::File::open(folder)?.sync_all()
 }
 
@@ -160,9 +193,14 @@ fn remove_abandoned(tmp: &Path) -> io::Result<()> {
     let now = SystemTime::now();
     for entry in fs::read_dir(tmp)? {
         let entry = entry?;
-        let age = entry.metadata()?.modified()?;
+        let Ok(metadata) = entry.metadata() else { continue };
+        let age = metadata.modified()?;
         if now.duration_since(age).is_ok_and(|age| age > ABANDONED_AFTER) {
-            fs::remove_file(entry.path())?;
+            match fs::remove_file(entry.path()) {
+                // Another node was first.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
         }
     }
     Ok(())

@@ -33,6 +33,23 @@ pub enum Reach<'a> {
     Everywhere(&'a UserId),
 }
 
+/// A file that somebody has uploaded.
+#[derive(Clone, Debug)]
+pub struct Uploaded {
+    /// Its name.
+    pub mxc: Mxc,
+    /// When it got that, milliseconds since 1970.
+    pub created_at: Millis,
+    /// How many bytes it has.
+    pub size: u64,
+    /// What it is said to be.
+    pub content_type: String,
+    /// What it is called.
+    pub file_name: Option<String>,
+    /// The hash of its bytes, in hex.
+    pub sha256: String,
+}
+
 /// What is known of a file, the file itself and its size in bytes.
 pub(crate) type Opened = (ContentRow, tokio::fs::File, u64);
 
@@ -41,6 +58,26 @@ impl Media {
     pub async fn find(&self, mxc: &Mxc, reach: Reach<'_>, wait: Duration) -> Result<Item, MediaError> {
         let (content, file, size) = self.open_content(mxc, reach, wait).await?;
         Ok(Item { content_type: content.content_type, file_name: content.file_name, size, tag: content.sha256, file })
+    }
+
+    /// What somebody has uploaded, the latest first; after what `before` names by its time and id; at most `limit`.
+    pub async fn uploaded(
+        &self,
+        uploader: &UserId,
+        before: Option<(Millis, &str)>,
+        limit: u32,
+    ) -> Result<Vec<Uploaded>, MediaError> {
+        let before = before.unwrap_or((Millis::MAX, ""));
+        let rows = self.shared.store.media().uploaded(self.server_name(), uploader, before, limit).await?;
+        let uploaded = rows.into_iter().map(|row| Uploaded {
+            mxc: Mxc::new(self.server_name(), row.media_id),
+            created_at: row.created_at,
+            size: row.content.size.unsigned_abs(),
+            content_type: row.content.content_type,
+            file_name: row.content.file_name,
+            sha256: row.content.sha256,
+        });
+        Ok(uploaded.collect())
     }
 
     /// Who of this server has uploaded a file.

@@ -12,12 +12,16 @@ mod files;
 mod find;
 mod for_peers;
 mod item;
+mod partial;
 mod parts;
 mod remote;
+mod resumable;
 mod scale;
 mod thumbnail;
 mod upload;
 
+#[cfg(test)]
+mod resumable_tests;
 #[cfg(test)]
 mod tests;
 
@@ -33,14 +37,20 @@ use peers::Peers;
 use ruma::{OwnedServerName, ServerName};
 use store::Store;
 use tokio::sync::{Notify, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 pub use content_type::is_shown_inline;
 pub use error::{MediaError, RemoteFailure};
-pub use find::Reach;
+pub use find::{Reach, Uploaded};
 pub use for_peers::Given;
 pub use item::Item;
+pub use resumable::{Announced, Progress};
 pub use scale::{Fit, Wanted};
 pub use upload::{Described, Reserved};
+
+/// How often what was left half done is looked for.
+const TIDY_EVERY: Duration = Duration::from_hours(1);
 
 /// Tells the time.
 type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
@@ -62,6 +72,8 @@ pub struct MediaConfig {
     pub concurrent_thumbnails: usize,
     /// How long an upload may pause.
     pub idle_timeout: Duration,
+    /// How many bytes one user may have here; `None`: any number.
+    pub quota: Option<u64>,
 }
 
 impl MediaConfig {
@@ -75,6 +87,7 @@ impl MediaConfig {
             fetch_timeout: Duration::from_secs(120),
             concurrent_thumbnails: 2,
             idle_timeout: Duration::from_secs(30),
+            quota: None,
         }
     }
 }
@@ -142,6 +155,18 @@ impl Media {
         let gate = GateSlot::default();
         let shared = Shared { config, server_name, store, files, clock, remote, scaling, filled, gate };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Removes now and then what was never completed and will not be, until `stop`.
+    pub async fn tend(&self, stop: CancellationToken) {
+        loop {
+            if let Err(error) = self.shared.files.tidy().await {
+                warn!(error = &error as &dyn std::error::Error, "failed to tidy the media folder");
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(TIDY_EVERY)).await.is_none() {
+                return;
+            }
+        }
     }
 
     /// How media behave here.

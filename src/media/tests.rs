@@ -75,17 +75,17 @@ impl remote::AskServers for Others {
     }
 }
 
-struct Rig {
-    media: Media,
+pub(crate) struct Rig {
+    pub(crate) media: Media,
     folder: TempDir,
-    now: Arc<AtomicI64>,
+    pub(crate) now: Arc<AtomicI64>,
     /// How often another server was asked.
     asked: Arc<AtomicUsize>,
 }
 
 impl Rig {
     /// A server whose peers answer by `answer`, given the media id.
-    async fn new(store: Store, answer: fn(&str) -> Result<FileOrLocation, PeerError>) -> Self {
+    pub(crate) async fn new(store: Store, answer: fn(&str) -> Result<FileOrLocation, PeerError>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let now = Arc::new(AtomicI64::new(1_000_000_000));
         let asked = Arc::new(AtomicUsize::new(0));
@@ -118,12 +118,12 @@ impl Rig {
         self.media.upload(user_id!("@alice:a.test"), described, body).await
     }
 
-    async fn find(&self, mxc: &Mxc, reach: Reach<'_>) -> Result<Item, MediaError> {
+    pub(crate) async fn find(&self, mxc: &Mxc, reach: Reach<'_>) -> Result<Item, MediaError> {
         self.media.find(mxc, reach, Duration::ZERO).await
     }
 
     /// How many files there are in the folder.
-    fn files(&self) -> usize {
+    pub(crate) fn files(&self) -> usize {
         fn count(folder: &Path) -> usize {
             let entries = std::fs::read_dir(folder).expect("it is a folder").map(|entry| entry.expect("it is there"));
             entries.map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
@@ -132,7 +132,7 @@ impl Rig {
     }
 }
 
-fn nobody(_: &str) -> Result<FileOrLocation, PeerError> {
+pub(crate) fn nobody(_: &str) -> Result<FileOrLocation, PeerError> {
     Err(PeerError::Disabled)
 }
 
@@ -141,7 +141,7 @@ fn refused(status: u16) -> PeerError {
     PeerError::Refused { server: server_name!("b.test").to_owned(), status, errcode, message, retry_after: None }
 }
 
-async fn bytes_of(item: Item) -> Vec<u8> {
+pub(crate) async fn bytes_of(item: Item) -> Vec<u8> {
     let size = item.size;
     let pieces: Vec<Bytes> = item.read(0, size).await.expect("it opens").try_collect().await.expect("it is read");
     pieces.concat()

@@ -6,7 +6,7 @@ use std::{pin::pin, time::Duration};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _};
+use futures_util::{Stream, StreamExt as _, stream};
 use metrics::counter;
 use model::{
     Millis,
@@ -28,13 +28,13 @@ use crate::{
 };
 
 /// However steadily it comes, an upload ends.
-const LONGEST_UPLOAD: Duration = Duration::from_hours(1);
+pub(crate) const LONGEST_UPLOAD: Duration = Duration::from_hours(1);
 
 /// How long a name waits for its content. The specification suggests a day.
-const NAME_LIFETIME: Millis = 24 * 60 * 60 * 1000;
+pub(crate) const NAME_LIFETIME: Millis = 24 * 60 * 60 * 1000;
 
 /// How many names of one user may wait at once: an album, twice.
-const MOST_AWAITED: i64 = 100;
+pub(crate) const MOST_AWAITED: i64 = 100;
 
 /// What its uploader says of a file.
 #[derive(Clone, Debug, Default)]
@@ -57,7 +57,7 @@ pub struct Reserved {
 impl Media {
     /// Takes a file. It is durable before this returns.
     ///
-    /// Errors: `TooLarge`, `BrokenOff` and `TooSlow`, after which nothing of it is left.
+    /// Errors: `TooLarge`, `QuotaExceeded`, `BrokenOff` and `TooSlow`, after which nothing of it is left.
     pub async fn upload<E>(
         &self,
         uploader: &UserId,
@@ -75,9 +75,7 @@ impl Media {
     /// Gives out a name that `uploader` fills later.
     pub async fn reserve(&self, uploader: &UserId) -> Result<Reserved, MediaError> {
         let now = self.now();
-        if self.shared.store.media().awaited(uploader, now).await? >= MOST_AWAITED {
-            return Err(MediaError::TooManyAwaited { retry_after: Duration::from_mins(1) });
-        }
+        self.check_awaited(uploader, now).await?;
         let reserved = Reserved { mxc: Mxc::new(self.server_name(), new_id()), expires_at: now + NAME_LIFETIME };
         let mut write = Write::new();
         rows::reserve(&mut write, &reserved.mxc.server, &reserved.mxc.id, uploader, now, reserved.expires_at);
@@ -130,43 +128,64 @@ impl Media {
         described: Described,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<ContentRow, MediaError> {
-        let limit = self.config().max_upload;
-        let ends_at = Instant::now() + LONGEST_UPLOAD;
-        let mut draft = self.shared.files.draft().await?;
-        let mut body = pin!(body);
-        loop {
-            let next = timeout_at(ends_at, timeout(self.config().idle_timeout, body.next()));
-            let piece = match next.await {
-                Ok(Ok(Some(Ok(piece)))) => piece,
-                Ok(Ok(None)) => break,
-                Ok(Ok(Some(Err(_)))) => return Err(MediaError::BrokenOff),
-                Ok(Err(_)) | Err(_) => return Err(MediaError::TooSlow),
-            };
-            if draft.size() + piece.len() as u64 > limit {
-                return Err(MediaError::TooLarge { limit });
-            }
-            draft.write(&piece).await?;
-        }
+        self.check_quota(uploader, 0).await?;
+        let draft = self.draft_of(body, self.config().max_upload).await?;
+        self.check_quota(uploader, draft.size()).await?;
         let content_type = normalised(described.content_type.as_deref());
         let file_name = described.file_name.as_deref();
-        self.ask(uploader, &draft, &content_type, file_name).await?;
+        self.ask(uploader, draft.size(), draft.sha256(), &content_type, file_name).await?;
         let written = draft.keep(&self.shared.files).await?;
         counter!("comity_media_uploads_total").increment(1);
         counter!("comity_media_upload_bytes_total").increment(written.size);
         Ok(content_row(written, content_type, file_name))
     }
 
-    /// Asks whoever is asked before a file is stored. What is refused is gone with its draft.
-    async fn ask(
+    /// Writes down what comes, `limit` bytes at most.
+    pub(crate) async fn draft_of<E>(
+        &self,
+        body: impl Stream<Item = Result<Bytes, E>> + Send,
+        limit: u64,
+    ) -> Result<Draft, MediaError> {
+        let mut draft = self.shared.files.draft().await?;
+        let mut body = pin!(self.in_time(body));
+        while let Some(piece) = body.next().await {
+            let piece = piece?;
+            if draft.size() + piece.len() as u64 > limit {
+                return Err(MediaError::TooLarge { limit });
+            }
+            draft.write(&piece).await?;
+        }
+        Ok(draft)
+    }
+
+    /// A body that must not pause for long, nor go on for ever.
+    pub(crate) fn in_time<E>(
+        &self,
+        body: impl Stream<Item = Result<Bytes, E>> + Send,
+    ) -> impl Stream<Item = Result<Bytes, MediaError>> + Send {
+        let (idle, ends_at) = (self.config().idle_timeout, Instant::now() + LONGEST_UPLOAD);
+        stream::unfold(Box::pin(body), move |mut body| async move {
+            let next = timeout_at(ends_at, timeout(idle, body.next())).await;
+            let piece = match next {
+                Ok(Ok(None)) => return None,
+                Ok(Ok(Some(piece))) => piece.map_err(|_| MediaError::BrokenOff),
+                Ok(Err(_)) | Err(_) => Err(MediaError::TooSlow),
+            };
+            Some((piece, body))
+        })
+    }
+
+    /// Asks whoever is asked before a file is stored. What is refused must go.
+    pub(crate) async fn ask(
         &self,
         uploader: &UserId,
-        draft: &Draft,
+        size: u64,
+        sha256: String,
         content_type: &str,
         file_name: Option<&str>,
     ) -> Result<(), MediaError> {
         let Some(gate) = self.shared.gate.on(Act::Upload, uploader) else { return Ok(()) };
         let file_name = file_name.and_then(safe_file_name);
-        let (size, sha256) = (draft.size(), draft.sha256());
         let content = json!({ "content_type": content_type, "file_name": file_name, "size": size, "sha256": sha256 });
         let content = to_raw_value(&content).expect("JSON can be written as JSON");
         let proposal = Proposal {
@@ -192,7 +211,7 @@ pub(crate) fn content_row(written: Written, content_type: String, file_name: Opt
 }
 
 /// 144 random bits: nobody guesses the name of a file.
-fn new_id() -> String {
+pub(crate) fn new_id() -> String {
     let mut bytes = [0; 18];
     rand::rng().fill_bytes(&mut bytes);
     URL_SAFE_NO_PAD.encode(bytes)

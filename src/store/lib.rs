@@ -59,6 +59,7 @@ pub mod system_events;
 pub mod to_device;
 pub mod tokens;
 pub mod unread;
+pub mod uploads;
 pub mod used_tokens;
 pub mod user_directory;
 pub mod webhooks;
@@ -201,6 +202,11 @@ impl Store {
     /// Reads what is known of images and files.
     pub fn media(&self) -> media::Media<'_> {
         media::Media(self)
+    }
+
+    /// Reads what is known of files that are coming.
+    pub fn uploads(&self) -> uploads::Uploads<'_> {
+        uploads::Uploads(self)
     }
 
     /// Runs a query. Its text is made of constants; what comes from outside is in `args`.

@@ -98,6 +98,12 @@ pub fn fill(write: &mut Write, origin: &ServerName, media_id: &str, content: &Co
     write.run(FILL, args);
 }
 
+/// Forgets a name that is still without content.
+pub fn remove_name(write: &mut Write, origin: &ServerName, media_id: &str) {
+    const REMOVE: &str = "DELETE FROM media WHERE origin = $1 AND media_id = $2 AND sha256 IS NULL";
+    write.run(REMOVE, args![origin.as_str(), media_id]);
+}
+
 /// Somebody asked for it.
 pub fn touch(write: &mut Write, origin: &ServerName, media_id: &str, now: Millis) {
     const TOUCH: &str = "UPDATE media SET last_access_at = $3 WHERE origin = $1 AND media_id = $2";
@@ -123,6 +129,44 @@ impl Media<'_> {
         const COUNT: &str = "SELECT COUNT(*) FROM media WHERE uploader = $1 AND sha256 IS NULL AND expires_at > $2";
         let rows = self.0.query(COUNT, args![uploader.as_str(), now]).await?;
         rows.first().map_or(Ok(0), |row| row.int(0))
+    }
+}
+
+/// A file that somebody has uploaded, as a list shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UploadedRow {
+    /// What it is called in `mxc://`.
+    pub media_id: String,
+    /// When it was named, milliseconds since 1970.
+    pub created_at: Millis,
+    /// What it holds.
+    pub content: ContentRow,
+}
+
+impl Media<'_> {
+    /// What `uploader` has uploaded to `origin`, the latest first, after what `before` names by time and id; at most `limit`.
+    pub async fn uploaded(
+        &self,
+        origin: &ServerName,
+        uploader: &UserId,
+        before: (Millis, &str),
+        limit: u32,
+    ) -> Result<Vec<UploadedRow>, Error> {
+        const LIST: &str = "
+            SELECT media_id, created_at, sha256, size, content_type, file_name
+            FROM media
+            WHERE uploader = $1 AND origin = $2 AND sha256 IS NOT NULL AND (created_at, media_id) < ($3, $4)
+            ORDER BY created_at DESC, media_id DESC
+            LIMIT $5";
+        let mut args = args![uploader.as_str(), origin.as_str(), before.0, before.1];
+        args.extend(args![i64::from(limit)]);
+        let rows = self.0.query(LIST, args).await?;
+        let uploaded = rows.iter().map(|row| {
+            let (sha256, size, content_type, file_name) = (row.text(2)?, row.int(3)?, row.text(4)?, row.opt_text(5)?);
+            let content = ContentRow { sha256, size, content_type, file_name };
+            Ok(UploadedRow { media_id: row.text(0)?, created_at: row.int(1)?, content })
+        });
+        uploaded.collect()
     }
 }
 
@@ -168,6 +212,29 @@ mod tests {
             let touched = store.media().find(ours, "one").await?.expect("it was stored");
             assert_eq!(touched.last_access_at, 9);
             assert_eq!(store.media().find(ours, "two").await?, None);
+            Ok::<_, Error>(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn what_somebody_has_uploaded_is_listed_page_by_page() {
+        on_each_engine(async |store| {
+            let (ours, alice) = (server_name!("a.test"), user_id!("@alice:a.test"));
+            let mut write = Write::new();
+            for (id, at) in [("one", 1), ("two", 2), ("three", 2)] {
+                insert(&mut write, ours, id, alice, &content(id), at);
+            }
+            insert(&mut write, ours, "bobs", user_id!("@bob:a.test"), &content("bobs"), 3);
+            reserve(&mut write, ours, "empty", alice, 4, 10);
+            store.commit(write).await?;
+            let ids = async |before: (Millis, &str)| {
+                let found = store.media().uploaded(ours, alice, before, 2).await?;
+                Ok::<_, Error>(found.into_iter().map(|row| (row.created_at, row.media_id)).collect::<Vec<_>>())
+            };
+            let first = ids((Millis::MAX, "")).await?;
+            assert_eq!(first, [(2, "two".to_owned()), (2, "three".to_owned())]);
+            assert_eq!(ids((2, "three")).await?, [(1, "one".to_owned())]);
             Ok::<_, Error>(())
         })
         .await;

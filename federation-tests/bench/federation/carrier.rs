@@ -12,11 +12,12 @@ pub async fn measure(engine: &Engine, arguments: &Arguments, table: &mut Table) 
     let Some(programs) = Broker::programs() else { return };
     eprintln!("federation: starting two RabbitMQs");
     let (of_a, of_b) = tokio::join!(Broker::start(&programs, "a.test"), Broker::start(&programs, "b.test"));
+    let (url_of_a, url_of_b) = (of_a.server_url().await, of_b.server_url().await);
     of_a.open_line("b.test").await;
     of_b.open_line("a.test").await;
     let network = Network::direct();
-    let a = network.server(engine, "a.test").await.set("bus", "url", of_a.server_url().await).start().await;
-    let b = network.server(engine, "b.test").await.set("bus", "url", of_b.server_url().await).start().await;
+    let a = network.server(engine, "a.test").await.set("bus", "url", url_of_a).start().await;
+    let b = network.server(engine, "b.test").await.set("bus", "url", url_of_b).start().await;
     let pair = Pair { a, b, network };
     let admins = [pair.a.admin().await, pair.b.admin().await];
     for transport in ["https", "amqp"] {

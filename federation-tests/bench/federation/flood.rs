@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 pub async fn measure(pair: &Pair, limits: &Limits, arguments: &Arguments, table: &mut Table) {
     eprintln!("federation: as fast as it goes, from {} rooms", arguments.rooms);
-    let mut senders = load::senders(&pair.a, arguments).await;
+    let mut senders = load::senders(&pair.a, "sender", arguments).await;
     let (reader, mut reading) = newcomer(&pair.b, "reader").await;
     let rooms: BTreeSet<String> = senders.iter().map(|sender| sender.room.clone()).collect();
     for room in &rooms {

@@ -3,7 +3,6 @@
 use std::{fmt::Display, future::Future, net::IpAddr, str::FromStr, sync::Arc};
 
 use axum::{body::Body, response::IntoResponse as _};
-use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode, request::Parts};
 use serde::de::DeserializeOwned;
 use utoipa::{
@@ -19,7 +18,7 @@ use utoipa::{
 use super::payload::{Nothing, Payload, Reply, Schemas, misread};
 use crate::{
     Incoming, Problem, Route, Services, Session, SharedServices,
-    endpoint::{address_of, path_arguments, read_body, user_of},
+    endpoint::{address_of, path_arguments, user_of},
     problem::Document,
 };
 
@@ -203,18 +202,8 @@ where
     let caller = W::authenticate(&parts, &mut body, address, &services).await?;
     let arguments = names.iter().cloned().zip(path_arguments(&mut parts).await?).collect();
     let query = read_query(parts.uri.query().unwrap_or_default())?;
-    let body = match body {
-        _ if !B::IS_THERE => Bytes::new(),
-        Incoming::Read(body) => or_empty_object(body),
-        Incoming::Unread(body) => or_empty_object(read_body(body, services.config.max_body).await?),
-    };
-    let body = B::read(&body)?;
+    let body = B::read(body, services.config.max_body).await?;
     Ok(Call { caller, query, body, address, headers: parts.headers, services, arguments })
-}
-
-/// Where every field of a body is optional, it may be left out.
-fn or_empty_object(body: Bytes) -> Bytes {
-    if body.iter().all(u8::is_ascii_whitespace) { Bytes::from_static(b"{}") } else { body }
 }
 
 fn read_query<T: DeserializeOwned>(query: &str) -> Result<T, Problem> {

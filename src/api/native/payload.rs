@@ -1,11 +1,12 @@
 //! What calls and answers carry: JSON, a file, or nothing; and how that is described.
 
-use std::fmt::Display;
+use std::{fmt::Display, future::Future};
 
 use axum::{
     body::Body,
     response::{IntoResponse as _, Response},
 };
+use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use serde::{Serialize, de::DeserializeOwned};
 use utoipa::{
@@ -15,11 +16,14 @@ use utoipa::{
         path::{OperationBuilder, Parameter, ParameterIn},
         request_body::RequestBodyBuilder,
         response::ResponseBuilder,
-        schema::{ObjectBuilder, Type},
+        schema::{KnownFormat, ObjectBuilder, SchemaFormat, Type},
     },
 };
 
-use crate::{Problem, endpoint::check_json};
+use crate::{
+    Incoming, Problem,
+    endpoint::{check_json, read_body},
+};
 
 /// No query that matters, no body, or no answer but that it was done.
 #[derive(Clone, Copy, Debug, Default)]
@@ -40,22 +44,17 @@ impl IntoParams for Nothing {
 /// The schemas that an endpoint refers to, by name.
 pub(super) type Schemas = Vec<(String, RefOr<Schema>)>;
 
-/// What a body holds: JSON, or nothing.
+/// What a body holds: JSON, bytes, or nothing.
 pub trait Payload: Sized + Send + 'static {
-    /// Whether there is one.
-    const IS_THERE: bool;
-
-    /// Reads it. `body`: empty where there is none.
-    fn read(body: &[u8]) -> Result<Self, Problem>;
+    /// Reads it. `limit`: how many bytes of JSON are read.
+    fn read(body: Incoming, limit: usize) -> impl Future<Output = Result<Self, Problem>> + Send;
 
     /// Says what a body looks like.
     fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder;
 }
 
 impl Payload for Nothing {
-    const IS_THERE: bool = false;
-
-    fn read(_: &[u8]) -> Result<Self, Problem> {
+    async fn read(_: Incoming, _: usize) -> Result<Self, Problem> {
         Ok(Self)
     }
 
@@ -65,11 +64,13 @@ impl Payload for Nothing {
 }
 
 impl<T: DeserializeOwned + ToSchema + Send + 'static> Payload for T {
-    const IS_THERE: bool = true;
-
-    fn read(body: &[u8]) -> Result<Self, Problem> {
-        check_json(body)?;
-        let mut deserializer = serde_json::Deserializer::from_slice(body);
+    async fn read(body: Incoming, limit: usize) -> Result<Self, Problem> {
+        let body = or_empty_object(match body {
+            Incoming::Read(body) => body,
+            Incoming::Unread(body) => read_body(body, limit).await?,
+        });
+        check_json(&body)?;
+        let mut deserializer = serde_json::Deserializer::from_slice(&body);
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| misread("body", error))
     }
 
@@ -79,6 +80,32 @@ impl<T: DeserializeOwned + ToSchema + Send + 'static> Payload for T {
         operation.request_body(Some(body.build()))
     }
 }
+
+/// Where every field of a body is optional, it may be left out.
+fn or_empty_object(body: Bytes) -> Bytes {
+    if body.iter().all(u8::is_ascii_whitespace) { Bytes::from_static(b"{}") } else { body }
+}
+
+/// Bytes that the handler takes piece by piece, and sees to their number and their time.
+#[derive(Debug)]
+pub struct Pieces(pub Body);
+
+impl Payload for Pieces {
+    async fn read(body: Incoming, _: usize) -> Result<Self, Problem> {
+        Ok(Self(match body {
+            Incoming::Unread(body) => body,
+            Incoming::Read(bytes) => Body::from(bytes),
+        }))
+    }
+
+    fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
+        let bytes = ObjectBuilder::new().schema_type(Type::String).format(Some(BINARY)).build();
+        let content = Content::new(Some(RefOr::T(Schema::from(bytes))));
+        operation.request_body(Some(RequestBodyBuilder::new().content("application/octet-stream", content).build()))
+    }
+}
+
+const BINARY: SchemaFormat = SchemaFormat::KnownFormat(KnownFormat::Binary);
 
 /// What a handler's answer becomes.
 pub trait Reply: Send + 'static {
@@ -170,6 +197,20 @@ impl Reply for File {
     fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
         let content = Content::new(Some(RefOr::T(Schema::from(ObjectBuilder::new().schema_type(Type::String)))));
         operation.response("200", ResponseBuilder::new().description("A file.").content("*/*", content))
+    }
+}
+
+/// An answer that the handler has written, headers and all.
+#[derive(Debug)]
+pub struct Written(pub Response);
+
+impl Reply for Written {
+    fn into_response(self) -> Response {
+        self.0
+    }
+
+    fn describe(operation: OperationBuilder, _: &mut Schemas) -> OperationBuilder {
+        operation.response("2XX", ResponseBuilder::new().description("Done, as the description says."))
     }
 }
 
