@@ -10,6 +10,7 @@ mod crash;
 mod encrypted;
 mod federation;
 mod figures;
+mod files;
 mod lifecycle;
 mod nodes;
 mod outages;

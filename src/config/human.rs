@@ -205,9 +205,32 @@ pub mod size {
     }
 
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<ByteSize, D::Error> {
-        super::text(deserializer, "a size of at least \"64 KiB\" with its unit, such as \"4 MiB\"", |text| {
-            let has_unit = text.trim_end().ends_with(char::is_alphabetic);
-            text.parse().ok().filter(|size| has_unit && *size >= ByteSize::kib(64))
+        super::text(deserializer, "a size of at least \"64 KiB\" with its unit, such as \"4 MiB\"", read)
+    }
+
+    pub fn read(text: &str) -> Option<ByteSize> {
+        let has_unit = text.trim_end().ends_with(char::is_alphabetic);
+        text.parse().ok().filter(|size| has_unit && *size >= ByteSize::kib(64))
+    }
+}
+
+/// `"10 GiB"`, or `"none"` for no limit at all.
+pub mod quota {
+    use bytesize::ByteSize;
+    use serde::{Deserializer, Serializer};
+
+    const NONE: &str = "none";
+
+    pub fn serialize<S: Serializer>(quota: &Option<ByteSize>, serializer: S) -> Result<S::Ok, S::Error> {
+        match quota {
+            Some(size) => serializer.collect_str(size),
+            None => serializer.serialize_str(NONE),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ByteSize>, D::Error> {
+        super::text(deserializer, "none, or a size of at least \"64 KiB\" with its unit, such as \"10 GiB\"", |text| {
+            if text == NONE { Some(None) } else { super::size::read(text).map(Some) }
         })
     }
 }

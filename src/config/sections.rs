@@ -453,14 +453,14 @@ pub struct Media {
     /// The largest file that is fetched from another server.
     #[serde(with = "human::size")]
     pub max_remote: ByteSize,
-    /// How much one user may have here; 0: any amount.
-    #[serde(with = "human::size")]
-    pub quota: ByteSize,
+    /// How much one user may have here; `None`: any amount.
+    #[serde(with = "human::quota")]
+    pub quota: Option<ByteSize>,
 }
 
 impl Default for Media {
     fn default() -> Self {
-        Self { path: None, max_upload: ByteSize::mib(50), max_remote: ByteSize::mib(50), quota: ByteSize(0) }
+        Self { path: None, max_upload: ByteSize::mib(50), max_remote: ByteSize::mib(50), quota: None }
     }
 }
 

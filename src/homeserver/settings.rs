@@ -121,7 +121,7 @@ pub(super) fn media_config(config: &Config) -> MediaConfig {
     MediaConfig {
         max_upload: config.media.max_upload.as_u64(),
         max_remote: config.media.max_remote.as_u64(),
-        quota: Some(config.media.quota.as_u64()).filter(|quota| *quota > 0),
+        quota: config.media.quota.map(|quota| quota.as_u64()),
         ..MediaConfig::at(config.media_path())
     }
 }

@@ -108,11 +108,12 @@ async fn take(call: Call<Session, Named, Pieces>) -> Answer<Written> {
     let limit = services.media.config().max_upload;
     let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| limit < length) {
-        return Err(MediaError::TooLarge { limit }.into());
+        return Err(refuse(MediaError::TooLarge { limit }));
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let described = Described { content_type, file_name: query.filename };
-    let mxc = services.media.upload(&caller.user_id, described, body.0.into_data_stream()).await?;
+    let uploaded = services.media.upload(&caller.user_id, described, body.0.into_data_stream()).await;
+    let mxc = uploaded.map_err(refuse)?;
     let file = look_at(&services.media, &mxc, Reach::Ours).await?;
     Ok(Written(Created(file).into_response()))
 }
@@ -151,7 +152,7 @@ async fn list(call: Call<Session, Page>) -> Answer<FileList> {
         }
         None => None,
     };
-    let files = call.services.media.uploaded(&call.caller.user_id, before, limit).await?;
+    let files = call.services.media.uploaded(&call.caller.user_id, before, limit).await.map_err(refuse)?;
     let is_full = files.len() == limit as usize;
     let next = files.last().filter(|_| is_full).map(|last| format!("{}.{}", last.created_at, last.mxc.id));
     Ok(FileList { files: files.into_iter().map(Into::into).collect(), next })
