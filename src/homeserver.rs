@@ -14,7 +14,7 @@ use std::{
 
 use api::{Dependency, Services};
 use fabric::{Broker, BrokerError, Cache, CacheError};
-use integrations::{Announcements, Cascade, Integration, Stream, Webhooks};
+use integrations::{Announcements, Cascade, ContentRuleError, ContentRules, Integration, Stream, Webhooks};
 use media::{Media, MediaConfig};
 use model::Millis;
 use peers::{
@@ -89,6 +89,9 @@ pub enum StartError {
     /// The database can't be used.
     #[error("the database could not be opened")]
     Store(#[from] store::Error),
+    /// The words that people don't get past with can't be looked for.
+    #[error("the sets of words could not be read")]
+    ContentRules(#[from] ContentRuleError),
     /// The cache that is configured can't be one.
     #[error("the cache can't be used")]
     Cache(#[from] CacheError),
@@ -170,7 +173,8 @@ impl Homeserver {
         let sharing = settings::cascade_config(&config);
         let cascade = Cascade::open(store.clone(), peers.clone(), users.clone(), sharing).await?;
         // Before anybody can come, so that nothing is done without asking who wants to be asked.
-        let gate = webhooks.gate().await?;
+        let content_rules = ContentRules::open(store.clone(), webhooks.gate().await?).await?;
+        let gate = content_rules.gate();
         for slot in [rooms.gate(), users.gate(), media.gate()] {
             slot.set(gate.clone());
         }
@@ -186,6 +190,8 @@ impl Homeserver {
         following.spawn(|stop| async move { stop.run_until_cancelled(seen.tend()).await.unwrap_or_default() });
         let trust = peers.trust().clone();
         following.spawn(|stop| async move { trust.tend(stop).await });
+        let rules = content_rules.clone();
+        following.spawn(|stop| async move { rules.tend(stop).await });
         let hooks = webhooks.clone();
         following.spawn(|stop| async move { hooks.run(stop).await });
         let shared = cascade.clone();
@@ -218,6 +224,7 @@ impl Homeserver {
             links,
             webhooks,
             cascade,
+            content_rules,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),
             store: core.store,
             users: core.users,

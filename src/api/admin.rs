@@ -14,6 +14,7 @@ mod peers;
 mod room_acls;
 pub(crate) mod staff;
 mod webhooks;
+mod word_sets;
 
 use crate::native::Endpoint;
 
@@ -29,6 +30,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         doctor::endpoints(),
         bus::endpoints(),
         webhooks::endpoints(),
+        word_sets::endpoints(),
         directory::endpoints(),
         cascade::endpoints(),
     ]

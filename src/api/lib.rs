@@ -57,6 +57,8 @@ pub struct Services {
     pub bridge: ::federation::Bridge,
     /// Addresses that are told what happens here.
     pub webhooks: integrations::Webhooks,
+    /// Words that people don't get past with.
+    pub content_rules: integrations::ContentRules,
     /// The directories that full peers share.
     pub cascade: integrations::Cascade,
     /// What became of what other servers were sent.

@@ -72,6 +72,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
 
+    /// 500 `internal`: a fault of ours, of which only the log tells.
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal server error")
+    }
+
     /// The status that it is answered with.
     pub fn status(&self) -> StatusCode {
         self.status

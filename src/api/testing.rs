@@ -101,6 +101,9 @@ impl Server {
         let stream = Stream::new(store.clone(), peers.server_name().to_owned());
         let vault = Arc::new(Vault::open(keys.path()).expect("the folder is ours"));
         let client = peers.plain_client().expect("a client needs no more");
+        let webhooks = Webhooks::new(store.clone(), stream, vault, client);
+        let gate = webhooks.gate().await.expect("the store can be read");
+        let content_rules = integrations::ContentRules::open(store.clone(), gate).await.expect("the store can be read");
         let sharing = integrations::CascadeConfig::default();
         let cascade = integrations::Cascade::open(store.clone(), peers.clone(), users.clone(), sharing);
         let cascade = cascade.await.expect("the store is fresh");
@@ -108,7 +111,8 @@ impl Server {
             announcements,
             cascade,
             ledger: sender.ledger(),
-            webhooks: Webhooks::new(store.clone(), stream, vault, client),
+            content_rules,
+            webhooks,
             config: ApiConfig::default(),
             limits: users.limits(),
             users,

@@ -1,12 +1,14 @@
 //! What other programs are told of, and what they may say: the bus, webhooks, system events and broadcasts, the cascade.
 //!
 //! **Invariant.** Nothing here is on the way of a message: what other programs are told is read behind it, from the one stream. The one
-//! exception is wanted: who is to be asked before something happens ([`webhooks`]) is asked first, outside anybody's turn.
+//! exception is wanted: words that are looked for ([`content_rules`]), and who is to be asked before something happens ([`webhooks`]),
+//! come first, outside anybody's turn.
 
 mod announcements;
 pub mod broadcasts;
 pub mod bus;
 pub mod cascade;
+pub mod content_rules;
 mod follow;
 pub mod notices;
 pub mod system_events;
@@ -15,6 +17,7 @@ pub mod webhooks;
 pub use announcements::{Announcements, AnnouncementsConfig};
 pub use bus::{BusConfig, Integration, Rule, RuleError};
 pub use cascade::{Cascade, CascadeConfig, CascadeError};
+pub use content_rules::{ContentRuleError, ContentRules};
 pub use follow::Stream;
 pub use webhooks::{AnyWebhook, BeforeHook, Webhook, WebhookError, Webhooks};
 

@@ -63,6 +63,7 @@ pub mod uploads;
 pub mod used_tokens;
 pub mod user_directory;
 pub mod webhooks;
+pub mod word_sets;
 mod write;
 mod writer;
 

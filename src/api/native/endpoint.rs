@@ -1,10 +1,12 @@
 //! An endpoint of the native API: a function, and what is to be said of it, which is the same declaration.
 
-use std::{fmt::Display, future::Future, net::IpAddr, str::FromStr, sync::Arc};
+use std::{fmt::Display, future::Future, net::IpAddr, panic::AssertUnwindSafe, str::FromStr, sync::Arc};
 
 use axum::{body::Body, response::IntoResponse as _};
-use http::{HeaderMap, Method, Request, StatusCode, request::Parts};
+use futures_util::FutureExt as _;
+use http::{HeaderMap, Method, Request, request::Parts};
 use serde::de::DeserializeOwned;
+use tracing::error;
 use utoipa::{
     IntoParams, PartialSchema as _, ToSchema as _,
     openapi::{
@@ -44,11 +46,7 @@ pub struct Call<W, Q = Nothing, B = Nothing> {
 impl<W, Q, B> Call<W, Q, B> {
     /// The part of the path that stands at `{name}`.
     pub fn argument<T: FromStr<Err: Display>>(&self, name: &str) -> Result<T, Problem> {
-        let (_, text) = self
-            .arguments
-            .iter()
-            .find(|(known, _)| known == name)
-            .ok_or_else(|| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal server error"))?;
+        let (_, text) = self.arguments.iter().find(|(known, _)| known == name).ok_or_else(Problem::internal)?;
         text.parse().map_err(|error| {
             Problem::invalid(format!("`{text}`, which stands for `{name}` in the path, is wrong: {error}"))
                 .with("field", name)
@@ -169,12 +167,19 @@ where
         paths: vec![path],
         handler: Arc::new(move |request, services| {
             let names = names.clone();
-            Box::pin(async move {
+            let answer = async move {
                 let answer = match read(request, &names, services).await {
                     Ok(call) => handler(call).await,
                     Err(problem) => Err(problem),
                 };
                 answer.map_or_else(Problem::into_response, T::into_response)
+            };
+            Box::pin(async move {
+                // Nothing is shared with what panicked but the services, which hold no locks across anything that could.
+                AssertUnwindSafe(answer).catch_unwind().await.unwrap_or_else(|_| {
+                    error!(http.route = path, "a handler panicked");
+                    Problem::internal().into_response()
+                })
             })
         }),
     };

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use axum::response::{IntoResponse as _, Response};
 use http::header;
+use serde_json::Value;
 use utoipa::openapi::{
     Components, Info, OpenApi, PathItem, Paths,
     security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
@@ -17,7 +18,7 @@ const PATH: &str = "/api/v1/openapi.json";
 pub(super) fn with_document(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
     let mut own = get(PATH, "This description.", placeholder);
     endpoints.push(own.clone());
-    let text: Arc<str> = document(&endpoints).to_json().expect("the description can be written as JSON").into();
+    let text: Arc<str> = written(&document(&endpoints)).into();
     own.route.handler = Arc::new(move |_, _| {
         let answer: Response = ([(header::CONTENT_TYPE, "application/json")], text.to_string()).into_response();
         Box::pin(std::future::ready(answer))
@@ -25,6 +26,26 @@ pub(super) fn with_document(mut endpoints: Vec<Endpoint>) -> Vec<Endpoint> {
     endpoints.pop();
     endpoints.push(own);
     endpoints
+}
+
+/// As JSON. `int32` is taken out: it promises less than the 32 bits without a sign that are meant.
+fn written(document: &OpenApi) -> String {
+    let mut document = serde_json::to_value(document).expect("the description can be written as JSON");
+    without_int32(&mut document);
+    document.to_string()
+}
+
+fn without_int32(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if fields.get("format").is_some_and(|format| format == "int32") {
+                fields.remove("format");
+            }
+            fields.values_mut().for_each(without_int32);
+        }
+        Value::Array(items) => items.iter_mut().for_each(without_int32),
+        _ => {}
+    }
 }
 
 /// Declares what [`with_document`] answers.
@@ -80,7 +101,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use http::{Method, StatusCode};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::{

@@ -76,7 +76,10 @@ impl<T: DeserializeOwned + ToSchema + Send + 'static> Payload for T {
 
     fn describe(operation: OperationBuilder, schemas: &mut Schemas) -> OperationBuilder {
         let content = Content::new(Some(reference::<T>(schemas)));
-        let body = RequestBodyBuilder::new().content("application/json", content).required(Some(Required::True));
+        // What may be empty may be left out.
+        let is_needed = serde_json::from_str::<T>("{}").is_err();
+        let required = if is_needed { Required::True } else { Required::False };
+        let body = RequestBodyBuilder::new().content("application/json", content).required(Some(required));
         operation.request_body(Some(body.build()))
     }
 }
@@ -229,7 +232,7 @@ fn json(status: StatusCode, answer: &impl Serialize) -> Response {
         Ok(text) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => {
             tracing::error!(error = &error as &dyn std::error::Error, "failed to render an answer");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "internal server error").into_response()
+            Problem::internal().into_response()
         }
     }
 }

@@ -88,7 +88,7 @@ impl Figures {
         let all = accepted + refused + skipped + pulled + queued;
         Self {
             server,
-            since: day_of(since) * DAY,
+            since: day_of(since).saturating_mul(DAY),
             accepted,
             refused,
             skipped,
