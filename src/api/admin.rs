@@ -2,6 +2,7 @@
 //!
 //! Three roles: admins change things; operators look, and have what failed tried again; auditors look and export.
 
+mod approvals;
 mod audit;
 mod bus;
 mod cascade;
@@ -31,6 +32,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         webhooks::endpoints(),
         directory::endpoints(),
         cascade::endpoints(),
+        approvals::endpoints(),
     ]
     .concat()
 }
