@@ -23,8 +23,8 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Events, Federation, LinkKind, Listen,
-        LogFormat, Logging, Media, Metrics, Rate, RateLimits, Registration, Rooms, Sync, Tls,
+        Accounts, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Email, EmailTls, Events, Federation, LinkKind,
+        Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Registration, Rooms, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -53,6 +53,7 @@ pub struct Config {
     pub events: Events,
     pub cache: Cache,
     pub registration: Registration,
+    pub email: Email,
     pub accounts: Accounts,
     pub rate_limits: RateLimits,
     pub rooms: Rooms,
@@ -80,6 +81,7 @@ impl Default for Config {
             events: Events::default(),
             cache: Cache::default(),
             registration: Registration::default(),
+            email: Email::default(),
             accounts: Accounts::default(),
             rate_limits: RateLimits::default(),
             rooms: Rooms::default(),
@@ -107,7 +109,7 @@ impl Config {
     fn resolve_paths(&mut self, base: &Path) {
         self.data_dir = base.join(&self.data_dir);
         self.keys_dir = base.join(&self.keys_dir);
-        let Self { tls, federation, bus, cache, media, .. } = self;
+        let Self { tls, federation, bus, cache, email, media, .. } = self;
         let files = [
             &mut tls.certificate,
             &mut tls.private_key,
@@ -116,6 +118,7 @@ impl Config {
             &mut bus.certificate,
             &mut bus.private_key,
             &mut cache.ca_file,
+            &mut email.ca_file,
             &mut media.path,
         ];
         for path in files.into_iter().flatten() {

@@ -13,19 +13,23 @@ use std::{
 };
 
 use api::{Dependency, Services};
-use fabric::{Broker, BrokerError, Cache, CacheError};
-use integrations::{Announcements, Cascade, ContentRuleError, ContentRules, Integration, Stream, Webhooks};
+use fabric::{Broker, BrokerError, Cache, CacheError, MailError};
+use integrations::{
+    Announcements, Cascade, ContentRuleError, ContentRules, Integration, Stream, Webhooks, system_events::Severity,
+};
 use media::{Media, MediaConfig};
 use model::Millis;
 use peers::{
     Links, LinksError, PeerError, Peers,
     vault::{Vault, VaultError},
 };
+use serde_json::json;
 use store::Store;
 use sync::Sync;
-use tokio::task::JoinHandle;
+use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use users::{SecurityEvent, Users};
 
 use crate::{
     certificate::{Certificate, CertificateError},
@@ -104,6 +108,9 @@ pub enum StartError {
     /// Secrets can't be kept.
     #[error("secrets in the database can't be sealed and opened")]
     Vault(#[from] VaultError),
+    /// The mail relay can't be used as it is configured.
+    #[error("the mail relay can't be used as it is configured")]
+    Mail(#[from] MailError),
     /// The bus can't be used as it is configured.
     #[error("the bus can't be used as it is configured")]
     Bus(#[from] BrokerError),
@@ -133,10 +140,11 @@ impl Homeserver {
         make_data_folder(&config)?;
         let broker = settings::amqp_config(&config).map(|config| Broker::new(&config)).transpose()?;
         let nodes = Nodes::new(open_cache(&config)?, broker.as_ref(), Name::of(&config.data_dir));
-        let core = Core::of_node(&config, &nodes).await?;
+        let mut core = Core::of_node(&config, &nodes).await?;
+        let courier = core.courier.take();
         let Core { store, peers, users, rooms, .. } = &core;
         peers.keys().warn_of_notaries();
-        let vault = Arc::new(Vault::open(&config.keys_dir)?);
+        let vault = core.vault.clone();
         let links = links(&config, peers, &vault)?;
         let media = open_media(settings::media_config(&config), store, peers).await?;
         let off_duty = CancellationToken::new();
@@ -182,6 +190,10 @@ impl Homeserver {
         users.on_session_end(Box::new(move |user_id| ended.ended(user_id)));
 
         let following = Tasks::until(ending.clone());
+        if let Some(courier) = courier {
+            following.spawn(|stop| courier.run(stop));
+        }
+        report_security(users, &announcements, &following);
         let tended = sync.clone();
         following.spawn(|stop| async move { tended.tend(stop).await });
         let tended = media.clone();
@@ -262,6 +274,25 @@ impl Homeserver {
         }
         store.close().await;
     }
+}
+
+/// Has signs that somebody is after an account told as system events.
+fn report_security(users: &Users, announcements: &Announcements, tasks: &Tasks) {
+    let (sender, mut signs) = mpsc::channel::<SecurityEvent>(1_000);
+    // Each is in the log in any case.
+    users.on_security_event(Box::new(move |sign| drop(sender.try_send(sign.clone()))));
+    let events = announcements.events.clone();
+    tasks.spawn(|stop| async move {
+        while let Some(Some(sign)) = stop.run_until_cancelled(signs.recv()).await {
+            let kind = format!("security.{}", sign.name());
+            match sign {
+                SecurityEvent::RefreshTokenReused { user_id, device_id } => {
+                    let data = json!({ "device_id": device_id });
+                    events.record(None, &kind, user_id.as_str(), Severity::Warning, data).await;
+                }
+            }
+        }
+    });
 }
 
 async fn listen(config: &Config) -> Result<Vec<Listener>, StartError> {

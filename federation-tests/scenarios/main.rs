@@ -14,6 +14,7 @@ mod federation;
 mod figures;
 mod files;
 mod lifecycle;
+mod native;
 mod nodes;
 mod outages;
 mod race;

@@ -2,6 +2,7 @@
 //!
 //! Three roles: admins change things; operators look, and have what failed tried again; auditors look and export.
 
+mod approvals;
 mod audit;
 mod bus;
 mod cascade;
@@ -33,6 +34,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         word_sets::endpoints(),
         directory::endpoints(),
         cascade::endpoints(),
+        approvals::endpoints(),
     ]
     .concat()
 }

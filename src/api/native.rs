@@ -22,6 +22,7 @@
 //! }
 //! ```
 
+mod auth;
 mod broadcasts;
 mod delivery;
 pub(crate) mod directory;
@@ -55,6 +56,7 @@ pub(crate) fn routes() -> Vec<Route> {
 /// The endpoints, a list for each group.
 fn endpoints() -> Vec<Endpoint> {
     [
+        auth::endpoints(),
         federation::endpoints(),
         delivery::endpoints(),
         discoverability::endpoints(),

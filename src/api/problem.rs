@@ -10,6 +10,7 @@ use http::{HeaderValue, StatusCode, header};
 use model::{Kind, Refusal};
 use serde::Serialize;
 use serde_json::{Map, Value};
+use users::Refused;
 use utoipa::ToSchema;
 
 use crate::{Error, error::told};
@@ -55,6 +56,21 @@ impl Problem {
     pub fn with(mut self, field: &str, value: impl Into<Value>) -> Self {
         self.more.insert(field.to_owned(), value.into());
         self
+    }
+
+    /// The same under another status.
+    #[must_use]
+    pub fn at(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// What came of an act that may ask for authentication first. `challenge`: what is said where it does.
+    pub(crate) fn refused(refused: Refused, challenge: impl FnOnce() -> Self) -> Self {
+        match refused {
+            Refused::Challenge(_) => challenge(),
+            Refused::Refusal(refusal) => Self::of(&*refusal),
+        }
     }
 
     /// 400 `invalid`.

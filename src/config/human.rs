@@ -8,7 +8,7 @@ use serde::{Deserialize as _, Deserializer, de};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{LinkKind, LogFormat};
+use super::{EmailTls, LinkKind, LogFormat};
 
 /// A value in quotes, shortened and without line breaks.
 pub(super) fn quoted(text: &str) -> String {
@@ -137,6 +137,25 @@ pub fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogForma
     })
 }
 
+/// A port that can be connected to.
+pub fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
+    let found = Scalar::read(deserializer)?;
+    match number(&found).filter(|port| *port > 0) {
+        Some(port) => Ok(port),
+        None => found.wrong("a port, a whole number from 1 to 65535"),
+    }
+}
+
+/// `"none"`, `"starttls"` or `"tls"`.
+pub fn email_tls<'de, D: Deserializer<'de>>(deserializer: D) -> Result<EmailTls, D::Error> {
+    text(deserializer, "\"none\", \"starttls\" or \"tls\"", |kind| match kind {
+        "none" => Some(EmailTls::None),
+        "starttls" => Some(EmailTls::StartTls),
+        "tls" => Some(EmailTls::Tls),
+        _ => None,
+    })
+}
+
 /// `"upstream"` or `"shovel"`.
 pub fn link_kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LinkKind, D::Error> {
     text(deserializer, "\"upstream\" or \"shovel\"", |kind| match kind {
@@ -173,6 +192,34 @@ pub mod duration {
         super::text(deserializer, "a duration above 0 with its unit, such as \"30s\" or \"5m\"", |text| {
             humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero())
         })
+    }
+}
+
+/// `"30d"`, or `"never"`.
+pub mod patience {
+    use std::time::Duration;
+
+    use serde::{Deserializer, Serializer};
+
+    const NEVER: &str = "never";
+    const LEAST: Duration = Duration::from_mins(5);
+
+    pub fn serialize<S: Serializer>(length: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+        match length {
+            Some(length) => serializer.collect_str(&humantime::format_duration(*length)),
+            None => serializer.serialize_str(NEVER),
+        }
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+        super::text(
+            deserializer,
+            "a duration of at least 5 minutes, such as \"30d\", or \"never\"",
+            |text| match text {
+                NEVER => Some(None),
+                text => humantime::parse_duration(text).ok().filter(|length| *length >= LEAST).map(Some),
+            },
+        )
     }
 }
 

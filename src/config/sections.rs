@@ -305,6 +305,10 @@ pub struct Registration {
     pub token: Option<Secret>,
     /// More registration tokens.
     pub tokens: Vec<Secret>,
+    /// Whether an account waits until an admin approves of it.
+    pub approval: bool,
+    /// Whether somebody who registers must show to have an e-mail address; needs `[email]`.
+    pub require_email: bool,
     /// The key of the shared-secret registration endpoint; unset: the endpoint is closed.
     pub shared_secret: Option<Secret>,
 }
@@ -316,6 +320,58 @@ impl Registration {
     }
 }
 
+/// `[email]`: letters to people.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Email {
+    /// The relay that takes them, over SMTP. Unset: none are sent.
+    pub smtp_host: Option<String>,
+    /// Its port.
+    #[serde(deserialize_with = "human::port")]
+    pub smtp_port: u16,
+    /// How the line to it is kept secret.
+    #[serde(deserialize_with = "human::email_tls")]
+    pub tls: EmailTls,
+    /// PEM: authorities that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// By whom letters are. Unset: no-reply at the server's name.
+    pub from: Option<String>,
+    /// Who logs in at the relay. Unset: nobody.
+    pub user: Option<String>,
+    /// By what.
+    pub password: Option<Secret>,
+    /// How long a code is good that is sent.
+    #[serde(with = "human::duration")]
+    pub code_lifetime: Duration,
+}
+
+impl Default for Email {
+    fn default() -> Self {
+        Self {
+            smtp_host: None,
+            smtp_port: 587,
+            tls: EmailTls::StartTls,
+            ca_file: None,
+            from: None,
+            user: None,
+            password: None,
+            code_lifetime: Duration::from_mins(10),
+        }
+    }
+}
+
+/// How the line to the mail relay is kept secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EmailTls {
+    /// It isn't.
+    None,
+    /// It begins plain, and must become TLS.
+    StartTls,
+    /// TLS from the first byte.
+    Tls,
+}
+
 /// `[accounts]`: passwords and sessions.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -323,6 +379,15 @@ pub struct Accounts {
     /// How long an access token of a session with a refresh token lives.
     #[serde(with = "human::duration")]
     pub access_token_lifetime: Duration,
+    /// How long an access token of the native API lives.
+    #[serde(with = "human::duration")]
+    pub signed_token_lifetime: Duration,
+    /// How long a session goes on in which nobody is seen.
+    #[serde(with = "human::patience")]
+    pub session_idle: Option<Duration>,
+    /// How long a session goes on at most.
+    #[serde(with = "human::patience")]
+    pub session_lifetime: Option<Duration>,
     pub argon2: Argon2Costs,
     /// How many wrong passwords for one account in a row cost nothing; after them each costs a wait that doubles.
     #[serde(deserialize_with = "human::whole::<_, 0, 1_000_000>")]
@@ -333,6 +398,9 @@ impl Default for Accounts {
     fn default() -> Self {
         Self {
             access_token_lifetime: Duration::from_mins(5),
+            signed_token_lifetime: Duration::from_mins(15),
+            session_idle: None,
+            session_lifetime: None,
             argon2: Argon2Costs::default(),
             failed_logins_allowed: 10,
         }

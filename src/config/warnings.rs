@@ -9,7 +9,7 @@ use super::{Config, DatabaseUrl, Loaded, Origin};
 impl Loaded {
     /// Sentences for the operator, worst first.
     pub fn warnings(&self) -> Vec<String> {
-        [self.open_registration(), self.readable_secrets(), self.unused_tokens(), self.plain_http()]
+        [self.open_registration(), self.no_mail(), self.readable_secrets(), self.unused_tokens(), self.plain_http()]
             .into_iter()
             .flatten()
             .collect()
@@ -21,6 +21,11 @@ impl Loaded {
         open.then(|| {
             "registration is open to everyone who reaches this server; set registration.token to ask for one".to_owned()
         })
+    }
+
+    fn no_mail(&self) -> Option<String> {
+        let nobody = self.config.registration.require_email && self.config.email.smtp_host.is_none();
+        nobody.then(|| "registration.require_email is set, but not email.smtp_host: nobody can register".to_owned())
     }
 
     fn readable_secrets(&self) -> Option<String> {
@@ -39,6 +44,7 @@ impl Loaded {
             ("registration.token", registration.token.is_some()),
             ("registration.tokens", !registration.tokens.is_empty()),
             ("registration.shared_secret", registration.shared_secret.is_some()),
+            ("email.password", self.config.email.password.is_some()),
             ("bus.url", self.config.bus.url.is_some()),
             ("bus.management_url", self.config.bus.management_url.is_some()),
             ("cache.url", self.config.cache.url.is_some()),

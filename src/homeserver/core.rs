@@ -2,14 +2,15 @@
 
 use std::sync::{Arc, OnceLock};
 
+use fabric::{Courier, Mailer};
 use federation::{Bridge, Sender};
 use integrations::{Announcements, Stream};
 use model::{Committed, SigningKey};
-use peers::Peers;
+use peers::{Peers, vault::Vault};
 use rooms::Rooms;
 use store::Store;
 use sync::Notifier;
-use users::{RemoteUsers, Users};
+use users::{RemoteUsers, Shared, Users};
 
 use super::{StartError, make_data_folder, settings};
 use crate::{config::Config, nodes::Nodes, signing_key::KeyFile};
@@ -24,6 +25,10 @@ pub struct Core {
     pub users: Arc<Users>,
     pub rooms: Rooms,
     pub(super) audience: Arc<Audience>,
+    /// Seals the secrets that lie in the database.
+    pub(super) vault: Arc<Vault>,
+    /// Takes letters to the mail relay, if there is one.
+    pub(super) courier: Option<Courier>,
 }
 
 impl Core {
@@ -49,11 +54,20 @@ impl Core {
         peers.trust().share(nodes.cache());
         let rooms = Rooms::new(store.clone(), peers.clone(), key.clone(), settings::rooms_config(config));
         audience.rooms.get_or_init(|| rooms.clone());
-        let (config, cache) = (settings::users_config(config), nodes.cache().clone());
-        let users = Users::open_sharing(config, store.clone(), peers.clone(), cache).await?;
+        let vault = Arc::new(Vault::open(&config.keys_dir)?);
+        let (mailer, courier) = post(config)?.unzip();
+        let shared = Shared { cache: nodes.cache().clone(), vault: vault.clone(), mailer };
+        let users = Users::open_sharing(settings::users_config(config), store.clone(), peers.clone(), shared).await?;
         audience.remote_users.get_or_init(|| users.remote_users().clone());
-        Ok(Self { notifier, store, key, peers, users, rooms, audience })
+        Ok(Self { notifier, store, key, peers, users, rooms, audience, vault, courier })
     }
+}
+
+/// Where letters are handed in, and who takes them to the mail relay, if the configuration names one.
+fn post(config: &Config) -> Result<Option<(Mailer, Courier)>, StartError> {
+    let Some(config) = settings::mail_config(config) else { return Ok(None) };
+    let (mailer, letters) = Mailer::channel();
+    Ok(Some((mailer, Courier::new(&config, letters)?)))
 }
 
 /// Who hears of commits. The store is there before most of them, so each is told from when it is there.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::ApiConfig;
-use fabric::{AmqpConfig, CacheConfig, ManagementConfig, management::LinkWay};
+use fabric::{AmqpConfig, CacheConfig, MailConfig, MailTls, ManagementConfig, management::LinkWay};
 use federation::FederationConfig;
 use integrations::{
     AnnouncementsConfig, BusConfig, CascadeConfig, broadcasts::BroadcastsConfig, notices::NoticesConfig,
@@ -21,7 +21,7 @@ use users::{
 };
 
 use crate::{
-    config::{Config, DatabaseUrl, LinkKind, Rate, Secret, ServiceUrl},
+    config::{Config, DatabaseUrl, EmailTls, LinkKind, Rate, Secret, ServiceUrl},
     signing_key::{KeyError, previous, retired},
 };
 
@@ -32,6 +32,10 @@ pub(super) fn users_config(config: &Config) -> UsersConfig {
     UsersConfig {
         accounts: AccountsConfig {
             access_token_lifetime: config.accounts.access_token_lifetime,
+            signed_token_lifetime: config.accounts.signed_token_lifetime,
+            code_lifetime: config.email.code_lifetime,
+            session_idle: config.accounts.session_idle,
+            session_lifetime: config.accounts.session_lifetime,
             failed_logins_allowed: config.accounts.failed_logins_allowed,
             hash_costs: HashCosts {
                 memory_kib: costs.memory_kib,
@@ -44,6 +48,8 @@ pub(super) fn users_config(config: &Config) -> UsersConfig {
             enabled: config.registration.enabled,
             token: config.registration.token.as_ref().map(expose),
             tokens: config.registration.tokens.iter().map(expose).collect(),
+            approval: config.registration.approval,
+            require_email: config.registration.require_email,
             shared_secret: config.registration.shared_secret.as_ref().map(expose),
         },
         rate_limits: RateLimitsConfig {
@@ -62,6 +68,24 @@ pub(super) fn users_config(config: &Config) -> UsersConfig {
         },
         directory: DirectoryConfig { own_phones: config.cascade.own_phones },
     }
+}
+
+/// The mail relay, if there is one.
+pub(super) fn mail_config(config: &Config) -> Option<MailConfig> {
+    let email = &config.email;
+    let password = email.password.as_ref().map_or("", Secret::expose);
+    Some(MailConfig {
+        host: email.smtp_host.clone()?,
+        port: email.smtp_port,
+        tls: match email.tls {
+            EmailTls::None => MailTls::None,
+            EmailTls::StartTls => MailTls::StartTls,
+            EmailTls::Tls => MailTls::Tls,
+        },
+        ca_file: email.ca_file.clone(),
+        from: email.from.clone().unwrap_or_else(|| format!("no-reply@{}", config.server_name.host())),
+        login: email.user.clone().map(|user| (user, password.to_owned())),
+    })
 }
 
 pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {

@@ -40,8 +40,7 @@ use rates::Rates;
 use register::{Entry, Register};
 
 pub use audit::{AuditEntry, Author, Broken};
-pub(crate) use change::Audited;
-pub use change::{ChangeError, PeerChange};
+pub use change::{Audited, ChangeError, PeerChange};
 pub use rates::Rate;
 pub use register::Source;
 pub use settings::{Limits, PeerSettings, Transport, View};

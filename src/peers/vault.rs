@@ -26,8 +26,11 @@ const PURPOSE: &[u8] = b"comity: secrets in the database, sealed, 1";
 /// In bytes.
 const NONCE: usize = 24;
 
-/// Seals and opens secrets that lie in the database.
-pub struct Vault(XChaCha20Poly1305);
+/// Seals and opens secrets that lie in the database, and has keys for what needs one.
+pub struct Vault {
+    cipher: XChaCha20Poly1305,
+    secret: Zeroizing<[u8; 32]>,
+}
 
 /// Why nothing can be sealed or opened.
 #[derive(Debug, thiserror::Error)]
@@ -87,10 +90,22 @@ impl Vault {
             }
             loaded => loaded?,
         };
-        let mut mac = Hmac::<Sha256>::new_from_slice(&*secret).expect("HMAC takes keys of any length");
-        mac.update(PURPOSE);
-        let key = Zeroizing::new(<[u8; 32]>::from(mac.finalize().into_bytes()));
-        Ok(Self(XChaCha20Poly1305::new(&Key::from(*key))))
+        Ok(Self::of(secret))
+    }
+
+    /// One whose key nobody keeps: what it seals is lost with it.
+    pub fn ephemeral() -> Result<Self, VaultError> {
+        Ok(Self::of(random::<32>()?))
+    }
+
+    fn of(secret: Zeroizing<[u8; 32]>) -> Self {
+        let key = derived(&secret, PURPOSE);
+        Self { cipher: XChaCha20Poly1305::new(&Key::from(*key)), secret }
+    }
+
+    /// A key for something else: always the same one for the same purpose, as long as the file stays.
+    pub fn derive(&self, purpose: &str) -> Zeroizing<[u8; 32]> {
+        derived(&self.secret, purpose.as_bytes())
     }
 
     /// Seals a secret. `what`: which kind of secret it is; `whose`: of which peer, or what it is of. It is opened for the same
@@ -99,7 +114,7 @@ impl Vault {
         let nonce = *random::<NONCE>()?;
         let about = about(whose, what);
         let payload = Payload { msg: secret.as_bytes(), aad: about.as_bytes() };
-        let sealed = self.0.encrypt(&XNonce::from(nonce), payload).map_err(|_| VaultError::Sealed)?;
+        let sealed = self.cipher.encrypt(&XNonce::from(nonce), payload).map_err(|_| VaultError::Sealed)?;
         Ok(STANDARD_NO_PAD.encode([nonce.as_slice(), &sealed].concat()))
     }
 
@@ -109,7 +124,7 @@ impl Vault {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE>().ok_or(VaultError::Sealed)?;
         let about = about(whose, what);
         let payload = Payload { msg: sealed, aad: about.as_bytes() };
-        let secret = self.0.decrypt(&XNonce::from(*nonce), payload).map_err(|_| VaultError::Sealed)?;
+        let secret = self.cipher.decrypt(&XNonce::from(*nonce), payload).map_err(|_| VaultError::Sealed)?;
         String::from_utf8(secret).map(Zeroizing::new).map_err(|_| VaultError::Sealed)
     }
 }
@@ -118,6 +133,12 @@ impl Vault {
 pub fn password() -> Result<Zeroizing<String>, VaultError> {
     use base64::engine::general_purpose::URL_SAFE_NO_PAD;
     Ok(Zeroizing::new(URL_SAFE_NO_PAD.encode(*random::<32>()?)))
+}
+
+fn derived(secret: &[u8; 32], purpose: &[u8]) -> Zeroizing<[u8; 32]> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(secret).expect("HMAC takes keys of any length");
+    mac.update(purpose);
+    Zeroizing::new(mac.finalize().into_bytes().into())
 }
 
 fn about(whose: &str, what: &str) -> String {
@@ -182,6 +203,16 @@ mod tests {
         fs::remove_file(keys.join(FILE_NAME)).expect("it is ours");
         let other = Vault::open(&keys).expect("the folder is ours");
         assert!(matches!(other.unseal(b, "ours", &sealed), Err(VaultError::Sealed)));
+    }
+
+    #[test]
+    fn each_purpose_has_a_key_of_its_own_that_stays() {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let vault = Vault::open(folder.path()).expect("the folder is ours");
+        let again = Vault::open(folder.path()).expect("the file is there");
+        assert_eq!(*vault.derive("one"), *again.derive("one"));
+        assert_ne!(*vault.derive("one"), *vault.derive("two"));
+        assert_ne!(*vault.derive("one"), *Vault::ephemeral().expect("there is randomness").derive("one"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use model::Millis;
 use ruma::{OwnedUserId, UserId};
 
-use crate::{Error, Row, Store, Table, Write, args, directory, sip_phones};
+use crate::{Error, Row, Store, Table, Write, args, directory, second_factors, sip_phones, verification};
 
 /// An account as it is stored.
 #[derive(Clone)]
@@ -73,6 +73,8 @@ pub fn deactivate_account(write: &mut Write, user_id: &UserId, now: Millis, eras
     write.run(DEACTIVATE, args![user_id.as_str(), now, erased_at]);
     directory::remove_facts(write, user_id);
     sip_phones::remove_all(write, user_id);
+    verification::remove_emails(write, user_id);
+    second_factors::remove(write, user_id);
     // Who wants to be forgotten is not told of as somebody who has left.
     match erased_at {
         Some(_) => directory::hide(write, user_id),

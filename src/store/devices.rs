@@ -1,7 +1,7 @@
 //! The devices of accounts.
 
 use model::Millis;
-use ruma::{DeviceId, OwnedDeviceId, UserId};
+use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
 use crate::{Error, Row, Store, Table, Write, args};
 
@@ -19,13 +19,13 @@ pub struct DeviceRow {
 }
 
 static DEVICES: Table = Table {
-    insert: "INSERT INTO devices (user_id, device_id, display_name, created_at)",
-    columns: 4,
-    conflict: "ON CONFLICT (user_id, device_id) DO NOTHING",
+    insert: "INSERT INTO devices (user_id, device_id, display_name, created_at, opened_at)",
+    columns: 5,
+    conflict: "ON CONFLICT (user_id, device_id) DO UPDATE SET opened_at = excluded.opened_at",
     key: 2,
 };
 
-/// Adds a device. One that is there already keeps its name.
+/// Adds a device on which somebody logs in. One that is there already keeps its name.
 pub fn insert_device(
     write: &mut Write,
     user_id: &UserId,
@@ -33,7 +33,7 @@ pub fn insert_device(
     display_name: Option<&str>,
     now: Millis,
 ) {
-    write.insert(&DEVICES, args![user_id.as_str(), device_id.as_str(), display_name, now]);
+    write.insert(&DEVICES, args![user_id.as_str(), device_id.as_str(), display_name, now, now]);
 }
 
 /// Gives a device another name.
@@ -85,6 +85,25 @@ impl Devices<'_> {
             WHERE user_id = $1
             ORDER BY created_at, device_id";
         self.0.query(LIST, args![user_id.as_str()]).await?.iter().map(device).collect()
+    }
+
+    /// Up to `limit` devices on which nobody was seen since `unseen`, or on which somebody logged in before `opened`.
+    pub async fn overdue(
+        &self,
+        unseen: Option<Millis>,
+        opened: Option<Millis>,
+        limit: u32,
+    ) -> Result<Vec<(OwnedUserId, OwnedDeviceId)>, Error> {
+        const OVERDUE: &str = "
+            SELECT user_id, device_id
+            FROM devices
+            WHERE COALESCE(opened_at, created_at) < $2
+                OR (COALESCE(opened_at, created_at) < $1 AND COALESCE(last_seen_at, created_at) < $1)
+            ORDER BY user_id, device_id
+            LIMIT $3";
+        let (unseen, opened) = (unseen.unwrap_or(Millis::MIN), opened.unwrap_or(Millis::MIN));
+        let rows = self.0.query(OVERDUE, args![unseen, opened, i64::from(limit)]).await?;
+        rows.iter().map(|row| Ok((row.parse(0)?, row.text(1)?.into()))).collect()
     }
 
     /// One device.

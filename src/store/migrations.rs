@@ -42,6 +42,7 @@ const SHARED: &[Step] = migrations![
     24 "0024_webhooks",
     25 "0025_cascade",
     26 "0026_before_hooks",
+    27 "0027_auth",
     31 "0031_uploads",
     32 "0032_word_sets",
 ];

@@ -5,7 +5,7 @@
 use model::Millis;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
-use crate::{Error, Store, Table, Write, args};
+use crate::{Error, Row, Store, Table, Write, args};
 
 /// Who an access token stands for.
 #[derive(Clone, Debug)]
@@ -29,6 +29,17 @@ pub struct RefreshTokenRow {
     pub user_id: OwnedUserId,
     /// The device.
     pub device_id: OwnedDeviceId,
+    /// The how-manieth of its family it is; 0: it was given out before there were families.
+    pub generation: i64,
+}
+
+/// Where a refresh token stands among those of its session.
+#[derive(Clone, Copy, Debug)]
+pub struct Descent<'a> {
+    /// The hash of the family's name.
+    pub family: &'a str,
+    /// The how-manieth of the family, from 1 on.
+    pub generation: i64,
 }
 
 /// A refreshed pair: what replaces the refresh token `old`.
@@ -38,6 +49,8 @@ pub struct Refreshed<'a> {
     pub old: &'a str,
     /// The hash of its successor.
     pub refresh: &'a str,
+    /// Where the successor stands.
+    pub descent: Descent<'a>,
     /// The hash of the new access token.
     pub access: &'a str,
     /// Now.
@@ -54,8 +67,8 @@ static ACCESS_TOKENS: Table = Table {
 };
 
 static REFRESH_TOKENS: Table = Table {
-    insert: "INSERT INTO refresh_tokens (hash, user_id, device_id, created_at)",
-    columns: 4,
+    insert: "INSERT INTO refresh_tokens (hash, user_id, device_id, created_at, family, generation)",
+    columns: 6,
     conflict: "",
     key: 0,
 };
@@ -74,8 +87,16 @@ pub fn insert_access_token(
 }
 
 /// Adds a refresh token.
-pub fn insert_refresh_token(write: &mut Write, hash: &str, user_id: &UserId, device_id: &DeviceId, now: Millis) {
-    write.insert(&REFRESH_TOKENS, args![hash, user_id.as_str(), device_id.as_str(), now]);
+pub fn insert_refresh_token(
+    write: &mut Write,
+    hash: &str,
+    user_id: &UserId,
+    device_id: &DeviceId,
+    now: Millis,
+    descent: Descent<'_>,
+) {
+    let Descent { family, generation } = descent;
+    write.insert(&REFRESH_TOKENS, args![hash, user_id.as_str(), device_id.as_str(), now, family, generation]);
 }
 
 /// Removes the tokens of a device that signs in anew.
@@ -103,8 +124,8 @@ pub fn refresh(write: &mut Write, pair: &Refreshed<'_>) {
         FROM refresh_tokens
         WHERE hash = $1";
     const REFRESH: &str = "
-        INSERT INTO refresh_tokens (hash, user_id, device_id, created_at)
-        SELECT $2, user_id, device_id, $3
+        INSERT INTO refresh_tokens (hash, user_id, device_id, created_at, family, generation)
+        SELECT $2, user_id, device_id, $3, $4, $5
         FROM refresh_tokens
         WHERE hash = $1";
     const CHAIN: &str = "UPDATE refresh_tokens SET next_hash = $2 WHERE hash = $1";
@@ -112,7 +133,8 @@ pub fn refresh(write: &mut Write, pair: &Refreshed<'_>) {
     write.run(FORGET_ACCESS, args![pair.old]);
     write.run(FORGET_REFRESH, args![pair.old]);
     write.run(ACCESS, args![pair.old, pair.access, pair.now, pair.expires_at, pair.refresh]);
-    write.run(REFRESH, args![pair.old, pair.refresh, pair.now]);
+    let Descent { family, generation } = pair.descent;
+    write.run(REFRESH, args![pair.old, pair.refresh, pair.now, family, generation]);
     write.run(CHAIN, args![pair.old, pair.refresh]);
 }
 
@@ -187,10 +209,19 @@ impl Tokens<'_> {
 
     /// Who the refresh token with this hash stands for.
     pub async fn find_refresh_token(&self, hash: &str) -> Result<Option<RefreshTokenRow>, Error> {
-        const FIND: &str = "SELECT user_id, device_id FROM refresh_tokens WHERE hash = $1";
-        let rows = self.0.query(FIND, args![hash]).await?;
-        let Some(row) = rows.first() else { return Ok(None) };
-        Ok(Some(RefreshTokenRow { user_id: row.parse(0)?, device_id: row.text(1)?.into() }))
+        const FIND: &str = "SELECT user_id, device_id, COALESCE(generation, 0) FROM refresh_tokens WHERE hash = $1";
+        self.0.query(FIND, args![hash]).await?.first().map(refresh_token).transpose()
+    }
+
+    /// The youngest refresh token of the family with this hash.
+    pub async fn youngest_of(&self, family: &str) -> Result<Option<RefreshTokenRow>, Error> {
+        const FIND: &str = "
+            SELECT user_id, device_id, generation
+            FROM refresh_tokens
+            WHERE family = $1
+            ORDER BY generation DESC
+            LIMIT 1";
+        self.0.query(FIND, args![family]).await?.first().map(refresh_token).transpose()
     }
 
     /// Whose login token the attempt `claim` has used.
@@ -213,6 +244,10 @@ impl Tokens<'_> {
     }
 }
 
+fn refresh_token(row: &Row) -> Result<RefreshTokenRow, Error> {
+    Ok(RefreshTokenRow { user_id: row.parse(0)?, device_id: row.text(1)?.into(), generation: row.int(2)? })
+}
+
 #[cfg(test)]
 mod tests {
     use ruma::{device_id, user_id};
@@ -224,7 +259,8 @@ mod tests {
     };
 
     fn pair<'a>(old: &'a str, refresh: &'a str, access: &'a str) -> Refreshed<'a> {
-        Refreshed { old, refresh, access, now: 2, expires_at: 9 }
+        let descent = Descent { family: "f", generation: 2 };
+        Refreshed { old, refresh, descent, access, now: 2, expires_at: 9 }
     }
 
     #[tokio::test]
@@ -241,7 +277,7 @@ mod tests {
             };
             insert_account(&mut write, &account);
             insert_access_token(&mut write, "a1", alice, phone, 1, Some(5), Some("r1"));
-            insert_refresh_token(&mut write, "r1", alice, phone, 1);
+            insert_refresh_token(&mut write, "r1", alice, phone, 1, Descent { family: "f", generation: 1 });
             store.commit(write).await?;
 
             // The answer to the first attempt was lost; the client asks again.
@@ -255,6 +291,9 @@ mod tests {
             assert!(found.is_admin);
             assert!(store.tokens().find_refresh_token("r1").await?.is_some());
             assert!(store.tokens().has_predecessor("r3").await?);
+            let youngest = store.tokens().youngest_of("f").await?.expect("the family is there");
+            assert_eq!((youngest.device_id.as_str(), youngest.generation), ("PHONE", 2));
+            assert!(store.tokens().youngest_of("g").await?.is_none());
 
             let mut write = Write::new();
             retire_predecessor(&mut write, "r3");

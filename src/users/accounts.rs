@@ -15,11 +15,13 @@ use store::{
     device_keys::remove_cross_signing_keys,
     devices::remove_device,
     profiles::{put_profile_field, remove_profile},
+    verification::insert_email,
 };
 use tracing::info;
 
 use crate::{
-    Act, Limited, NewSession, Refused, Session, Users, key_updates::KeysChanged, passwords::Busy, tokens::NewDevice,
+    Act, EmailError, EmailProof, Limited, NewSession, Refused, Session, TokenStyle, Users, key_updates::KeysChanged,
+    passwords::Busy, tokens::NewDevice,
 };
 
 const MAX_PASSWORD_BYTES: usize = 512;
@@ -39,10 +41,14 @@ pub struct Registration<'a> {
     pub device_name: Option<&'a str>,
     /// Don't log in.
     pub inhibit_login: bool,
-    /// The access token shall expire and be refreshed.
-    pub refreshable: bool,
+    /// By what kind of tokens the session is opened.
+    pub tokens: TokenStyle,
     /// What came of the interactive authentication.
     pub auth: Option<&'a AuthData>,
+    /// What others see; `None`: the localpart.
+    pub display_name: Option<&'a str>,
+    /// An e-mail address, with what proves that it is the user's.
+    pub email: Option<EmailProof<'a>>,
 }
 
 /// An account to be made by somebody who may.
@@ -64,6 +70,8 @@ pub struct Registered {
     pub user_id: OwnedUserId,
     /// The session that was opened with it.
     pub session: Option<NewSession>,
+    /// It is no account yet: an admin has to approve of it.
+    pub is_waiting: bool,
 }
 
 /// An account, as an administrator sees it.
@@ -100,6 +108,18 @@ pub enum RegisterError {
     /// No password was given.
     #[error("`password` is missing")]
     NoPassword,
+    /// An e-mail address has to be shown to be one's own.
+    #[error(
+        "this server registers people with an e-mail address: ask for a code at /api/v1/auth/verification_codes, and register with it \
+        at /api/v1/auth/register"
+    )]
+    EmailNeeded,
+    /// The e-mail address won't do.
+    #[error(transparent)]
+    Email(#[from] EmailError),
+    /// More accounts wait for approval than are kept.
+    #[error("too many accounts wait for an administrator's approval; try again later")]
+    TooManyWaiting,
     /// The password will not do.
     #[error("the password {0}")]
     Password(&'static str),
@@ -138,7 +158,8 @@ impl From<store::Error> for RegisterError {
 impl Refusal for RegisterError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Closed | Self::Guest | Self::Proof(_) => Kind::Forbidden,
+            Self::Closed | Self::Guest | Self::Proof(_) | Self::EmailNeeded | Self::TooManyWaiting => Kind::Forbidden,
+            Self::Email(error) => error.kind(),
             // The specification has these as 400, a taken name too.
             Self::Taken | Self::Username(_) | Self::DeviceId | Self::NoPassword | Self::Password(_) | Self::Nonce => {
                 Kind::Invalid
@@ -163,9 +184,23 @@ impl Refusal for RegisterError {
         }
     }
 
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::Closed => Some("registration_closed"),
+            Self::Taken => Some("name_taken"),
+            Self::Username(_) => Some("invalid_name"),
+            Self::Password(_) | Self::NoPassword => Some("weak_password"),
+            Self::EmailNeeded => Some("email_needed"),
+            Self::Email(error) => error.code(),
+            Self::TooManyWaiting => Some("too_many_waiting"),
+            _ => None,
+        }
+    }
+
     fn remedy(&self) -> Option<String> {
         match self {
             Self::Gate(error) => error.remedy(),
+            Self::Email(error) => error.remedy(),
             _ => None,
         }
     }
@@ -173,6 +208,7 @@ impl Refusal for RegisterError {
     fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::Limited(limited) => limited.retry_after_ms(),
+            Self::Email(error) => error.retry_after_ms(),
             _ => None,
         }
     }
@@ -208,6 +244,10 @@ impl Refusal for AccountError {
     fn errcode(&self) -> Option<&'static str> {
         matches!(self, Self::Password(_)).then_some("M_WEAK_PASSWORD")
     }
+
+    fn code(&self) -> Option<&'static str> {
+        matches!(self, Self::Password(_)).then_some("weak_password")
+    }
 }
 
 // === Registration ===
@@ -232,20 +272,35 @@ impl Users {
         if let Some(password) = wish.password {
             self.check_password_rules(password).map_err(RegisterError::Password)?;
         }
+        let name = wish.display_name.unwrap_or(user_id.localpart());
+        crate::profiles::check_display_name(name).map_err(RegisterError::Profile)?;
+        if self.config.registration.require_email && wish.email.is_none() {
+            return Err(RegisterError::EmailNeeded.into());
+        }
         self.authorize(&Act::Register, None, wish.auth).await?;
         let password = wish.password.ok_or(RegisterError::NoPassword)?;
         self.ask_registration(&user_id).await?;
 
         let hash = self.passwords.hash(password.to_owned()).await?;
+        let email = match wish.email {
+            Some(proof) => Some(self.prove_new_email(proof).await.map_err(RegisterError::Email)?),
+            None => None,
+        };
+        if self.config.registration.approval {
+            self.put_in_queue(&user_id, hash, name, email).await?;
+            return Ok(Registered { user_id, session: None, is_waiting: true });
+        }
         let mut write = Write::new();
         insert_account(&mut write, &self.new_row(&user_id, Some(hash), false));
-        put_name(&mut write, &user_id, user_id.localpart());
-        let device =
-            NewDevice { device_id: wish.device_id, display_name: wish.device_name, refreshable: wish.refreshable };
+        put_name(&mut write, &user_id, name);
+        if let Some(email) = &email {
+            insert_email(&mut write, email, &user_id, self.now());
+        }
+        let device = NewDevice { device_id: wish.device_id, display_name: wish.device_name, tokens: wish.tokens };
         let session = (!wish.inhibit_login).then(|| self.open_session(&mut write, &user_id, device));
         self.store.commit(write).await.map_err(RegisterError::from)?;
         info!(user.id = %user_id, "{user_id} registered");
-        Ok(Registered { user_id, session })
+        Ok(Registered { user_id, session, is_waiting: false })
     }
 
     /// Asks whoever is asked before somebody makes an account.
@@ -287,9 +342,12 @@ impl Users {
     /// The user id that `username` would get, if it is free.
     pub async fn check_available(&self, username: &str) -> Result<OwnedUserId, RegisterError> {
         let user_id = self.user_id_of_localpart(username)?;
-        match self.store.accounts().find(&user_id).await? {
-            Some(_) => Err(RegisterError::Taken),
-            None => Ok(user_id),
+        if self.store.accounts().find(&user_id).await?.is_some() {
+            return Err(RegisterError::Taken);
+        }
+        match self.store.pending_accounts().find(&user_id).await? {
+            Some(pending) if pending.refused_at.is_none() => Err(RegisterError::Taken),
+            _ => Ok(user_id),
         }
     }
 
@@ -342,7 +400,7 @@ impl Users {
         }
     }
 
-    fn check_password_rules(&self, password: &str) -> Result<(), &'static str> {
+    pub(crate) fn check_password_rules(&self, password: &str) -> Result<(), &'static str> {
         if password.is_empty() {
             return Err("is empty");
         }
@@ -382,6 +440,20 @@ impl Users {
         self.authorize(&Act::ChangePassword, Some(session), auth).await?;
         let keep = Some(&session.device_id);
         self.put_password(&session.user_id, password, logout_devices, keep).await?;
+        Ok(())
+    }
+
+    /// Sets another password for whoever asks and knows the one before; `logout_devices` ends the user's other sessions.
+    pub async fn replace_password(
+        &self,
+        session: &Session,
+        old: &str,
+        new: &str,
+        logout_devices: bool,
+    ) -> Result<(), Refused> {
+        self.check_password_rules(new).map_err(AccountError::Password)?;
+        self.check_password(&session.user_id, old).await?;
+        self.put_password(&session.user_id, new, logout_devices, Some(&session.device_id)).await?;
         Ok(())
     }
 
@@ -577,7 +649,7 @@ mod tests {
     async fn another_password_ends_the_other_sessions_and_keeps_this_one() {
         with_users(async |users, _| {
             let other = users.register_for_tests("alice").await;
-            let this = users.login_for_tests("alice", false).await;
+            let this = users.login_for_tests("alice", TokenStyle::Lasting).await;
             let session = users.authenticate(&this.access_token).await.expect("the token is good");
             users
                 .put_password(&session.user_id, "another password", true, Some(&session.device_id))

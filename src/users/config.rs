@@ -18,6 +18,14 @@ pub struct AccountsConfig {
     pub session_cache: usize,
     /// How long an access token lasts that can be refreshed.
     pub access_token_lifetime: Duration,
+    /// How long an access token lasts that other programs can verify; it can be refreshed too.
+    pub signed_token_lifetime: Duration,
+    /// How long a session goes on in which nobody is seen; `None`: as long as it takes. Five minutes at least.
+    pub session_idle: Option<Duration>,
+    /// How long a session goes on at most; `None`: as long as it takes.
+    pub session_lifetime: Option<Duration>,
+    /// How long a code is good that is sent by e-mail.
+    pub code_lifetime: Duration,
     /// How long a login token lasts, which one device makes for another.
     pub login_token_lifetime: Duration,
     /// Whether users may change their display names.
@@ -35,6 +43,10 @@ impl Default for AccountsConfig {
             failed_logins_allowed: 10,
             session_cache: 20_000,
             access_token_lifetime: Duration::from_secs(300),
+            signed_token_lifetime: Duration::from_secs(900),
+            session_idle: None,
+            session_lifetime: None,
+            code_lifetime: Duration::from_secs(600),
             login_token_lifetime: Duration::from_secs(120),
             change_display_name: true,
             change_avatar: true,
@@ -51,6 +63,10 @@ pub struct RegistrationConfig {
     pub token: Option<String>,
     /// More such tokens.
     pub tokens: Vec<String>,
+    /// Whether an account waits until an admin approves of it.
+    pub approval: bool,
+    /// Whether somebody who registers must show to have an e-mail address.
+    pub require_email: bool,
     /// Who knows it may make any account by `/_synapse/admin/v1/register`, as existing tools do.
     pub shared_secret: Option<String>,
 }

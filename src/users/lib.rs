@@ -8,14 +8,17 @@
 
 mod accounts;
 mod admin_register;
+mod approvals;
 mod config;
 mod cross_signing;
 mod device_keys;
 mod devices;
 pub mod directory;
 mod discovery;
+mod emails;
 mod failures;
 mod guests;
+mod jwt;
 mod key_backups;
 mod key_updates;
 mod last_seen;
@@ -32,8 +35,11 @@ mod remote_users;
 mod roles;
 mod search;
 mod search_elsewhere;
+mod second_factor;
 mod secrets;
+mod security;
 mod server_user;
+mod timeouts;
 mod tokens;
 mod uia;
 
@@ -42,14 +48,15 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use fabric::Cache;
+use fabric::{Cache, Mailer};
 use model::{Millis, gate::GateSlot};
-use peers::Peers;
+use peers::{Peers, vault::Vault};
 use ruma::OwnedServerName;
 use store::Store;
 
 pub use accounts::{Account, AccountError, NewAccount, RegisterError, Registered, Registration};
 pub use admin_register::AdminRegistration;
+pub use approvals::{ApprovalError, PendingAccount};
 pub use config::{AccountsConfig, HashCosts, Rate, RateLimitsConfig, RegistrationConfig};
 pub use cross_signing::{CrossSigningUpload, SignatureFailures};
 pub use device_keys::{ClaimedKeys, KeyError, KeyQuery, KeyUpload};
@@ -58,6 +65,8 @@ pub use directory::{
     Card, DirectoryConfig, DirectoryError, Facts, FoundPhone, FoundPhones, PhoneKind, PhoneSearch, SipPhone, Unit,
 };
 pub use discovery::LookupError;
+pub use emails::{CodePurpose, EmailError, EmailProof};
+pub use jwt::PublicTokenKey;
 pub use key_backups::{KeyBackup, KeyBackupError};
 pub use limits::{Limited, Limits};
 pub use login::{Credentials, LoginError, LoginRequest};
@@ -68,8 +77,10 @@ pub use remote_users::{RemoteProfile, RemoteUser, RemoteUserError, RemoteUsers, 
 pub use roles::{Role, UnknownRole};
 pub use search::{People, Person};
 pub use search_elsewhere::SearchElsewhereError;
+pub use second_factor::{Enrolment, SecondFactor, SecondFactorError};
+pub use security::{OnSecurityEvent, SecurityEvent};
 pub use store::key_backups::{BackedUpKeyRow as BackedUpKey, KeyRange};
-pub use tokens::{NewSession, OnSessionEnd, Session, SessionData, TokenError};
+pub use tokens::{NewSession, OnSessionEnd, Session, SessionData, TokenError, TokenStyle};
 pub use uia::{Act, Refused};
 
 /// Tells the time.
@@ -90,6 +101,16 @@ pub struct UsersConfig {
     pub directory: DirectoryConfig,
 }
 
+/// What the nodes of a deployment have in common besides the database.
+pub struct Shared {
+    /// In which they count how often somebody asks.
+    pub cache: Cache,
+    /// By which secrets in the database are sealed. One that was made for this process alone knows nothing of what another has sealed.
+    pub vault: Arc<Vault>,
+    /// Where letters are handed over; `None`: this server sends none.
+    pub mailer: Option<Mailer>,
+}
+
 /// The users of this server.
 pub struct Users {
     server_name: OwnedServerName,
@@ -106,6 +127,13 @@ pub struct Users {
     remote_users: RemoteUsers,
     list_fetches: remote_fetch::ListFetches,
     signer: secrets::Signer,
+    /// Seals what is stored and must be read again.
+    vault: Arc<Vault>,
+    /// Signs the access tokens that other programs can verify.
+    token_key: jwt::TokenKey,
+    /// Where letters are handed over, if this server sends any.
+    mailer: Option<Mailer>,
+    watch: security::Watch,
     gate: GateSlot,
 }
 
@@ -115,14 +143,14 @@ impl Users {
         Self::open_at(config, store, peers, Arc::new(wall_clock)).await
     }
 
-    /// As [`Self::open`], for a node that counts together with those who share `cache` how often somebody asks.
+    /// As [`Self::open`], for a node of a deployment.
     pub async fn open_sharing(
         config: UsersConfig,
         store: Store,
         peers: Peers,
-        cache: Cache,
+        shared: Shared,
     ) -> Result<Arc<Self>, store::Error> {
-        Self::open_with(config, store, peers, cache, Arc::new(wall_clock)).await
+        Self::open_with(config, store, peers, shared, Arc::new(wall_clock)).await
     }
 
     /// As [`Self::open`], with a clock.
@@ -132,16 +160,19 @@ impl Users {
         peers: Peers,
         clock: Clock,
     ) -> Result<Arc<Self>, store::Error> {
-        Self::open_with(config, store, peers, Cache::in_process(), clock).await
+        let vault = Vault::ephemeral().expect("a system without randomness runs no server");
+        let shared = Shared { cache: Cache::in_process(), vault: Arc::new(vault), mailer: None };
+        Self::open_with(config, store, peers, shared, clock).await
     }
 
     async fn open_with(
         config: UsersConfig,
         store: Store,
         peers: Peers,
-        cache: Cache,
+        shared: Shared,
         clock: Clock,
     ) -> Result<Arc<Self>, store::Error> {
+        let Shared { cache, vault, mailer } = shared;
         let server_name = peers.server_name().to_owned();
         let parts =
             remote_users::Parts { source: Arc::new(peers.clone()), trust: peers.trust().clone(), clock: clock.clone() };
@@ -156,6 +187,10 @@ impl Users {
             sessions: tokens::Sessions::new(config.accounts.session_cache),
             last_seen: last_seen::LastSeen::default(),
             list_fetches: remote_fetch::ListFetches::default(),
+            token_key: jwt::TokenKey::of(&vault),
+            vault,
+            mailer,
+            watch: security::Watch::default(),
             gate: GateSlot::default(),
             config,
             store,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use metrics::counter;
 use model::{Kind, Refusal};
+use peers::vault::VaultError;
 use ruma::{
     DeviceId, OwnedUserId, UserId,
     api::client::uiaa::{AuthData, UserIdentifier},
@@ -17,7 +18,7 @@ use store::{
 use tracing::warn;
 
 use crate::{
-    Act, Limited, NewSession, Refused, Session, Users,
+    Act, DeviceError, Limited, NewSession, Refused, Session, TokenStyle, Users,
     accounts::check_device_id,
     key_updates::KeysChanged,
     millis,
@@ -35,6 +36,8 @@ pub enum Credentials<'a> {
         identifier: &'a UserIdentifier,
         /// The password.
         password: &'a str,
+        /// A code of the second factor, or one for who has lost it; needed where the account has one.
+        code: Option<&'a str>,
     },
     /// A token that another device of the user made.
     Token(&'a str),
@@ -49,8 +52,8 @@ pub struct LoginRequest<'a> {
     pub device_id: Option<&'a DeviceId>,
     /// What to call the device, if it is new.
     pub device_name: Option<&'a str>,
-    /// The access token shall expire and be refreshed.
-    pub refreshable: bool,
+    /// By what kind of tokens.
+    pub tokens: TokenStyle,
 }
 
 /// Why no session was opened.
@@ -62,6 +65,21 @@ pub enum LoginError {
     /// The account has been closed.
     #[error("this account has been deactivated")]
     Deactivated,
+    /// The account was asked for, and no admin has decided yet.
+    #[error("this account waits for an administrator's approval")]
+    AwaitingApproval,
+    /// The account was asked for, and refused.
+    #[error("an administrator has refused this account: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// The password is right, and the account has a second factor.
+    #[error("this account has a second factor: its code is needed too")]
+    CodeNeeded,
+    /// The code of the second factor is not right, or was used.
+    #[error("the code of the second factor is wrong, or was used already")]
+    WrongCode,
     /// The identifier is of a kind that this server does not know.
     #[error("this server does not know users by `{0}`")]
     Identifier(String),
@@ -74,9 +92,15 @@ pub enum LoginError {
     /// The refresh token is not known, or was used.
     #[error("the refresh token is not valid")]
     UnknownRefreshToken,
+    /// The refresh token was replaced, and came again after its successor was used: two had it, so the session was ended.
+    #[error("the refresh token was used before: the session has been ended")]
+    RefreshTokenReused,
     /// Too often.
     #[error(transparent)]
     Limited(#[from] Limited),
+    /// Secrets can't be opened.
+    #[error("the second factor could not be read")]
+    Vault(#[from] VaultError),
     /// Too many passwords wait to be checked.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -89,7 +113,9 @@ impl Refusal for LoginError {
     fn kind(&self) -> Kind {
         match self {
             Self::WrongPassword | Self::Deactivated | Self::UnknownLoginToken => Kind::Forbidden,
-            Self::UnknownRefreshToken => Kind::Unauthenticated,
+            Self::AwaitingApproval | Self::Refused { .. } | Self::CodeNeeded | Self::WrongCode => Kind::Forbidden,
+            Self::UnknownRefreshToken | Self::RefreshTokenReused => Kind::Unauthenticated,
+            Self::Vault(_) => Kind::Internal,
             Self::Identifier(_) | Self::DeviceId => Kind::Invalid,
             Self::Limited(limited) => limited.kind(),
             Self::Busy(_) => Kind::Unavailable,
@@ -101,6 +127,20 @@ impl Refusal for LoginError {
         match self {
             Self::Deactivated => Some("M_USER_DEACTIVATED"),
             Self::Identifier(_) => Some("M_UNKNOWN"),
+            _ => None,
+        }
+    }
+
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::WrongPassword => Some("wrong_credentials"),
+            Self::Deactivated => Some("deactivated"),
+            Self::AwaitingApproval => Some("awaiting_approval"),
+            Self::Refused { .. } => Some("registration_refused"),
+            Self::CodeNeeded => Some("code_needed"),
+            Self::WrongCode => Some("wrong_code"),
+            Self::UnknownRefreshToken => Some("unknown_refresh_token"),
+            Self::RefreshTokenReused => Some("refresh_token_reused"),
             _ => None,
         }
     }
@@ -126,18 +166,17 @@ impl Users {
         self.limits.check_login_from(address).await?;
         check_device_id(request.device_id).map_err(|_| LoginError::DeviceId)?;
         let user_id = match request.credentials {
-            Credentials::Password { identifier, password } => {
+            Credentials::Password { identifier, password, code } => {
                 let user_id = self.user_of_identifier(identifier)?;
                 self.limits.check_login_to(user_id.as_str()).await?;
-                self.check_password(&user_id, password).await?
+                let user_id = self.check_password(&user_id, password).await?;
+                self.check_code(&user_id, code).await?;
+                user_id
             }
             Credentials::Token(token) => self.use_login_token(token).await?,
         };
-        let device = NewDevice {
-            device_id: request.device_id,
-            display_name: request.device_name,
-            refreshable: request.refreshable,
-        };
+        let device =
+            NewDevice { device_id: request.device_id, display_name: request.device_name, tokens: request.tokens };
         let mut write = Write::new();
         let session = self.open_session(&mut write, &user_id, device);
         self.store.commit(write).await?;
@@ -168,9 +207,23 @@ impl Users {
         let account = self.account_for_login(user_id).await?;
         let name = account.as_ref().map_or(user_id, |account| &account.user_id).as_str().to_lowercase();
         self.failures.check(&name, self.now()).await?;
-        let stored = account.as_ref().and_then(|account| account.password_hash.clone());
+        let pending = match (&account, UserId::parse(&*name)) {
+            (None, Ok(user_id)) => self.store.pending_accounts().find(&user_id).await?,
+            _ => None,
+        };
+        let stored = match &account {
+            Some(account) => account.password_hash.clone(),
+            None => pending.as_ref().map(|pending| pending.password_hash.clone()),
+        };
         let verdict = self.passwords.verify(stored.clone(), password.to_owned()).await?;
         let Some(account) = account else {
+            if let (Some(pending), Verdict::Right) = (pending, verdict) {
+                self.failures.forget(&name).await;
+                return Err(match pending.refused_at {
+                    Some(_) => LoginError::Refused { reason: pending.reason.unwrap_or_default() },
+                    None => LoginError::AwaitingApproval,
+                });
+            }
             self.failures.note(&name, self.now()).await;
             return Err(LoginError::WrongPassword);
         };
@@ -243,6 +296,13 @@ impl Users {
     /// Ends a session; its device goes with it.
     pub async fn logout(&self, session: &Session) -> Result<(), store::Error> {
         self.remove_devices(&session.user_id, &[&session.device_id]).await
+    }
+
+    /// Ends one of the sessions of whoever asks, perhaps this one; its device goes with it.
+    pub async fn end_session(&self, session: &Session, device_id: &DeviceId) -> Result<(), DeviceError> {
+        self.device_of(&session.user_id, device_id).await?;
+        self.remove_devices(&session.user_id, &[device_id]).await?;
+        Ok(())
     }
 
     /// Ends all sessions of the user; all devices go with them.
@@ -328,12 +388,12 @@ mod tests {
     async fn logging_out_everywhere_ends_every_session() {
         with_users(async |users, _| {
             let one = users.register_for_tests("alice").await;
-            let other = users.login_for_tests("alice", true).await;
+            let other = users.login_for_tests("alice", TokenStyle::Refreshed).await;
             let session = users.authenticate(&one.access_token).await.expect("the token is good");
             users.logout_all(&session).await.expect("it works");
             assert!(users.authenticate(&one.access_token).await.is_err());
             assert!(users.authenticate(&other.access_token).await.is_err());
-            assert!(users.refresh(&other.refresh_token.expect("there is one")).await.is_err());
+            assert!(users.refresh(&other.refresh_token.expect("there is one"), TokenStyle::Refreshed).await.is_err());
         })
         .await;
     }

@@ -15,17 +15,32 @@ use store::{
     Write,
     devices::insert_device,
     tokens::{
-        Refreshed, insert_access_token, insert_refresh_token, refresh, remove_tokens_of_device, retire_predecessor,
+        Descent, Refreshed, insert_access_token, insert_refresh_token, refresh, remove_tokens_of_device,
+        retire_predecessor,
     },
 };
 
 use crate::{
-    LoginError, Users, millis,
-    secrets::{digest_of, hash_of, new_token},
+    LoginError, PublicTokenKey, SecurityEvent, Users,
+    jwt::Claims,
+    millis,
+    secrets::{digest_of, hash_of, new_token, random_text},
 };
 
 /// How long a session is believed without asking the database: another node may have ended it.
 const BELIEVED_FOR: Millis = 60_000;
+
+/// By what kind of tokens a session is opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TokenStyle {
+    /// An access token that lasts until logout.
+    #[default]
+    Lasting,
+    /// An access token that expires, and a refresh token that gets another.
+    Refreshed,
+    /// As [`Self::Refreshed`], where the access token is a JWT that other programs can verify.
+    Signed,
+}
 
 /// Who asks. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -243,22 +258,30 @@ impl Users {
     }
 
     /// Gives out another access token, and another refresh token, for a refresh token.
-    pub async fn refresh(&self, refresh_token: &str) -> Result<NewSession, LoginError> {
+    ///
+    /// One that was replaced, and comes again after its successor was used, is in two hands: the session ends for both.
+    pub async fn refresh(&self, refresh_token: &str, style: TokenStyle) -> Result<NewSession, LoginError> {
         let old = hash_of(refresh_token);
-        let row = self.store.tokens().find_refresh_token(&old).await?.ok_or(LoginError::UnknownRefreshToken)?;
+        let Some(row) = self.store.tokens().find_refresh_token(&old).await? else {
+            return Err(self.doubt(refresh_token).await?);
+        };
         self.retire_predecessor_of(&row.user_id, &row.device_id, &old).await?;
 
-        let (access_token, next_token) = (new_token("cat"), new_token("crt"));
-        let (access, next) = (hash_of(&access_token), hash_of(&next_token));
-        let lifetime = self.config.accounts.access_token_lifetime;
+        let lifetime = self.lifetime_of(style).unwrap_or(self.config.accounts.access_token_lifetime);
         let now = self.now();
+        let expires_at = now + millis(lifetime);
+        let access_token = self.new_access_token(style, &row.user_id, &row.device_id, now, Some(expires_at));
+        let next = RefreshToken::after(refresh_token, row.generation);
+        let (next_token, family) = (next.to_string(), hash_of(&next.family));
+        let (access, next_hash) = (hash_of(&access_token), hash_of(&next_token));
+        let descent = Descent { family: &family, generation: next.generation };
         let mut write = Write::new();
-        let pair = Refreshed { old: &old, refresh: &next, access: &access, now, expires_at: now + millis(lifetime) };
+        let pair = Refreshed { old: &old, refresh: &next_hash, descent, access: &access, now, expires_at };
         refresh(&mut write, &pair);
         self.store.commit(write).await?;
         // What was issued for this token before and never used is gone, and so may be the token itself.
         self.sessions.end(&row.user_id, Some(&row.device_id));
-        if self.store.tokens().find_refresh_token(&next).await?.is_none() {
+        if self.store.tokens().find_refresh_token(&next_hash).await?.is_none() {
             return Err(LoginError::UnknownRefreshToken);
         }
         Ok(NewSession {
@@ -270,24 +293,70 @@ impl Users {
         })
     }
 
+    /// Why a refresh token that isn't there is refused. If it is one that a session of today had before, two have it, and the session ends.
+    async fn doubt(&self, refresh_token: &str) -> Result<LoginError, store::Error> {
+        let Some(shown) = RefreshToken::read(refresh_token) else { return Ok(LoginError::UnknownRefreshToken) };
+        let youngest = self.store.tokens().youngest_of(&hash_of(&shown.family)).await?;
+        // One that is as young was issued twice, because an answer was lost, and never counted.
+        let Some(row) = youngest.filter(|youngest| shown.generation < youngest.generation) else {
+            return Ok(LoginError::UnknownRefreshToken);
+        };
+        self.remove_devices(&row.user_id, &[&row.device_id]).await?;
+        self.alarm(&SecurityEvent::RefreshTokenReused { user_id: row.user_id, device_id: row.device_id });
+        Ok(LoginError::RefreshTokenReused)
+    }
+
+    /// How long an access token lasts; `None`: until logout.
+    fn lifetime_of(&self, style: TokenStyle) -> Option<std::time::Duration> {
+        match style {
+            TokenStyle::Lasting => None,
+            TokenStyle::Refreshed => Some(self.config.accounts.access_token_lifetime),
+            TokenStyle::Signed => Some(self.config.accounts.signed_token_lifetime),
+        }
+    }
+
+    fn new_access_token(
+        &self,
+        style: TokenStyle,
+        user_id: &UserId,
+        device_id: &DeviceId,
+        now: Millis,
+        expires_at: Option<Millis>,
+    ) -> String {
+        match (style, expires_at) {
+            (TokenStyle::Signed, Some(expires_at)) => {
+                let issuer = &self.server_name;
+                self.token_key.issue(&Claims { issuer, user_id, device_id, issued_at: now, expires_at })
+            }
+            _ => new_token("cat"),
+        }
+    }
+
+    /// By what others verify the access tokens that are [`TokenStyle::Signed`].
+    pub fn public_token_key(&self) -> PublicTokenKey {
+        self.token_key.public()
+    }
+
     /// Adds to `write` a device of `user_id` and the tokens that open a session on it. Whoever commits it calls
     /// [`Self::opened`].
     pub(crate) fn open_session(&self, write: &mut Write, user_id: &UserId, device: NewDevice<'_>) -> NewSession {
         let now = self.now();
         let device_id = device.device_id.map_or_else(DeviceId::new, ToOwned::to_owned);
-        let access_token = new_token("cat");
-        let refresh_token = device.refreshable.then(|| new_token("crt"));
-        let refresh_hash = refresh_token.as_deref().map(hash_of);
-        let lifetime = device.refreshable.then_some(self.config.accounts.access_token_lifetime);
+        let lifetime = self.lifetime_of(device.tokens);
         let expires_at = lifetime.map(|lifetime| now + millis(lifetime));
+        let access_token = self.new_access_token(device.tokens, user_id, &device_id, now, expires_at);
+        let first = lifetime.is_some().then(RefreshToken::first);
+        let refresh_token = first.as_ref().map(ToString::to_string);
+        let refresh_hash = refresh_token.as_deref().map(hash_of);
 
         // A device that logs in anew loses its old tokens.
         remove_tokens_of_device(write, user_id, &device_id);
         insert_device(write, user_id, &device_id, device.display_name, now);
         let hash = hash_of(&access_token);
         insert_access_token(write, &hash, user_id, &device_id, now, expires_at, refresh_hash.as_deref());
-        if let Some(refresh_hash) = &refresh_hash {
-            insert_refresh_token(write, refresh_hash, user_id, &device_id, now);
+        if let (Some(refresh_hash), Some(first)) = (&refresh_hash, &first) {
+            let descent = Descent { family: &hash_of(&first.family), generation: first.generation };
+            insert_refresh_token(write, refresh_hash, user_id, &device_id, now, descent);
         }
         NewSession { user_id: user_id.to_owned(), device_id, access_token, refresh_token, expires_in: lifetime }
     }
@@ -305,8 +374,47 @@ pub(crate) struct NewDevice<'a> {
     pub(crate) device_id: Option<&'a DeviceId>,
     /// What to call it if it is new.
     pub(crate) display_name: Option<&'a str>,
-    /// Whether its access token expires and can be refreshed.
-    pub(crate) refreshable: bool,
+    /// By what it is opened.
+    pub(crate) tokens: TokenStyle,
+}
+
+/// What a refresh token says: of which family it is, and the how-manieth of it. What nobody can guess is the family's name, and the rest
+/// that makes it this one; of both only hashes are kept.
+struct RefreshToken {
+    family: String,
+    generation: i64,
+    own: String,
+}
+
+impl RefreshToken {
+    /// The first of a session.
+    fn first() -> Self {
+        Self { family: random_text(), generation: 1, own: random_text() }
+    }
+
+    /// The one after `text`, which is of this generation; 0: it is from before there were families, and is followed by the first of one.
+    fn after(text: &str, generation: i64) -> Self {
+        match Self::read(text) {
+            Some(Self { family, .. }) if generation > 0 => {
+                Self { family, generation: generation + 1, own: random_text() }
+            }
+            _ => Self::first(),
+        }
+    }
+
+    fn read(text: &str) -> Option<Self> {
+        let mut parts = text.strip_prefix("crt_")?.split('.');
+        let (family, generation, own) = (parts.next()?, parts.next()?, parts.next()?);
+        let generation = generation.parse().ok().filter(|generation| *generation > 0)?;
+        parts.next().is_none().then(|| Self { family: family.to_owned(), generation, own: own.to_owned() })
+    }
+}
+
+impl std::fmt::Display for RefreshToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { family, generation, own } = self;
+        write!(f, "crt_{family}.{generation}.{own}")
+    }
 }
 
 #[cfg(test)]
@@ -335,18 +443,70 @@ mod tests {
     async fn an_expired_token_says_that_it_can_be_refreshed() {
         with_users(async |users, clock| {
             users.register_for_tests("alice").await;
-            let first = users.login_for_tests("alice", true).await;
+            let first = users.login_for_tests("alice", TokenStyle::Refreshed).await;
             clock.advance(first.expires_in.expect("it expires").as_millis() as i64);
             let refused = users.authenticate(&first.access_token).await.expect_err("it has expired");
             assert!(refused.soft_logout());
 
             let refresh_token = first.refresh_token.expect("it can be refreshed");
-            let second = users.refresh(&refresh_token).await.expect("refreshing works");
-            let third = users.refresh(&refresh_token).await.expect("it works again while the answer is unused");
+            let refresh = async |token: &str| users.refresh(token, TokenStyle::Refreshed).await;
+            let second = refresh(&refresh_token).await.expect("refreshing works");
+            let third = refresh(&refresh_token).await.expect("it works again while the answer is unused");
             assert!(users.authenticate(&second.access_token).await.is_err());
             users.authenticate(&third.access_token).await.expect("the last one issued works");
-            assert!(matches!(users.refresh(&refresh_token).await, Err(LoginError::UnknownRefreshToken)));
-            users.refresh(&third.refresh_token.expect("it has a successor")).await.expect("the chain goes on");
+            // What was issued for an answer that got lost says nothing of who has the others.
+            let lost = second.refresh_token.expect("it had a successor");
+            assert!(matches!(refresh(&lost).await, Err(LoginError::UnknownRefreshToken)));
+            refresh(&third.refresh_token.expect("it has a successor")).await.expect("the chain goes on");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_refresh_token_that_two_have_ends_the_session_for_both() {
+        with_users(async |users, _| {
+            let heard = Arc::new(std::sync::Mutex::new(Vec::new()));
+            let ear = heard.clone();
+            users.on_security_event(Box::new(move |event| ear.lock().expect("nobody panics").push(event.clone())));
+            let other = users.register_for_tests("alice").await;
+            let first = users.login_for_tests("alice", TokenStyle::Signed).await;
+            let stolen = first.refresh_token.expect("it can be refreshed");
+            let refresh = async |token: &str| users.refresh(token, TokenStyle::Signed).await;
+            let second = refresh(&stolen).await.expect("the first of the two");
+            let third = refresh(second.refresh_token.as_deref().expect("there is one")).await.expect("and on");
+            assert!(heard.lock().expect("nobody panics").is_empty());
+
+            assert!(matches!(refresh(&stolen).await, Err(LoginError::RefreshTokenReused)));
+            assert!(users.authenticate(&third.access_token).await.is_err());
+            assert!(refresh(third.refresh_token.as_deref().expect("there is one")).await.is_err());
+            users.authenticate(&other.access_token).await.expect("the user's other sessions go on");
+            let event = SecurityEvent::RefreshTokenReused {
+                user_id: first.user_id.clone(),
+                device_id: first.device_id.clone(),
+            };
+            assert_eq!(*heard.lock().expect("nobody panics"), [event]);
+            assert!(matches!(refresh(&stolen).await, Err(LoginError::UnknownRefreshToken)), "it is over, and no news");
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn a_refresh_token_from_before_there_were_families_begins_one() {
+        with_users(async |users, _| {
+            let opened = users.register_for_tests("alice").await;
+            let mut write = Write::new();
+            let insert = "INSERT INTO refresh_tokens (hash, user_id, device_id, created_at) VALUES ($1, $2, $3, $4)";
+            let (hash, user_id, device_id) = (hash_of("crt_old"), opened.user_id.as_str(), opened.device_id.as_str());
+            write.run(insert, store::args![hash, user_id, device_id, 1_i64]);
+            users.store.commit(write).await.expect("it is stored");
+            let second = users.refresh("crt_old", TokenStyle::Refreshed).await.expect("it is good");
+            let token = second.refresh_token.expect("it has a successor");
+            assert!(RefreshToken::read(&token).is_some_and(|token| token.generation == 1));
+            users.refresh(&token, TokenStyle::Refreshed).await.expect("the chain goes on");
+            assert!(matches!(
+                users.refresh("crt_old", TokenStyle::Refreshed).await,
+                Err(LoginError::UnknownRefreshToken)
+            ));
         })
         .await;
     }
@@ -355,7 +515,7 @@ mod tests {
     async fn a_device_that_logs_in_anew_loses_its_old_token() {
         with_users(async |users, _| {
             users.register_for_tests("alice").await;
-            let first = users.login_for_tests("alice", false).await;
+            let first = users.login_for_tests("alice", TokenStyle::Lasting).await;
             users.authenticate(&first.access_token).await.expect("the token is good");
             let second = users.login_on_for_tests("alice", &first.device_id).await;
             assert!(users.authenticate(&first.access_token).await.is_err());

@@ -23,7 +23,7 @@ use ruma::{
 };
 use serde::Deserialize;
 use serde_json::json;
-use users::{Credentials, LoginRequest};
+use users::{Credentials, LoginRequest, TokenStyle};
 
 use crate::{
     Answer, Ask, Error, Route,
@@ -57,6 +57,9 @@ struct Login {
     /// Before there were identifiers.
     user: Option<String>,
     password: Option<String>,
+    /// Of the second factor.
+    #[serde(rename = "org.comity.code")]
+    code: Option<String>,
     token: Option<String>,
     device_id: Option<OwnedDeviceId>,
     initial_device_display_name: Option<String>,
@@ -72,6 +75,8 @@ async fn login(ask: PlainAsk) -> Result<Response, Error> {
         "m.login.password" => Credentials::Password {
             identifier: identifier.as_ref().ok_or_else(|| missing("identifier"))?,
             password: request.password.as_deref().ok_or_else(|| missing("password"))?,
+            // Not of the specification; who has a second factor can also log in by a token that another device makes.
+            code: request.code.as_deref(),
         },
         "m.login.token" => Credentials::Token(request.token.as_deref().ok_or_else(|| missing("token"))?),
         other => {
@@ -83,7 +88,7 @@ async fn login(ask: PlainAsk) -> Result<Response, Error> {
         credentials,
         device_id: request.device_id.as_deref(),
         device_name: request.initial_device_display_name.as_deref(),
-        refreshable: request.refresh_token,
+        tokens: if request.refresh_token { TokenStyle::Refreshed } else { TokenStyle::Lasting },
     };
     let session = ask.services.users.login(wish, ask.address).await?;
 
@@ -108,7 +113,7 @@ fn missing(field: &str) -> Error {
 }
 
 async fn refresh(ask: Ask<refresh_token::v3::Request>) -> Answer<refresh_token::v3::Response> {
-    let session = ask.services.users.refresh(&ask.request.refresh_token).await?;
+    let session = ask.services.users.refresh(&ask.request.refresh_token, TokenStyle::Refreshed).await?;
     let mut response = refresh_token::v3::Response::new(session.access_token);
     response.refresh_token = session.refresh_token;
     response.expires_in_ms = session.expires_in;

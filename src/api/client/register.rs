@@ -7,7 +7,7 @@ use ruma::api::client::account::{
     register::{RegistrationKind, v3::Request},
 };
 use serde_json::json;
-use users::{RegisterError, Registration};
+use users::{RegisterError, Registration, TokenStyle};
 
 use crate::{Answer, Ask, Error, Route, endpoint, json_endpoint};
 
@@ -36,10 +36,17 @@ async fn register(ask: Ask<Request>) -> Answer<String> {
         device_id: request.device_id.as_deref(),
         device_name: request.initial_device_display_name.as_deref(),
         inhibit_login: request.inhibit_login,
-        refreshable: request.refresh_token,
+        tokens: if request.refresh_token { TokenStyle::Refreshed } else { TokenStyle::Lasting },
         auth: request.auth.as_ref(),
+        display_name: None,
+        email: None,
     };
     let made = ask.services.users.register(wish, ask.address).await.map_err(Error::refused)?;
+    if made.is_waiting && !request.inhibit_login {
+        let message =
+            "your account has been asked for, and waits for an administrator's approval; log in once it is given";
+        return Err(Error::forbidden(message));
+    }
     // By hand: ruma's answer says `"device_id": null` where the specification says nothing.
     let mut answer = json!({ "user_id": made.user_id });
     if let Some(session) = made.session {

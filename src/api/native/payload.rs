@@ -227,7 +227,8 @@ pub(super) fn misread<E: Display>(place: &str, error: serde_path_to_error::Error
     Problem::invalid(format!("the {place} is not what this endpoint takes: {error} in `{path}`")).with("field", path)
 }
 
-fn json(status: StatusCode, answer: &impl Serialize) -> Response {
+/// An answer under any status.
+pub(super) fn json(status: StatusCode, answer: &impl Serialize) -> Response {
     match serde_json::to_string(answer) {
         Ok(text) => (status, [(header::CONTENT_TYPE, "application/json")], text).into_response(),
         Err(error) => {
@@ -239,7 +240,8 @@ fn json(status: StatusCode, answer: &impl Serialize) -> Response {
 
 // === what is said of it ===
 
-fn described<T: ToSchema>(
+/// Says what the answer under one status looks like.
+pub(super) fn described<T: ToSchema>(
     operation: OperationBuilder,
     schemas: &mut Schemas,
     status: &str,

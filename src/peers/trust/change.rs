@@ -276,7 +276,7 @@ impl Trust {
 
     /// Writes what `step` says together with an entry of the log, whose number `step` is given; of two who do so at once one
     /// comes after the other, and has then read what the other wrote.
-    pub(crate) async fn audited<'f, T: Send, E: From<ChangeError> + Send>(
+    pub async fn audited<'f, T: Send, E: From<ChangeError> + Send>(
         &self,
         action: &str,
         subject: &str,
@@ -299,14 +299,15 @@ impl Trust {
 }
 
 /// What is written together with an entry of the log.
-pub(crate) struct Audited<T> {
-    pub(crate) write: Write,
+pub struct Audited<T> {
+    /// What it is.
+    pub write: Write,
     /// How what it is about was, JSON.
-    pub(crate) before: Option<String>,
+    pub before: Option<String>,
     /// How it becomes.
-    pub(crate) after: Option<String>,
+    pub after: Option<String>,
     /// What whoever does this wants to know.
-    pub(crate) outcome: T,
+    pub outcome: T,
 }
 
 fn apply(pattern: &PeerPattern, change: &PeerChange, before: Option<&PeerRow>) -> Result<PeerRow, ChangeError> {

@@ -1,0 +1,3 @@
+//! Stories of the native API, `/api/v1`.
+
+mod auth;
