@@ -29,8 +29,11 @@ mod discoverability;
 mod endpoint;
 mod events;
 mod federation;
+mod friends;
+mod notifications;
 mod openapi;
 mod payload;
+mod tag;
 mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
@@ -60,6 +63,8 @@ fn endpoints() -> Vec<Endpoint> {
         events::endpoints(),
         broadcasts::endpoints(),
         users::routes(),
+        friends::endpoints(),
+        notifications::endpoints(),
         directory::endpoints(),
         crate::admin::endpoints(),
     ]

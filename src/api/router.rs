@@ -48,7 +48,8 @@ pub fn router(services: SharedServices) -> Router {
             http::header::CONTENT_TYPE,
             http::header::AUTHORIZATION,
             http::header::IF_MATCH,
-        ]);
+        ])
+        .expose_headers([http::header::ETAG]);
     router
         .merge(operator::router(services))
         .fallback(unknown_path)

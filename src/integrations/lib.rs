@@ -9,6 +9,7 @@ pub mod bus;
 pub mod cascade;
 mod follow;
 pub mod notices;
+pub mod notifications;
 pub mod system_events;
 pub mod webhooks;
 

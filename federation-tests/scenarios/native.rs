@@ -1,0 +1,3 @@
+//! Stories that people live with the native API.
+
+mod people;
