@@ -1,3 +1,4 @@
-//! Stories of the native API, `/api/v1`.
+//! Stories that people live with the native API, `/api/v1`.
 
 mod auth;
+mod people;

@@ -31,8 +31,11 @@ mod endpoint;
 mod events;
 mod federation;
 pub(crate) mod files;
+mod friends;
+mod notifications;
 mod openapi;
 mod payload;
+mod tag;
 mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
@@ -64,6 +67,8 @@ fn endpoints() -> Vec<Endpoint> {
         files::endpoints(),
         broadcasts::endpoints(),
         users::routes(),
+        friends::endpoints(),
+        notifications::endpoints(),
         directory::endpoints(),
         crate::admin::endpoints(),
     ]

@@ -14,6 +14,7 @@ use users::Users;
 use crate::{
     broadcasts::{Broadcast, BroadcastError, Broadcasts, BroadcastsConfig},
     notices::{Notices, NoticesConfig, device, scope_of},
+    notifications::Notifications,
     system_events::{SystemEvents, SystemEventsConfig, Watch},
 };
 
@@ -38,6 +39,8 @@ pub struct Announcements {
     pub events: SystemEvents,
     /// What people are told.
     pub broadcasts: Broadcasts,
+    /// What somebody is notified of, broadcasts among it.
+    pub notifications: Notifications,
     notices: Notices,
     store: Store,
     peers: Peers,
@@ -58,10 +61,11 @@ impl Announcements {
         let events = SystemEvents::new(peers.server_name().to_owned(), store.clone(), config.events);
         let broadcasts = Broadcasts::new(store.clone(), peers.clone(), users.clone(), config.broadcasts, ending);
         let (told, by) = (broadcasts.clone(), config.notices);
+        let notifications = Notifications::new(store.clone(), rooms.clone(), sync.clone(), broadcasts.clone());
         let notices = Notices::new(store.clone(), rooms, users.clone(), sync.clone(), told, by);
         let who_tells = notices.clone();
         sync.on_syncing(Box::new(move |user_id| who_tells.note_syncing(user_id)));
-        Self { events, broadcasts, notices, store, peers, users }
+        Self { events, broadcasts, notifications, notices, store, peers, users }
     }
 
     /// Hears of a commit. Doesn't block.

@@ -11,6 +11,7 @@ pub mod cascade;
 pub mod content_rules;
 mod follow;
 pub mod notices;
+pub mod notifications;
 pub mod system_events;
 pub mod webhooks;
 

@@ -79,7 +79,7 @@ impl Rooms {
     }
 
     /// Whether `user_id` of this server has talked with `other`, or with anybody of `server` if that isn't said, of their own
-    /// accord: there is a direct chat.
+    /// accord: there is a direct chat, or they are friends.
     ///
     /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#direct-messaging>
     pub async fn is_contact(
@@ -93,9 +93,15 @@ impl Rooms {
             serde_json::from_str::<std::collections::BTreeMap<OwnedUserId, serde::de::IgnoredAny>>(&json).ok()
         });
         let mut contacts = direct.iter().flat_map(|direct| direct.keys());
-        Ok(contacts.any(|contact| match other {
+        let talks = contacts.any(|contact| match other {
             Some(other) => contact == other,
             None => contact.server_name() == server,
-        }))
+        });
+        let friends = self.shared.store.friends();
+        Ok(match other {
+            _ if talks => true,
+            Some(other) => friends.are_friends(user_id, other).await?,
+            None => friends.has_friend_at(user_id, server).await?,
+        })
     }
 }

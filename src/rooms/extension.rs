@@ -25,6 +25,7 @@ use store::{Arg, RoomVersion, Write, events, remote_devices, rooms::RoomRow, sta
 use crate::{
     RoomError, Rooms,
     auth::{self, AuthState, Subject},
+    friends::note_request,
     judge::{Judged, Verdict},
     live::{Head, SharedRoom, StoredState},
     send::membership_of,
@@ -156,7 +157,8 @@ impl<'a> Extension<'a> {
             soft_failed: false,
             withheld_below: None,
         };
-        let servers_before = self.head.servers.clone();
+        let mut servers: BTreeSet<OwnedServerName> = self.head.servers.keys().cloned().collect();
+        servers.extend(self.uninvited(&event.pdu).await?);
         let offset = self.write.position();
         let is_alone = spot.open.is_empty();
         self.join_branches(&event, before, spot.open, offset).await?;
@@ -165,7 +167,7 @@ impl<'a> Extension<'a> {
         let event = Arc::new(TimelineEvent { room_state, ..event });
         events::insert(&mut self.write, &event, Arg::Position(offset));
         self.tell(&event, offset).await?;
-        self.owe(&event, offset, servers_before.keys().cloned().collect());
+        self.owe(&event, offset, servers);
         if is_alone {
             self.after.insert(event.pdu.event_id.clone(), self.head.now.clone());
         }
@@ -424,6 +426,7 @@ impl<'a> Extension<'a> {
 
     async fn tell(&mut self, event: &Arc<TimelineEvent>, offset: u32) -> Result<(), RoomError> {
         self.write.tell(offset, Change::Event(event.clone()));
+        note_request(&mut self.write, self.rooms.server_name(), event, &Arg::Position(offset));
         if let Some((parent, rel_type)) = relation(&event.pdu) {
             events::insert_relation(&mut self.write, event, &parent, &rel_type, Arg::Position(offset));
         }
@@ -431,6 +434,18 @@ impl<'a> Extension<'a> {
             self.redact(event, &target).await?;
         }
         Ok(())
+    }
+
+    /// The server of whom the event takes an invitation back: it need not be in the room, and would show the invitation for ever.
+    async fn uninvited(&self, pdu: &Pdu) -> Result<Option<OwnedServerName>, RoomError> {
+        let target = pdu.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok());
+        let is_put_out = |target: &&UserId| pdu.kind == TimelineEventType::RoomMember && **target != pdu.sender;
+        let Some(user_id) = target.filter(is_put_out) else { return Ok(None) };
+        let key = (StateEventType::RoomMember, user_id.to_string());
+        let Some(nid) = self.head.now.state.get(&key) else { return Ok(None) };
+        let was = membership_of(&self.event(*nid).await?.pdu);
+        let is_out = matches!(membership_of(pdu), Some(MembershipState::Leave | MembershipState::Ban));
+        Ok((is_out && was == Some(MembershipState::Invite)).then(|| user_id.server_name().to_owned()))
     }
 
     /// Owes the event to the servers that are in the room, before it and after it.

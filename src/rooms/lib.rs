@@ -13,14 +13,19 @@ mod bundles;
 mod ceiling;
 mod client_event;
 mod create;
+mod direct;
 mod directory;
 mod error;
 mod extension;
+mod friends;
+#[cfg(test)]
+mod friends_tests;
 mod gate;
 #[cfg(test)]
 mod gate_tests;
 mod history;
 mod host;
+mod invitations;
 mod invite;
 mod join_remote;
 mod judge;
@@ -68,8 +73,12 @@ pub use client_event::Reader;
 pub use create::NewRoom;
 pub use directory::Listing;
 pub use error::RoomError;
+pub use friends::{
+    FRIEND_REQUEST, Friend, FriendDirection, FriendError, FriendPage, FriendRequest, Note, RequestPage, RequestState,
+};
 pub use history::{Context, Page, PageRequest};
 pub use host::{Entrance, Template};
+pub use invitations::Invited;
 pub use invite::Invitation;
 pub use judge::Verdict;
 pub use kept_acl::KeptAcl;
@@ -128,6 +137,8 @@ struct Shared {
     /// Rooms whose access control lists this server keeps.
     acls: kept_acl::KeptAcls,
     gate: GateSlot,
+    /// Held by whoever changes which rooms are somebody's direct chats.
+    direct_edits: tokio::sync::Mutex<()>,
 }
 
 impl Rooms {
@@ -140,7 +151,8 @@ impl Rooms {
         let told = Cache::new(TOLD_ROOMS);
         let acls = kept_acl::KeptAcls::default();
         let gate = GateSlot::default();
-        let shared = Shared { store, peers, key, config, live, memory, states, sent, told, acls, gate };
+        let direct_edits = tokio::sync::Mutex::default();
+        let shared = Shared { store, peers, key, config, live, memory, states, sent, told, acls, gate, direct_edits };
         Self { shared: Arc::new(shared) }
     }
 

@@ -18,6 +18,7 @@ use tracing::info;
 
 use crate::{
     RoomError, Rooms,
+    friends::note_request,
     live::{LiveRoom, SharedRoom},
     membership::member_content,
     now,
@@ -90,6 +91,7 @@ impl Rooms {
             profile.display_name.as_deref(),
             profile.avatar_url.as_deref(),
         );
+        note_request(&mut write, self.server_name(), &event, &Arg::Position(offset));
         write.tell(offset, Change::OutsideMembership(event));
         shared.store.commit(write).await?;
         Ok(())

@@ -10,12 +10,16 @@ use std::{
 use metrics::counter;
 use model::{EventNid, Kind, Pdu, PduError, Refusal};
 use peers::keys::KeyError;
-use ruma::{CanonicalJsonObject, OwnedEventId, RoomId, ServerName};
+use ruma::{
+    CanonicalJsonObject, OwnedEventId, RoomId, ServerName, UserId,
+    events::{TimelineEventType, room::member::MembershipState},
+};
 
 use crate::{
     RoomError, Rooms,
     judge::{Judge, Unknown, Verdict},
     live::SharedRoom,
+    send::membership_of,
 };
 
 /// How often a delivery is judged again when the room moved meanwhile, or when something missing was fetched.
@@ -107,7 +111,8 @@ impl Rooms {
         };
         match self.is_resident(&room).await {
             Ok(true) => {}
-            _ => return refuse(&pdus, &|| ReceiveError::NotInRoom),
+            Ok(false) => return self.receive_outside(&room, origin, pdus).await,
+            Err(_) => return refuse(&pdus, &|| ReceiveError::NotInRoom),
         }
         if !self.acl_allows(&room, origin).await.unwrap_or(false) {
             return refuse(&pdus, &|| ReceiveError::Acl(origin.to_owned()));
@@ -128,6 +133,46 @@ impl Rooms {
             counter!("comity_federation_pdus_received_total", "outcome" => word).increment(1);
         }
         received
+    }
+
+    /// Takes what concerns people who are invited into a room that nobody here is in: that they are no longer.
+    async fn receive_outside(
+        &self,
+        room: &SharedRoom,
+        origin: &ServerName,
+        pdus: Vec<CanonicalJsonObject>,
+    ) -> Received {
+        let mut received = Received::new();
+        for object in pdus {
+            let Ok(event_id) = model::event_id_of(&object, &room.rules) else { continue };
+            received.push((event_id, self.be_uninvited(room, origin, object).await));
+        }
+        received
+    }
+
+    /// Only who invited somebody is believed to take it back: of the room's state nothing is known here.
+    async fn be_uninvited(
+        &self,
+        room: &SharedRoom,
+        origin: &ServerName,
+        object: CanonicalJsonObject,
+    ) -> Result<(), ReceiveError> {
+        let pdu = Pdu::from_peer(object.clone(), &room.rules)?;
+        let invited = pdu.state_key.as_deref().and_then(|key| <&UserId>::try_from(key).ok());
+        let is_out = pdu.kind == TimelineEventType::RoomMember
+            && pdu.room_id == room.room_id
+            && pdu.sender.server_name() == origin
+            && matches!(membership_of(&pdu), Some(MembershipState::Leave | MembershipState::Ban));
+        let Some(invited) = invited.filter(|user_id| is_out && user_id.server_name() == self.server_name()) else {
+            return Err(ReceiveError::NotInRoom);
+        };
+        let row = self.outside_membership(room, invited).await?;
+        if row.is_none_or(|row| row.membership != MembershipState::Invite || row.sender != pdu.sender) {
+            return Err(ReceiveError::NotInRoom);
+        }
+        let verified = self.shared.peers.keys().check_events(vec![object], &room.rules).await.pop();
+        let verified = verified.ok_or(ReceiveError::NotInRoom)??;
+        Ok(self.note_outside(room, Pdu::from_peer(verified, &room.rules)?).await?)
     }
 
     /// Format, hash and signatures; what is known already is left out.

@@ -81,7 +81,7 @@ impl Rooms {
     /// Whom `user_id` ignores.
     ///
     /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#ignoring-users>
-    async fn ignored_by(&self, user_id: &UserId) -> Result<HashSet<OwnedUserId>, RoomError> {
+    pub(crate) async fn ignored_by(&self, user_id: &UserId) -> Result<HashSet<OwnedUserId>, RoomError> {
         #[derive(Deserialize)]
         struct Content {
             ignored_users: BTreeMap<OwnedUserId, serde::de::IgnoredAny>,

@@ -14,6 +14,7 @@ mod arrivals;
 mod cells;
 mod error;
 mod filter;
+mod ignored;
 mod lazy;
 mod notifier;
 mod push;

@@ -2,6 +2,8 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#profiles>
 
+mod change;
+
 use std::collections::BTreeMap;
 
 use model::{Kind, Refusal, peer::Grant};

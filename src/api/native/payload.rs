@@ -217,6 +217,15 @@ impl Reply for Written {
     }
 }
 
+/// Of a field that may be left out: that it was given, and maybe as null.
+pub(super) fn given<'de, D, T>(deserializer: D) -> Result<Option<Option<T>>, D::Error>
+where
+    D: serde::Deserializer<'de>,
+    T: serde::Deserialize<'de>,
+{
+    <Option<T> as serde::Deserialize>::deserialize(deserializer).map(Some)
+}
+
 /// Why something that came could not be read, and where.
 pub(super) fn misread<E: Display>(place: &str, error: serde_path_to_error::Error<E>) -> Problem {
     let path = error.path().to_string();

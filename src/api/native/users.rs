@@ -1,5 +1,8 @@
 //! People: those of this server, and those of others as far as they are known here.
 
+mod blocked;
+mod me;
+
 use model::{Address, Millis, Refusal as _};
 use ruma::{OwnedServerName, OwnedUserId, UserId, presence::PresenceState};
 use serde::{Deserialize, Serialize};
@@ -12,7 +15,7 @@ use crate::{Problem, Services, Session};
 
 /// The endpoints of this file.
 pub(super) fn routes() -> Vec<Endpoint> {
-    vec![
+    let people = vec![
         get("/api/v1/users/{user_id}", "Somebody's name, picture and status.", one).explained(
             "`user_id` is written `alice@b.example` or `@alice:b.example`. What a user of another server says of themselves \
              is what that server said a while ago: see `fetched_at`. While the server is away, what it said before is \
@@ -23,7 +26,8 @@ pub(super) fn routes() -> Vec<Endpoint> {
              trust each other: by a part of the name, or by the whole of it. Of a full peer that shares its directory it is answered \
              from what that has told, see docs/cascade.md.",
         ),
-    ]
+    ];
+    [people, me::endpoints(), blocked::endpoints()].concat()
 }
 
 /// Whom one looks for.
