@@ -9,7 +9,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use api::{Dependency, Services};
@@ -41,6 +41,9 @@ use tasks::Tasks;
 
 pub use self::core::Core;
 pub(crate) use settings::peers_config;
+
+/// How long those who are connected have to hear that the server ends.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The whole server, taking connections.
 pub struct Homeserver {
@@ -142,6 +145,7 @@ impl Homeserver {
         let ending = CancellationToken::new();
         let (notifier, sync_config) = (core.notifier.clone(), settings::sync_config(&config));
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config, ending.clone());
+        sync.connections().say_in(nodes.cache().clone(), nodes.name());
         let node = store.is_shared().then(|| nodes.name());
         if let Some(node) = &node {
             sync.share(nodes.cache().clone(), node.clone());
@@ -175,11 +179,17 @@ impl Homeserver {
             slot.set(gate.clone());
         }
         let ended = nodes.clone();
-        users.on_session_end(Box::new(move |user_id| ended.ended(user_id)));
+        let connections = sync.connections().clone();
+        users.on_session_end(Box::new(move |user_id| {
+            connections.check(Some(user_id));
+            ended.ended(user_id);
+        }));
 
         let following = Tasks::until(ending.clone());
         let tended = sync.clone();
         following.spawn(|stop| async move { tended.tend(stop).await });
+        let connections = sync.connections().clone();
+        following.spawn(|stop| async move { connections.tend(stop).await });
         let seen = users.clone();
         following.spawn(|stop| async move { stop.run_until_cancelled(seen.tend()).await.unwrap_or_default() });
         let trust = peers.trust().clone();
@@ -192,7 +202,7 @@ impl Homeserver {
             following.spawn(|stop| async move { bus.run(stop).await });
         }
         let (sender, bridge) = (outward.sender.clone(), outward.bridge.clone());
-        let hearing = Listeners { store: store.clone(), users: users.clone(), sender, bridge };
+        let hearing = Listeners { store: store.clone(), users: users.clone(), sync: sync.clone(), sender, bridge };
         if let Some(in_touch) = nodes.keep_in_touch(hearing, ending.clone()) {
             following.spawn(|_| in_touch);
         }
@@ -231,6 +241,7 @@ impl Homeserver {
         let Self { listeners, services, ending, following, announcing, federating, on_duty } = self;
         let store = services.store.clone();
         let users = services.users.clone();
+        let connections = services.sync.connections().clone();
         let router = api::router(services);
         let serving = listeners.into_iter().map(|listener| listener.serve(router.clone(), stop.clone()));
         let end = async {
@@ -238,6 +249,8 @@ impl Homeserver {
             ending.cancel();
         };
         tokio::join!(futures_util::future::join_all(serving), end);
+        // They have been told to go with `ending`; what they are in the middle of doing ends first.
+        connections.ended(LAST_WORDS).await;
         announcing.end().await;
         if let Some(federating) = federating {
             federating.end().await;

@@ -23,6 +23,7 @@ mod program;
 mod reader;
 mod redis;
 mod server;
+mod socket;
 mod synapse;
 mod web;
 
@@ -44,6 +45,7 @@ pub use program::{Program, Received};
 pub use reader::Reader;
 pub use redis::Redis;
 pub use server::{Server, ServerBuilder, Usage, binary};
+pub use socket::{Closed, Socket};
 pub use synapse::Synapse;
 pub use web::Door;
 

@@ -31,10 +31,12 @@ mod events;
 mod federation;
 mod openapi;
 mod payload;
+mod realtime;
 mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
 pub use payload::{Created, File, Nothing, Payload, Reply, Unkept};
+pub use realtime::RealtimeConfig;
 
 use crate::Route;
 
@@ -61,6 +63,7 @@ fn endpoints() -> Vec<Endpoint> {
         broadcasts::endpoints(),
         users::routes(),
         directory::endpoints(),
+        realtime::endpoints(),
         crate::admin::endpoints(),
     ]
     .concat()

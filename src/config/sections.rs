@@ -426,6 +426,50 @@ impl Default for Sync {
     }
 }
 
+/// `[realtime]`: WebSockets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Realtime {
+    /// How many may be open on this node.
+    #[serde(deserialize_with = "human::whole::<_, 1, 1_000_000>")]
+    pub max_connections: u32,
+    /// How many of one user may be open on this node.
+    #[serde(deserialize_with = "human::whole::<_, 1, 10_000>")]
+    pub max_connections_per_user: u32,
+    /// How often a client has to show that it is there.
+    #[serde(with = "human::duration")]
+    pub heartbeat: Duration,
+    /// How long a client may take nothing of what waits for it.
+    #[serde(with = "human::duration")]
+    pub stall_timeout: Duration,
+    /// How many frames a client gets before it has to acknowledge some.
+    #[serde(deserialize_with = "human::whole::<_, 1, 10_000>")]
+    pub window: u32,
+    /// The largest frame that is taken from a client.
+    #[serde(with = "human::size")]
+    pub max_frame: ByteSize,
+    /// How many frames a client may send.
+    pub frames: Rate,
+    /// How many events a client may have missed and be told of one by one.
+    #[serde(deserialize_with = "human::whole::<_, 0, 1_000_000>")]
+    pub most_missed: u32,
+}
+
+impl Default for Realtime {
+    fn default() -> Self {
+        Self {
+            max_connections: 20_000,
+            max_connections_per_user: 20,
+            heartbeat: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(30),
+            window: 256,
+            max_frame: ByteSize::kib(96),
+            frames: Rate { per_second: 20.0, burst: 100 },
+            most_missed: 1_000,
+        }
+    }
+}
+
 /// `[client_api]`: the Matrix client-server API.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]

@@ -34,6 +34,7 @@ mod search;
 mod search_elsewhere;
 mod secrets;
 mod server_user;
+mod tickets;
 mod tokens;
 mod uia;
 
@@ -69,6 +70,7 @@ pub use roles::{Role, UnknownRole};
 pub use search::{People, Person};
 pub use search_elsewhere::SearchElsewhereError;
 pub use store::key_backups::{BackedUpKeyRow as BackedUpKey, KeyRange};
+pub use tickets::{TICKET_LIFETIME, TicketError};
 pub use tokens::{NewSession, OnSessionEnd, Session, SessionData, TokenError};
 pub use uia::{Act, Refused};
 
@@ -102,6 +104,7 @@ pub struct Users {
     failures: failures::Failures,
     passwords: passwords::Passwords,
     sessions: tokens::Sessions,
+    tickets: tickets::Tickets,
     last_seen: last_seen::LastSeen,
     remote_users: RemoteUsers,
     list_fetches: remote_fetch::ListFetches,
@@ -154,6 +157,7 @@ impl Users {
             failures: failures::Failures::new(config.accounts.failed_logins_allowed, cache),
             passwords: passwords::Passwords::new(config.accounts.concurrent_hashes, config.accounts.hash_costs),
             sessions: tokens::Sessions::new(config.accounts.session_cache),
+            tickets: tickets::Tickets::default(),
             last_seen: last_seen::LastSeen::default(),
             list_fetches: remote_fetch::ListFetches::default(),
             gate: GateSlot::default(),

@@ -1,0 +1,3 @@
+//! Stories on the native API.
+
+mod realtime;
