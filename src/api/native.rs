@@ -29,6 +29,7 @@ mod discoverability;
 mod endpoint;
 mod events;
 mod federation;
+pub(crate) mod message;
 mod openapi;
 mod payload;
 mod users;
