@@ -49,18 +49,13 @@ impl Media {
         Ok(row.and_then(|row| row.uploader))
     }
 
-    pub(crate) async fn open_content(
-        &self,
-        mxc: &Mxc,
-        reach: Reach<'_>,
-        wait: Duration,
-    ) -> Result<Opened, MediaError> {
+    pub(crate) async fn open_content(&self, mxc: &Mxc, reach: Reach<'_>, wait: Duration) -> Result<Opened, MediaError> {
         if !mxc.is_valid() {
             return Err(MediaError::NotFound);
         }
         if mxc.server == self.server_name() {
             let content = self.await_content(mxc, wait).await?;
-            return self.open(mxc, content).await?.ok_or(MediaError::NotFound);
+            return self.open_file(mxc, content).await?.ok_or(MediaError::NotFound);
         }
         if reach == Reach::Ours {
             return Err(MediaError::NotFound);
@@ -77,12 +72,12 @@ impl Media {
     /// Another server's file, if it was fetched before and isn't lost.
     pub(crate) async fn open_kept(&self, mxc: &Mxc) -> Result<Option<Opened>, MediaError> {
         match self.kept_content(mxc).await? {
-            Some(content) => self.open(mxc, content).await,
+            Some(content) => self.open_file(mxc, content).await,
             None => Ok(None),
         }
     }
 
-    async fn open(&self, mxc: &Mxc, content: ContentRow) -> Result<Option<Opened>, MediaError> {
+    async fn open_file(&self, mxc: &Mxc, content: ContentRow) -> Result<Option<Opened>, MediaError> {
         let found = files::find(&self.shared.files.content(&content.sha256)).await?;
         if found.is_none() {
             error!(mxc = %mxc.id, server.name = %mxc.server, "a file is missing in the media folder");
