@@ -11,6 +11,7 @@ mod encrypted;
 mod federation;
 mod figures;
 mod lifecycle;
+mod native;
 mod nodes;
 mod outages;
 mod race;

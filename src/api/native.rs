@@ -23,6 +23,7 @@
 //! ```
 
 mod broadcasts;
+mod conversations;
 mod delivery;
 pub(crate) mod directory;
 mod discoverability;
@@ -30,6 +31,8 @@ mod endpoint;
 mod events;
 mod federation;
 pub(crate) mod message;
+mod messages;
+mod offline;
 mod openapi;
 mod payload;
 mod users;
@@ -61,6 +64,9 @@ fn endpoints() -> Vec<Endpoint> {
         events::endpoints(),
         broadcasts::endpoints(),
         users::routes(),
+        conversations::endpoints(),
+        messages::endpoints(),
+        offline::endpoints(),
         directory::endpoints(),
         crate::admin::endpoints(),
     ]

@@ -12,6 +12,7 @@
 mod answer;
 mod arrivals;
 mod cells;
+mod conversations;
 mod error;
 mod filter;
 mod lazy;
@@ -39,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, UnreadCounts};
 pub use arrivals::{Arrival, OnArrival};
+pub use conversations::{Conversation, ConversationPage, ConversationsWanted, LastEvent, Mark, Settings};
 pub use error::SyncError;
 pub use notifier::Notifier;
 pub use push::Notification;
@@ -104,6 +106,8 @@ pub(crate) struct Shared {
     pub(crate) together: std::sync::OnceLock<streams::presence::Together>,
     pub(crate) checkpoints: push::Checkpoints,
     pub(crate) on_syncing: std::sync::OnceLock<OnSyncing>,
+    /// Held by whoever looks for somebody's direct conversation and makes it, by user.
+    pub(crate) direct: [tokio::sync::Mutex<()>; 16],
     /// Held by whoever changes a piece of account data.
     pub(crate) edits: tokio::sync::Mutex<()>,
 }
@@ -133,6 +137,7 @@ impl Sync {
                 together: std::sync::OnceLock::new(),
                 checkpoints: push::Checkpoints::default(),
                 on_syncing: std::sync::OnceLock::new(),
+                direct: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
                 edits: tokio::sync::Mutex::new(()),
             }),
         }

@@ -101,6 +101,20 @@ pub(crate) struct Message {
     pub(crate) recalled_by: Option<Person>,
     /// Whether it comes from another server.
     pub(crate) is_federated: bool,
+    /// Who reacted to it, by what they reacted with. In history only; elsewhere a reaction is an item of its own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) reactions: Vec<Reaction>,
+}
+
+/// How often a message was reacted to with the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Reaction {
+    /// With what.
+    pub(crate) key: String,
+    /// By how many.
+    pub(crate) count: usize,
+    /// Whether the reader is among them.
+    pub(crate) mine: bool,
 }
 
 /// A user, in both spellings.
@@ -170,6 +184,7 @@ impl Message {
             edited_at: edit.filter(|_| is_shown).and_then(|edit| edit["origin_server_ts"].as_i64()),
             recalled_at: redaction["origin_server_ts"].as_i64().filter(|_| !is_shown),
             recalled_by: Person::of(&redaction["sender"]).filter(|_| !is_shown),
+            reactions: Vec::new(),
         })
     }
 

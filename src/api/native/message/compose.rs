@@ -192,8 +192,11 @@ impl Said {
             ("duration", said.duration_ms.into()),
             ("thumbnail_url", said.thumbnail_url.into()),
         ];
-        let info: serde_json::Map<String, Value> =
-            info.into_iter().filter(|(_, value)| !Value::is_null(value)).map(|(key, value)| (key.into(), value)).collect();
+        let info: serde_json::Map<String, Value> = info
+            .into_iter()
+            .filter(|(_, value)| !Value::is_null(value))
+            .map(|(key, value)| (key.into(), value))
+            .collect();
         let mut content =
             json!({ "msgtype": msgtype, "body": said.text.as_ref().unwrap_or(&name), "filename": name, "info": info });
         if let Some(url) = said.url {

@@ -26,11 +26,17 @@ fn what_is_sent_is_what_is_read() {
     for (kind, content) in [
         ("text", json!({ "text": "hello" })),
         ("markdown", json!({ "text": "*hello*", "html": "<p><em>hello</em></p>" })),
-        ("image", json!({ "url": url, "name": "cat.png", "size": 5, "mimetype": "image/png", "width": 2, "height": 3 })),
+        (
+            "image",
+            json!({ "url": url, "name": "cat.png", "size": 5, "mimetype": "image/png", "width": 2, "height": 3 }),
+        ),
         ("file", json!({ "url": url, "name": "list.txt", "text": "read this" })),
         ("voice", json!({ "url": url, "name": "a.ogg", "duration_ms": 1200 })),
         ("video", json!({ "url": url, "name": "a.mp4", "thumbnail_url": "mxc://a.test/two" })),
-        ("location", json!({ "geo_uri": "geo:48.5,2.25", "description": "there", "latitude": 48.5, "longitude": 2.25 })),
+        (
+            "location",
+            json!({ "geo_uri": "geo:48.5,2.25", "description": "there", "latitude": 48.5, "longitude": 2.25 }),
+        ),
         ("card", json!({ "text": "a card", "card": { "title": "Order 5" } })),
         ("custom", json!({ "text": "[data]", "data": [1, 2] })),
         ("encrypted", json!({ "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "xyz" })),
@@ -69,7 +75,8 @@ fn an_edit_shows_in_what_it_edits_and_is_an_item_of_its_own() {
     let wish: Said = serde_json::from_value(json!({ "content": "new words" })).expect("it can be said");
     let (kind, edit) = wish.edit_of("$one").expect("it can be said");
     let mut event = said("m.room.message", json!({ "msgtype": "m.text", "body": "old words" }));
-    let edit = json!({ "type": kind, "event_id": "$two", "sender": "@bob:b.test", "origin_server_ts": 9, "content": edit });
+    let edit =
+        json!({ "type": kind, "event_id": "$two", "sender": "@bob:b.test", "origin_server_ts": 9, "content": edit });
     event["unsigned"]["m.relations"] = json!({ "m.replace": edit });
     let edited = message(&event);
     assert_eq!((edited.content, edited.edited_at), (json!({ "text": "new words" }), Some(9)));
@@ -139,6 +146,8 @@ fn what_cannot_be_said_is_refused_with_its_reason() {
     assert!(refused(json!({ "content": { "text": 5 } })).contains("content.text"));
     assert!(refused(json!({ "content": "" })).contains("empty"));
     assert!(refused(json!({ "type": "image", "content": { "url": "https://x.test/cat.png" } })).contains("mxc"));
-    assert!(refused(json!({ "type": "location", "content": { "latitude": 95.0, "longitude": 1.0 } })).contains("geo_uri"));
+    assert!(
+        refused(json!({ "type": "location", "content": { "latitude": 95.0, "longitude": 1.0 } })).contains("geo_uri")
+    );
     assert!(refused(json!({ "content": "hi", "colour": "red" })).contains("colour"));
 }
