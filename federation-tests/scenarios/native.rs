@@ -1,3 +1,4 @@
 //! Stories on the native API.
 
+mod conversations;
 mod realtime;

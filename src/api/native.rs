@@ -23,12 +23,16 @@
 //! ```
 
 mod broadcasts;
+mod conversations;
 mod delivery;
 pub(crate) mod directory;
 mod discoverability;
 mod endpoint;
 mod events;
 mod federation;
+pub(crate) mod message;
+mod messages;
+mod offline;
 mod openapi;
 mod payload;
 mod realtime;
@@ -62,6 +66,9 @@ fn endpoints() -> Vec<Endpoint> {
         events::endpoints(),
         broadcasts::endpoints(),
         users::routes(),
+        conversations::endpoints(),
+        messages::endpoints(),
+        offline::endpoints(),
         directory::endpoints(),
         realtime::endpoints(),
         crate::admin::endpoints(),

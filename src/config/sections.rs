@@ -401,11 +401,14 @@ pub struct Rooms {
     /// The version of rooms whose maker asks for none.
     #[serde(deserialize_with = "human::room_version")]
     pub default_version: RoomVersionId,
+    /// For how long people may take back what they said, on the native API; "0s": forever.
+    #[serde(with = "human::duration")]
+    pub recall_window: Duration,
 }
 
 impl Default for Rooms {
     fn default() -> Self {
-        Self { default_version: RoomVersionId::V12 }
+        Self { default_version: RoomVersionId::V12, recall_window: Duration::from_secs(2 * 60) }
     }
 }
 

@@ -114,7 +114,11 @@ pub(super) fn amqp_config(config: &Config) -> Option<AmqpConfig> {
 }
 
 pub(super) fn rooms_config(config: &Config) -> RoomsConfig {
-    RoomsConfig { default_version: config.rooms.default_version.clone(), ..RoomsConfig::default() }
+    RoomsConfig {
+        default_version: config.rooms.default_version.clone(),
+        recall_window: config.rooms.recall_window,
+        ..RoomsConfig::default()
+    }
 }
 
 pub(super) fn media_config(config: &Config) -> MediaConfig {

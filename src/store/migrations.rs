@@ -42,6 +42,7 @@ const SHARED: &[Step] = migrations![
     24 "0024_webhooks",
     25 "0025_cascade",
     26 "0026_before_hooks",
+    28 "0028_conversation_seq",
 ];
 
 /// What only SQLite knows.

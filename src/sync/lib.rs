@@ -13,6 +13,7 @@
 mod answer;
 mod arrivals;
 mod cells;
+mod conversations;
 mod error;
 pub mod feed;
 mod filter;
@@ -41,6 +42,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, UnreadCounts};
 pub use arrivals::{Arrival, OnArrival};
+pub use conversations::{Conversation, ConversationPage, ConversationsWanted, LastEvent, Mark, Settings};
 pub use error::SyncError;
 pub use notifier::Notifier;
 pub use push::Notification;
@@ -110,6 +112,8 @@ pub(crate) struct Shared {
     pub(crate) checkpoints: push::Checkpoints,
     pub(crate) connections: feed::Connections,
     pub(crate) on_syncing: std::sync::OnceLock<OnSyncing>,
+    /// Held by whoever looks for somebody's direct conversation and makes it, by user.
+    pub(crate) direct: [tokio::sync::Mutex<()>; 16],
     /// Held by whoever changes a piece of account data.
     pub(crate) edits: tokio::sync::Mutex<()>,
 }
@@ -141,6 +145,7 @@ impl Sync {
                 checkpoints: push::Checkpoints::default(),
                 connections,
                 on_syncing: std::sync::OnceLock::new(),
+                direct: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
                 edits: tokio::sync::Mutex::new(()),
             }),
         }

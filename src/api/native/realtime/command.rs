@@ -7,14 +7,17 @@ use ruma::{
     events::receipt::{ReceiptThread, ReceiptType},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use sync::{Read, SyncToken};
 
 use super::frame::Frame;
 use crate::{
     Problem, Services, Session, SharedServices,
     endpoint::check_json,
-    native::{message::Said, payload::misread},
+    native::{
+        messages::{NewMessage, say},
+        payload::misread,
+    },
 };
 
 /// How long somebody types who doesn't say.
@@ -68,14 +71,9 @@ struct Ack {
 }
 
 /// A message to be sent.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 pub(super) struct Send {
-    #[serde(alias = "msgId")]
     msg_id: String,
-    #[serde(alias = "conversationId")]
-    conversation_id: OwnedRoomId,
-    message: Said,
+    message: NewMessage,
 }
 
 /// Whether the user types.
@@ -147,20 +145,29 @@ fn command(kind: &str, text: &str) -> Result<Command, (Problem, Option<String>)>
             }
             Ok(Command::Presence(presence))
         }
-        "send" => {
-            let msg_id = serde_json::from_str::<Value>(text).ok().and_then(|value| {
-                let msg_id = value.get("msg_id").or_else(|| value.get("msgId"))?;
-                msg_id.as_str().map(str::to_owned)
-            });
-            let send: Send = body(text).map_err(|problem| (problem, msg_id))?;
-            Ok(Command::Act(Act::Send(Box::new(send))))
-        }
+        "send" => send(text).map(|send| Command::Act(Act::Send(Box::new(send)))),
         "typing" => body(text).map(|typing| Command::Act(Act::Typing(typing))).map_err(plain),
         "read" => body(text).map(|read| Command::Act(Act::Read(read))).map_err(plain),
         _ => {
             let detail = "there is no such type of frame: ack, ping, presence, read, send and typing are taken";
             Err(plain(Problem::new(StatusCode::BAD_REQUEST, "unknown_frame", detail)))
         }
+    }
+}
+
+/// Where a message goes and what its client calls it stands beside it, since both have a `type`.
+fn send(text: &str) -> Result<Send, (Problem, Option<String>)> {
+    let mut fields: Map<String, Value> = body(text).map_err(|problem| (problem, None))?;
+    let msg_id = fields.get("msg_id").or_else(|| fields.get("msgId")).and_then(Value::as_str).map(str::to_owned);
+    let wrong = |problem| (problem, msg_id.clone());
+    let Some(Value::Object(mut message)) = fields.remove("message") else {
+        return Err(wrong(Problem::invalid("`message` is what is to be sent, an object").with("field", "message")));
+    };
+    message.append(&mut fields);
+    let message = from_value(Value::Object(message)).map_err(wrong)?;
+    match msg_id {
+        Some(msg_id) => Ok(Send { msg_id, message }),
+        None => Err((Problem::invalid("`msg_id` is what the answer will name it by").with("field", "msg_id"), None)),
     }
 }
 
@@ -177,7 +184,11 @@ fn body<T: DeserializeOwned>(text: &str) -> Result<T, Problem> {
         fields.remove("type");
         fields.remove("id");
     }
-    serde_path_to_error::deserialize(fields).map_err(|error| misread("frame", error))
+    from_value(fields)
+}
+
+fn from_value<T: DeserializeOwned>(value: Value) -> Result<T, Problem> {
+    serde_path_to_error::deserialize(value).map_err(|error| misread("frame", error))
 }
 
 fn refused(problem: &Problem, msg_id: &str) -> Frame {
@@ -196,6 +207,18 @@ impl Act {
             (Err(problem), id) => Some(Frame::error(&problem, id)),
             (Ok(()), Some(id)) => Some(Frame::answer("done", json!({ "id": id }))),
             (Ok(()), None) => None,
+        }
+    }
+}
+
+impl Send {
+    async fn perform(self, session: &Session, services: &Services) -> Frame {
+        match say(services, session, self.message).await {
+            Ok(message) => {
+                let sent = json!({ "msg_id": self.msg_id, "id": message.id, "message": message });
+                Frame::answer("sent", sent)
+            }
+            Err(problem) => refused(&problem, &self.msg_id),
         }
     }
 }
