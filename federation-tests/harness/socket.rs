@@ -6,8 +6,8 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
-    WebSocketStream, client_async,
-    tungstenite::{self, Message, client::IntoClientRequest as _, http::HeaderValue},
+    WebSocketStream, client_async_with_config,
+    tungstenite::{self, Message, client::IntoClientRequest as _, http::HeaderValue, protocol::WebSocketConfig},
 };
 
 use crate::{Client, PATIENCE, enc};
@@ -68,7 +68,10 @@ impl Socket {
         }
         let stream = TcpStream::connect(address).await.expect("the server listens");
         let _ = stream.set_nodelay(true);
-        let web = match timeout(PATIENCE, client_async(request, stream)).await.expect("the server answers") {
+        // Thousands of them are open at once in one process.
+        let config = WebSocketConfig::default().read_buffer_size(2 << 10).write_buffer_size(0);
+        let opening = client_async_with_config(request, stream, Some(config));
+        let web = match timeout(PATIENCE, opening).await.expect("the server answers") {
             Ok((web, _)) => web,
             Err(tungstenite::Error::Http(response)) => {
                 let body = response.body().as_deref().unwrap_or_default();

@@ -24,12 +24,14 @@ use ruma::{OwnedRoomId, OwnedUserId, UserId, events::room::member::MembershipSta
 pub use connections::{Connection, Connections, ConnectionsConfig, Crowded, Ending, OpenConnection, Word};
 
 use crate::{
-    Reader, Shared, Shown, Sync, SyncError, SyncRequest, SyncToken, UnreadCounts, cells::InUse, filter::Filter,
+    Arrival, Reader, Shared, Shown, Sync, SyncError, SyncRequest, SyncToken, UnreadCounts, cells::InUse, filter::Filter,
     request::Look, streams::presence::PresenceNow,
 };
 
 /// Whose presence one feed follows at most.
 pub const MOST_FOLLOWED: usize = 200;
+/// How many events of other servers are remembered until they are acknowledged.
+const MOST_ARRIVING: usize = 1_000;
 
 /// A feed is not filtered by what clients of the Matrix API ask for.
 static EVERYTHING: LazyLock<Arc<Filter>> = LazyLock::new(|| Arc::new(Filter(Default::default())));
@@ -142,6 +144,8 @@ pub struct Feed {
     position: Position,
     /// Whose presence the reader wants to hear of.
     followed: BTreeSet<OwnedUserId>,
+    /// What people of other servers said that was read and not acknowledged yet.
+    arriving: Vec<(Position, Arrival)>,
 }
 
 impl Sync {
@@ -167,7 +171,8 @@ impl Sync {
         }
         self.note_connected(&user, &request).await?;
         let (sync, device_id) = (self.clone(), request.device_id);
-        Ok((Feed { sync, device_id, user, position, followed: BTreeSet::new() }, start))
+        let (followed, arriving) = (BTreeSet::new(), Vec::new());
+        Ok((Feed { sync, device_id, user, position, followed, arriving }, start))
     }
 
     /// Where a reader was. `None`: nobody has told anybody of such a position.
@@ -255,7 +260,43 @@ impl Feed {
         };
         let (items, upto) = look.gather(most.max(1), &self.followed).await?;
         self.position = upto;
+        self.note_arriving(&items);
         Ok(items)
+    }
+
+    /// The reader's device has everything up to `position`.
+    pub fn acknowledge(&mut self, position: Position) {
+        let Some(listener) = self.sync.shared.arrivals.listener() else { return };
+        let arrived = self.arriving.partition_point(|(at, _)| *at <= position);
+        let mut latest: Vec<Arrival> = Vec::new();
+        for (_, arrival) in self.arriving.drain(..arrived).rev() {
+            let is_same = |known: &Arrival| known.room_id == arrival.room_id && known.server == arrival.server;
+            if !latest.iter().any(is_same) {
+                latest.push(arrival);
+            }
+        }
+        latest.into_iter().for_each(listener);
+    }
+
+    /// Who said it on another server may be told when it has come onto the device.
+    fn note_arriving(&mut self, items: &[Item]) {
+        if self.sync.shared.arrivals.listener().is_none() {
+            return;
+        }
+        for item in items {
+            let News::Event { shown, .. } = &item.news else { continue };
+            let pdu = &shown.event.pdu;
+            // A reader that acknowledges nothing isn't remembered for ever.
+            if !self.sync.is_local(&pdu.sender) && self.arriving.len() < MOST_ARRIVING {
+                let arrival = Arrival {
+                    user_id: self.user.user_id.clone(),
+                    room_id: pdu.room_id.clone(),
+                    server: pdu.sender.server_name().to_owned(),
+                    event_id: pdu.event_id.clone(),
+                };
+                self.arriving.push((item.position, arrival));
+            }
+        }
     }
 
     /// From now on the reader hears of these users' presence, as far as the reader may know of it, and is answered how it is now.

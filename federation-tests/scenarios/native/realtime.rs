@@ -291,17 +291,14 @@ async fn frames_that_make_no_sense_are_answered_and_too_many_or_too_large_ones_e
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_costs_little_and_goes_on_from_where_it_was() {
+async fn a_client_that_acknowledges_nothing_gets_no_more_and_goes_on_from_where_it_was() {
     on_each_engine(async |engine| {
         let server = Server::builder(&engine)
             .set("realtime", "stall_timeout", "1500ms")
-            .set("realtime", "heartbeat", "1h")
-            .set("realtime", "most_missed", 5_000)
             .set("realtime", "window", 32)
             .start()
             .await;
         let (alice, bob, room) = pair(&server).await;
-        // One that takes all and acknowledges nothing.
         let mut forgetful = Socket::open(&bob).await;
         forgetful.acknowledges = false;
         let said = say_many(&alice, &room, 0, 50).await;
@@ -309,9 +306,22 @@ async fn a_client_that_takes_nothing_costs_little_and_goes_on_from_where_it_was(
         assert_eq!(forgetful.closed().await, closed(4429, "too_slow_resume"));
         let mut resumed = Socket::resume(&bob, &forgetful.break_off()).await;
         assert_eq!(resumed.texts(18).await, said[32..]);
-        resumed.break_off();
+        assert!(resumed.is_quiet(Duration::from_millis(200)).await);
+    })
+    .await;
+}
 
-        // One that doesn't even read: what it leaves lies in the kernel, as far as that goes.
+#[tokio::test]
+async fn a_client_that_reads_nothing_is_let_go_and_goes_on_from_where_it_was() {
+    on_each_engine(async |engine| {
+        let server = Server::builder(&engine)
+            .set("realtime", "stall_timeout", "1500ms")
+            .set("realtime", "heartbeat", "1h")
+            .set("realtime", "window", 1_000)
+            .start()
+            .await;
+        let (alice, bob, room) = pair(&server).await;
+        // What it doesn't take lies in the kernel as far as that goes, and then nowhere.
         let stuck = Socket::open(&bob).await;
         let position = stuck.position.clone();
         let filling = "x".repeat(60_000);
@@ -324,6 +334,8 @@ async fn a_client_that_takes_nothing_costs_little_and_goes_on_from_where_it_was(
             (server.figure("comity_realtime_connections").await == 0.0).then_some(())
         })
         .await;
+        let told = server.figure("comity_realtime_frames_total").await;
+        assert!(told < 300.0, "{told} frames were told to somebody who took nothing");
         let mut resumed = Socket::resume(&bob, &position).await;
         let texts = resumed.texts(300).await;
         let numbers: Vec<&str> = texts.iter().filter_map(|text| text.split(' ').next()).collect();

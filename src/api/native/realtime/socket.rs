@@ -307,6 +307,7 @@ impl<'a> Socket<'a> {
     }
 
     fn acknowledge(&mut self, upto: Position) {
+        self.feed.acknowledge(upto);
         while self.unacknowledged.front().is_some_and(|position| *position <= upto) {
             self.unacknowledged.pop_front();
         }
