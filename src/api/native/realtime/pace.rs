@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many in a row that were too early are no mistake any more.
+/// So many more that were too early than in time are no mistake any more.
 const PATIENCE: u32 = 200;
 
 /// A bucket of one connection: so many frames at once after a rest, and so many in the long run.
@@ -32,7 +32,7 @@ impl Pace {
                 Err(early)
             }
             None => {
-                (self.full_at, self.too_early) = (next, 0);
+                (self.full_at, self.too_early) = (next, self.too_early.saturating_sub(1));
                 Ok(())
             }
         }

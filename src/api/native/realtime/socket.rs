@@ -101,6 +101,10 @@ impl Line {
                 self.web.send(Message::Close(Some(why.frame()))).await.ok()?;
             }
             while let Some(Ok(_)) = self.web.recv().await {}
+            if matches!(why, Closing::TooLarge | Closing::Malformed) {
+                // What the client sent can't be read to its end, and who hangs up on unread bytes takes back what was said last.
+                tokio::time::sleep(GOODBYE).await;
+            }
             Some(())
         };
         let _ = timeout(GOODBYE, goodbye).await;
