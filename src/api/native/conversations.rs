@@ -170,7 +170,7 @@ async fn create(call: Call<Session, Nothing, NewConversation>) -> Answer<Created
         }
         Kind::Group => {
             check_known(services, &invited).await?;
-            let group = group(session, new.name, new.topic, invited.clone());
+            let group = group(services, session, new.name, new.topic, invited.clone());
             match new.idempotency_key {
                 None => services.rooms.create(group).await?,
                 Some(key) => services.rooms.create_once(group, &transaction(session, "create", &key)?).await?,
@@ -216,7 +216,9 @@ pub(super) async fn check_known(services: &Services, user_ids: &[OwnedUserId]) -
     Ok(())
 }
 
+/// A group that the caller makes.
 pub(super) fn group(
+    services: &Services,
     session: &Session,
     name: Option<String>,
     topic: Option<String>,
@@ -224,7 +226,7 @@ pub(super) fn group(
 ) -> NewRoom {
     NewRoom {
         creator: session.user_id.clone(),
-        version: None,
+        version: Some(services.rooms.version_of_groups()),
         preset: RoomPreset::PrivateChat,
         creation_content: Map::new(),
         initial_state: Vec::new(),
@@ -306,14 +308,24 @@ struct MemberView {
     muted: bool,
 }
 
-pub(super) async fn members(call: Call<Session, MembersPage>) -> Answer<MemberList> {
+async fn members(call: Call<Session, MembersPage>) -> Answer<MemberList> {
     let room_id: OwnedRoomId = call.argument("conversation_id")?;
-    let rooms = &call.services.rooms;
-    let room = rooms.get(&room_id).await?;
-    let sight = rooms.sight(&room, &call.caller.user_id).await?;
-    let limit = call.query.limit.unwrap_or(USUAL).clamp(1, MOST);
+    members_of(&call.services, &call.caller, &room_id, call.query).await
+}
+
+/// Who is in a conversation, as the caller sees it.
+pub(super) async fn members_of(
+    services: &Services,
+    session: &Session,
+    room_id: &RoomId,
+    page: MembersPage,
+) -> Answer<MemberList> {
+    let rooms = &services.rooms;
+    let room = rooms.get(room_id).await?;
+    let sight = rooms.sight(&room, &session.user_id).await?;
+    let limit = page.limit.unwrap_or(USUAL).clamp(1, MOST);
     let mut people = rooms.people(&room, &sight).await?;
-    if let Some(after) = &call.query.cursor {
+    if let Some(after) = &page.cursor {
         people.retain(|member| member.user_id.as_str() > after.as_str());
     }
     let is_more = people.len() > limit;
@@ -460,7 +472,7 @@ async fn join(call: Call<Session>) -> Answer<ConversationView> {
     shown(&call.services, &call.caller, &room_id).await
 }
 
-pub(super) async fn leave(call: Call<Session>) -> Answer<Nothing> {
+async fn leave(call: Call<Session>) -> Answer<Nothing> {
     let room_id: OwnedRoomId = call.argument("conversation_id")?;
     let user_id = call.caller.user_id.clone();
     let room = call.services.rooms.get(&room_id).await?;

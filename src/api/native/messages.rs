@@ -2,6 +2,8 @@
 
 mod send;
 
+pub(super) use send::{NewMessage, say};
+
 use std::sync::Arc;
 
 use model::TimelineEvent;

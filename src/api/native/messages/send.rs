@@ -55,6 +55,13 @@ pub(in crate::native) struct NewMessage {
     forward: Option<String>,
 }
 
+impl NewMessage {
+    /// The same in a conversation that is named otherwise.
+    pub(in crate::native) fn into_conversation(self, room_id: OwnedRoomId) -> Self {
+        Self { conversation_id: Some(room_id), ..self }
+    }
+}
+
 pub(super) async fn send(call: Call<Session, Nothing, NewMessage>) -> Answer<Created<Message>> {
     say(&call.services, &call.caller, call.body).await.map(Created)
 }
