@@ -68,6 +68,7 @@ pub(super) struct Listed {
     cursor: Option<String>,
     /// `joined` (if left out) or `invited`.
     #[serde(default)]
+    #[param(inline)]
     state: Standing,
     /// Only those that are pinned.
     #[serde(default)]
@@ -80,6 +81,7 @@ pub(super) struct Listed {
 /// What one is to a conversation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = ConversationStanding)]
 pub(super) enum Standing {
     /// One is in it.
     #[default]
@@ -144,6 +146,7 @@ struct NewConversation {
 
 /// A conversation that there is now.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ConversationBegun)]
 struct Begun {
     #[serde(flatten)]
     conversation: ConversationView,
@@ -284,6 +287,7 @@ pub(super) struct MembersPage {
 
 /// Who is in a conversation, by user id.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ConversationMembers)]
 pub(super) struct MemberList {
     members: Vec<MemberView>,
     /// Where the next page begins; left out: there is nothing more.
@@ -293,6 +297,7 @@ pub(super) struct MemberList {
 
 /// A member of a conversation.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ConversationMember)]
 struct MemberView {
     #[serde(flatten)]
     person: Person,
@@ -345,6 +350,7 @@ pub(super) async fn members_of(
 /// How one wants to have a conversation.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ConversationSettings)]
 struct NewSettings {
     /// It stays at the top.
     pinned: Option<bool>,
@@ -374,6 +380,7 @@ async fn settings(call: Call<Session, Nothing, NewSettings>) -> Answer<Conversat
 /// Whether one types.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ConversationTyping)]
 struct Typing {
     /// One does; left out: true.
     #[serde(default = "yes")]
@@ -401,6 +408,7 @@ async fn typing(call: Call<Session, Nothing, Typing>) -> Answer<Nothing> {
 /// How far one has read.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ConversationRead)]
 pub(super) struct ReadUpTo {
     /// Up to this message,
     #[serde(default, alias = "upTo", alias = "message_id", alias = "messageId")]
@@ -415,6 +423,7 @@ pub(super) struct ReadUpTo {
 
 /// How it stands with what one has read.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ConversationReadState)]
 pub(super) struct ReadState {
     /// Which conversation.
     conversation_id: String,

@@ -60,6 +60,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 /// Who may come into a group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = GroupJoining)]
 enum Joining {
     /// Who is invited.
     Invite,
@@ -236,6 +237,7 @@ async fn members(call: Call<Session, MembersPage>) -> Answer<MemberList> {
 /// Whom to invite.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GroupInvitations)]
 struct People {
     /// In either spelling: 200 at most.
     #[schema(value_type = Vec<String>)]
@@ -244,6 +246,7 @@ struct People {
 
 /// What became of each.
 #[derive(Serialize, ToSchema)]
+#[schema(as = GroupInvited)]
 struct Invited {
     /// In the order of the request.
     results: Vec<InvitedOne>,
@@ -251,6 +254,7 @@ struct Invited {
 
 /// What became of one.
 #[derive(Serialize, ToSchema)]
+#[schema(as = GroupInvitedOne)]
 struct InvitedOne {
     #[serde(flatten)]
     person: Person,
@@ -318,6 +322,7 @@ async fn kick(call: Call<Session>) -> Answer<Nothing> {
 /// What somebody is to be.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GroupNewRole)]
 struct NewRole {
     role: RoleName,
 }
@@ -346,6 +351,7 @@ async fn role(call: Call<Session, Nothing, NewRole>) -> Answer<Nothing> {
 /// Whether nothing may be said.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GroupMuting)]
 struct Muted {
     muted: bool,
 }
@@ -365,6 +371,7 @@ async fn mute_all(call: Call<Session, Nothing, Muted>) -> Answer<Nothing> {
 /// What one is to be called.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GroupNickname)]
 struct Nickname {
     /// In this group alone; null: as everywhere.
     nickname: Option<String>,
@@ -379,6 +386,7 @@ async fn nickname(call: Call<Session, Nothing, Nickname>) -> Answer<Nothing> {
 /// Whose a group is to be.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GroupTransfer)]
 struct Transfer {
     /// In either spelling.
     #[schema(value_type = String)]
@@ -402,6 +410,7 @@ async fn leave(call: Call<Session>) -> Answer<Nothing> {
 /// Why one wants in.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = GroupJoinWish)]
 struct Asked {
     /// Who may let one in reads it.
     #[serde(default)]
@@ -417,6 +426,7 @@ async fn ask(call: Call<Session, Nothing, Asked>) -> Answer<Nothing> {
 
 /// Who asks to be let in.
 #[derive(Serialize, ToSchema)]
+#[schema(as = GroupJoinRequests)]
 struct Requests {
     /// By user id.
     requests: Vec<JoinRequest>,
