@@ -21,7 +21,7 @@ use crate::{
     streams::events::Stretch,
 };
 
-use settings::{CLEARED, DIRECT, DRAFT, Kept, TAGS};
+use settings::Kept;
 pub use settings::{Mark, Settings};
 
 /// So many of a room's latest events are looked at for the last thing that was said.

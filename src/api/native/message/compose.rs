@@ -186,7 +186,7 @@ impl Said {
             return Err(wrong("`content.url` is the mxc:// URI of something that was uploaded"));
         }
         let name = said.name.unwrap_or_else(|| msgtype.trim_start_matches("m.").to_owned());
-        let info = [
+        let info: [(&str, Value); 6] = [
             ("size", said.size.into()),
             ("mimetype", said.mimetype.into()),
             ("w", said.width.into()),
