@@ -30,6 +30,7 @@ mod discoverability;
 mod endpoint;
 mod events;
 mod federation;
+mod groups;
 pub(crate) mod message;
 mod messages;
 mod offline;
@@ -68,6 +69,7 @@ fn endpoints() -> Vec<Endpoint> {
         users::routes(),
         conversations::endpoints(),
         messages::endpoints(),
+        groups::endpoints(),
         offline::endpoints(),
         directory::endpoints(),
         realtime::endpoints(),

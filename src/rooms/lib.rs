@@ -19,6 +19,7 @@ mod extension;
 mod gate;
 #[cfg(test)]
 mod gate_tests;
+mod groups;
 mod history;
 mod host;
 mod invite;
@@ -72,6 +73,7 @@ pub use client_event::Reader;
 pub use create::NewRoom;
 pub use directory::Listing;
 pub use error::RoomError;
+pub use groups::{Door, Order};
 pub use history::{Context, Page, PageRequest};
 pub use host::{Entrance, Template};
 pub use invite::Invitation;

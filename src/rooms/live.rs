@@ -30,6 +30,8 @@ pub struct LiveRoom {
     pub rules: RoomVersionRules,
     /// Whose turn it is to extend the room. `None`: what was there proved wrong and must be read again.
     pub(crate) turn: tokio::sync::Mutex<Option<Head>>,
+    /// Held by whoever changes who may do what in the room.
+    pub(crate) levels: tokio::sync::Mutex<()>,
     /// What other servers send into the room is taken in one delivery after the other.
     pub(crate) inbox: tokio::sync::Semaphore,
     shown: RwLock<Shown>,
@@ -166,6 +168,7 @@ impl LiveRoom {
             version,
             rules,
             turn: tokio::sync::Mutex::new(head),
+            levels: tokio::sync::Mutex::new(()),
             inbox: tokio::sync::Semaphore::new(1),
             shown: RwLock::default(),
             is_doubted: AtomicBool::new(false),

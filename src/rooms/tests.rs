@@ -69,7 +69,7 @@ pub(crate) fn own(user_id: OwnedUserId) -> Target {
 
 /// The events have the numbers 1, 2, 3 … in their order.
 #[track_caller]
-fn assert_numbered(timeline: &[Arc<model::TimelineEvent>]) {
+pub(crate) fn assert_numbered(timeline: &[Arc<model::TimelineEvent>]) {
     let numbers: Vec<_> = timeline.iter().map(|event| event.seq).collect();
     assert_eq!(numbers, (1..=timeline.len() as i64).map(Some).collect::<Vec<_>>());
 }

@@ -159,6 +159,12 @@ impl Conversations<'_> {
         self.0.query(sql, args).await?.iter().map(|row| Ok((row.text(0)?, row.text(1)?, row.text(2)?))).collect()
     }
 
+    /// The rooms in which `user_id` took something out of sight.
+    pub async fn rooms_with_hidden(&self, user_id: &UserId) -> Result<HashSet<RoomNid>, Error> {
+        const ROOMS: &str = "SELECT DISTINCT room_nid FROM hidden_messages WHERE user_id = $1";
+        self.0.query(ROOMS, args![user_id.as_str()]).await?.iter().map(|row| Ok(RoomNid(row.int(0)?))).collect()
+    }
+
     /// Which of these messages `user_id` took out of sight.
     pub async fn hidden(
         &self,
@@ -274,6 +280,8 @@ mod tests {
             let of = async |user_id| store.conversations().hidden(user_id, RoomNid(1), &among).await;
             assert_eq!(of(alice).await?, HashSet::from([one.to_owned()]));
             assert!(of(bob).await?.is_empty());
+            assert_eq!(store.conversations().rooms_with_hidden(alice).await?, HashSet::from([RoomNid(1)]));
+            assert!(store.conversations().rooms_with_hidden(bob).await?.is_empty());
             Ok::<_, Error>(())
         })
         .await;

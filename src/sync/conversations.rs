@@ -5,12 +5,12 @@
 mod direct;
 mod settings;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use model::{Millis, Position, RoomNid};
 use ruma::{
-    OwnedRoomId, OwnedUserId, UserId, api::client::filter::FilterDefinition, events::room::member::MembershipState,
-    push::Ruleset,
+    OwnedEventId, OwnedRoomId, OwnedUserId, UserId, api::client::filter::FilterDefinition,
+    events::room::member::MembershipState, push::Ruleset,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -21,7 +21,7 @@ use crate::{
     streams::events::Stretch,
 };
 
-use settings::{CLEARED, DIRECT, DRAFT, Kept, TAGS};
+use settings::Kept;
 pub use settings::{Mark, Settings};
 
 /// So many of a room's latest events are looked at for the last thing that was said.
@@ -106,6 +106,8 @@ struct Common<'a> {
     kept: Kept,
     faces: HashMap<RoomNid, Face>,
     read: HashMap<RoomNid, i64>,
+    /// The rooms in which the user has hidden something.
+    with_hidden: HashSet<RoomNid>,
 }
 
 impl Sync {
@@ -136,10 +138,7 @@ impl Sync {
             let nids: Vec<RoomNid> = now.iter().map(|(_, nid)| *nid).collect();
             common.read_faces(self, &nids).await?;
             for nid in nids {
-                let Some(conversation) = common.conversation(nid).await? else { continue };
-                if !wanted.only_unread || conversation.unread.notifications > 0 {
-                    page.conversations.push(conversation);
-                }
+                page.conversations.extend(common.conversation(nid, wanted.only_unread).await?);
             }
             page.next = now.last().map(|(position, _)| *position).filter(|_| !rest.is_empty());
         }
@@ -158,7 +157,7 @@ impl Sync {
         let look = self.look_for_list(&user, device_id, moment).await?;
         let mut common = Common::new(self, look, kept).await?;
         common.read_faces(self, &[room]).await?;
-        common.conversation(room).await
+        common.conversation(room, false).await
     }
 
     async fn look_for_list<'a>(
@@ -205,7 +204,8 @@ impl Look<'_> {
 impl<'a> Common<'a> {
     async fn new(sync: &Sync, look: Look<'a>, kept: Kept) -> Result<Self, SyncError> {
         let rules = sync.shared.settings.ruleset(&sync.shared.store, look.user).await?;
-        Ok(Self { look, rules, kept, faces: HashMap::new(), read: HashMap::new() })
+        let with_hidden = sync.shared.store.conversations().rooms_with_hidden(look.user_id()).await?;
+        Ok(Self { look, rules, kept, faces: HashMap::new(), read: HashMap::new(), with_hidden })
     }
 
     async fn read_faces(&mut self, sync: &Sync, rooms: &[RoomNid]) -> Result<(), SyncError> {
@@ -215,16 +215,28 @@ impl<'a> Common<'a> {
         Ok(())
     }
 
-    async fn conversation(&self, nid: RoomNid) -> Result<Option<Conversation>, SyncError> {
+    /// `None`: the user isn't in it, or, with `only_unread`, nothing in it is unread.
+    async fn conversation(&self, nid: RoomNid, only_unread: bool) -> Result<Option<Conversation>, SyncError> {
         let Some(membership) = self.look.memberships.get(&nid) else { return Ok(None) };
         match membership.membership {
-            MembershipState::Join => self.joined(nid, membership).await.map(Some),
+            MembershipState::Join => {
+                let unread = self.look.unread(nid, membership).await?.main;
+                if only_unread && unread.notifications == 0 {
+                    return Ok(None);
+                }
+                self.joined(nid, membership, unread).await.map(Some)
+            }
             MembershipState::Invite => self.invited(membership).await,
             _ => Ok(None),
         }
     }
 
-    async fn joined(&self, nid: RoomNid, membership: &Membership) -> Result<Conversation, SyncError> {
+    async fn joined(
+        &self,
+        nid: RoomNid,
+        membership: &Membership,
+        unread: UnreadCounts,
+    ) -> Result<Conversation, SyncError> {
         let room_id = &membership.room_id;
         let settings = self.kept.settings(room_id, &self.rules);
         let face = self.faces.get(&nid).cloned().unwrap_or_default();
@@ -241,9 +253,10 @@ impl<'a> Common<'a> {
         };
         let other = direct_with.as_ref().map(|user_id| named(&names, user_id));
         let latest = self.look.timeline(nid, membership, Stretch { after: None, upto: self.look.upto }).await?;
-        let events: Vec<(Value, Option<i64>)> =
+        let mut events: Vec<(Value, Option<i64>)> =
             latest.timeline.events.iter().map(|event| (shown(event), event.shown.event.seq)).collect();
-        let unread = self.look.unread(nid, membership).await?.main;
+        let active_at = events.last().and_then(|(event, _)| event["origin_server_ts"].as_i64());
+        self.leave_out_hidden(nid, &mut events).await?;
         Ok(Conversation {
             room_id: room_id.clone(),
             membership: MembershipState::Join,
@@ -256,13 +269,29 @@ impl<'a> Common<'a> {
             other,
             joined: context.joined,
             invited: context.invited,
-            active_at: events.last().and_then(|(event, _)| event["origin_server_ts"].as_i64()),
+            active_at,
             last: last_said(&events, settings.cleared_upto),
             last_seq: face.last_seq,
             read_seq: self.read.get(&nid).copied(),
             unread,
             settings,
         })
+    }
+
+    /// Leaves out what the user has hidden.
+    async fn leave_out_hidden(&self, nid: RoomNid, events: &mut Vec<(Value, Option<i64>)>) -> Result<(), SyncError> {
+        if !self.with_hidden.contains(&nid) {
+            return Ok(());
+        }
+        let ids: Vec<OwnedEventId> =
+            events.iter().filter_map(|(event, _)| event["event_id"].as_str()?.try_into().ok()).collect();
+        let store = self.look.sync.shared.store.conversations();
+        let hidden = store.hidden(self.look.user_id(), nid, &ids).await?;
+        events.retain(|(event, _)| {
+            let id = event["event_id"].as_str().unwrap_or_default();
+            !hidden.iter().any(|hidden| hidden == id)
+        });
+        Ok(())
     }
 
     /// What an invitation shows of its room. `None`: somebody ignored invites.

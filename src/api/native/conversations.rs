@@ -68,6 +68,7 @@ pub(super) struct Listed {
     cursor: Option<String>,
     /// `joined` (if left out) or `invited`.
     #[serde(default)]
+    #[param(inline)]
     state: Standing,
     /// Only those that are pinned.
     #[serde(default)]
@@ -80,6 +81,7 @@ pub(super) struct Listed {
 /// What one is to a conversation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = ConversationStanding)]
 pub(super) enum Standing {
     /// One is in it.
     #[default]
@@ -144,6 +146,7 @@ struct NewConversation {
 
 /// A conversation that there is now.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ConversationBegun)]
 struct Begun {
     #[serde(flatten)]
     conversation: ConversationView,
@@ -170,7 +173,7 @@ async fn create(call: Call<Session, Nothing, NewConversation>) -> Answer<Created
         }
         Kind::Group => {
             check_known(services, &invited).await?;
-            let group = group(session, new.name, new.topic, invited.clone());
+            let group = group(services, session, new.name, new.topic, invited.clone());
             match new.idempotency_key {
                 None => services.rooms.create(group).await?,
                 Some(key) => services.rooms.create_once(group, &transaction(session, "create", &key)?).await?,
@@ -216,7 +219,9 @@ pub(super) async fn check_known(services: &Services, user_ids: &[OwnedUserId]) -
     Ok(())
 }
 
+/// A group that the caller makes.
 pub(super) fn group(
+    services: &Services,
     session: &Session,
     name: Option<String>,
     topic: Option<String>,
@@ -224,7 +229,7 @@ pub(super) fn group(
 ) -> NewRoom {
     NewRoom {
         creator: session.user_id.clone(),
-        version: None,
+        version: Some(services.rooms.version_of_groups()),
         preset: RoomPreset::PrivateChat,
         creation_content: Map::new(),
         initial_state: Vec::new(),
@@ -282,6 +287,7 @@ pub(super) struct MembersPage {
 
 /// Who is in a conversation, by user id.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ConversationMembers)]
 pub(super) struct MemberList {
     members: Vec<MemberView>,
     /// Where the next page begins; left out: there is nothing more.
@@ -291,6 +297,7 @@ pub(super) struct MemberList {
 
 /// A member of a conversation.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ConversationMember)]
 struct MemberView {
     #[serde(flatten)]
     person: Person,
@@ -306,14 +313,24 @@ struct MemberView {
     muted: bool,
 }
 
-pub(super) async fn members(call: Call<Session, MembersPage>) -> Answer<MemberList> {
+async fn members(call: Call<Session, MembersPage>) -> Answer<MemberList> {
     let room_id: OwnedRoomId = call.argument("conversation_id")?;
-    let rooms = &call.services.rooms;
-    let room = rooms.get(&room_id).await?;
-    let sight = rooms.sight(&room, &call.caller.user_id).await?;
-    let limit = call.query.limit.unwrap_or(USUAL).clamp(1, MOST);
+    members_of(&call.services, &call.caller, &room_id, call.query).await
+}
+
+/// Who is in a conversation, as the caller sees it.
+pub(super) async fn members_of(
+    services: &Services,
+    session: &Session,
+    room_id: &RoomId,
+    page: MembersPage,
+) -> Answer<MemberList> {
+    let rooms = &services.rooms;
+    let room = rooms.get(room_id).await?;
+    let sight = rooms.sight(&room, &session.user_id).await?;
+    let limit = page.limit.unwrap_or(USUAL).clamp(1, MOST);
     let mut people = rooms.people(&room, &sight).await?;
-    if let Some(after) = &call.query.cursor {
+    if let Some(after) = &page.cursor {
         people.retain(|member| member.user_id.as_str() > after.as_str());
     }
     let is_more = people.len() > limit;
@@ -333,6 +350,7 @@ pub(super) async fn members(call: Call<Session, MembersPage>) -> Answer<MemberLi
 /// How one wants to have a conversation.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ConversationSettings)]
 struct NewSettings {
     /// It stays at the top.
     pinned: Option<bool>,
@@ -362,6 +380,7 @@ async fn settings(call: Call<Session, Nothing, NewSettings>) -> Answer<Conversat
 /// Whether one types.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ConversationTyping)]
 struct Typing {
     /// One does; left out: true.
     #[serde(default = "yes")]
@@ -389,6 +408,7 @@ async fn typing(call: Call<Session, Nothing, Typing>) -> Answer<Nothing> {
 /// How far one has read.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = ConversationRead)]
 pub(super) struct ReadUpTo {
     /// Up to this message,
     #[serde(default, alias = "upTo", alias = "message_id", alias = "messageId")]
@@ -403,6 +423,7 @@ pub(super) struct ReadUpTo {
 
 /// How it stands with what one has read.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ConversationReadState)]
 pub(super) struct ReadState {
     /// Which conversation.
     conversation_id: String,
@@ -460,7 +481,7 @@ async fn join(call: Call<Session>) -> Answer<ConversationView> {
     shown(&call.services, &call.caller, &room_id).await
 }
 
-pub(super) async fn leave(call: Call<Session>) -> Answer<Nothing> {
+async fn leave(call: Call<Session>) -> Answer<Nothing> {
     let room_id: OwnedRoomId = call.argument("conversation_id")?;
     let user_id = call.caller.user_id.clone();
     let room = call.services.rooms.get(&room_id).await?;

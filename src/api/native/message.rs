@@ -108,6 +108,7 @@ pub(crate) struct Message {
 
 /// How often a message was reacted to with the same.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MessageReaction)]
 pub(crate) struct Reaction {
     /// With what.
     pub(crate) key: String,
@@ -119,6 +120,7 @@ pub(crate) struct Reaction {
 
 /// A user, in both spellings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MessagePerson)]
 pub(crate) struct Person {
     /// As Matrix spells it: `@alice:b.example`.
     #[schema(value_type = String)]
@@ -130,6 +132,7 @@ pub(crate) struct Person {
 
 /// Whom a message wants to be noticed by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = MessageMentions)]
 pub(crate) struct Mentions {
     /// These users.
     pub(crate) users: Vec<Person>,

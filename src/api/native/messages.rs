@@ -65,7 +65,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 pub(super) struct HistoryWanted {
     /// Which conversation.
     #[serde(alias = "conversationId", alias = "session_id", alias = "sessionId")]
-    #[param(value_type = String)]
+    #[param(value_type = Option<String>)]
     pub(super) conversation_id: Option<OwnedRoomId>,
     /// Before this message.
     #[serde(default, alias = "beforeId")]
@@ -87,12 +87,14 @@ pub(super) struct HistoryWanted {
     pub(super) limit: Option<usize>,
     /// `messages`: no notices.
     #[serde(default)]
+    #[param(inline)]
     pub(super) only: Option<Only>,
 }
 
 /// Which items are wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = MessagesOnly)]
 pub(super) enum Only {
     /// What somebody said.
     Messages,
@@ -100,6 +102,7 @@ pub(super) enum Only {
 
 /// A part of a conversation.
 #[derive(Serialize, ToSchema)]
+#[schema(as = MessageHistory)]
 pub(super) struct History {
     /// Which conversation.
     pub(super) conversation_id: String,
@@ -258,6 +261,7 @@ async fn hide(call: Call<Session>) -> Answer<Nothing> {
 /// Why a message is taken back.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = MessageRecall)]
 struct RecallWanted {
     /// Why; all members read it.
     #[serde(default)]
@@ -289,6 +293,7 @@ async fn unreact(call: Call<Session>) -> Answer<Nothing> {
 
 /// Who has read a message.
 #[derive(Serialize, ToSchema)]
+#[schema(as = MessageReaders)]
 struct Readers {
     /// Others than its sender who have read the conversation as far as it, or further, and let others know: a hundred at
     /// most.

@@ -41,6 +41,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 
 /// What one missed.
 #[derive(Serialize, ToSchema)]
+#[schema(as = OfflineSummary)]
 struct Summary {
     /// The conversations in which something is unread, the latest first: 200 at most.
     conversations: Vec<ConversationView>,
@@ -80,6 +81,7 @@ async fn missed(call: Call<Session, HistoryWanted>) -> Answer<History> {
 /// What one has: of one conversation, or of several.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = OfflineAcks)]
 struct Acks {
     /// Of several: a hundred at most.
     #[serde(default)]
@@ -99,6 +101,7 @@ struct Acks {
 /// What one has of a conversation.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = OfflineAck)]
 struct Ack {
     /// Which.
     #[serde(alias = "conversationId")]
@@ -114,6 +117,7 @@ struct Ack {
 
 /// How it stands after that.
 #[derive(Serialize, ToSchema)]
+#[schema(as = OfflineState)]
 struct Acknowledged {
     /// The conversations, in the order of the request.
     conversations: Vec<ReadState>,

@@ -11,12 +11,12 @@ use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{Read, Sync, SyncError};
 
-pub(super) const DIRECT: &str = "m.direct";
-pub(super) const TAGS: &str = "m.tag";
+const DIRECT: &str = "m.direct";
+const TAGS: &str = "m.tag";
 /// What one has begun to write.
-pub(super) const DRAFT: &str = "org.comity.draft";
+const DRAFT: &str = "org.comity.draft";
 /// Up to which number one has cleared a conversation for oneself.
-pub(super) const CLEARED: &str = "org.comity.cleared";
+const CLEARED: &str = "org.comity.cleared";
 
 const FAVOURITE: &str = "m.favourite";
 /// The longest draft, in bytes.

@@ -72,6 +72,7 @@ pub(crate) struct ConversationView {
 
 /// The other of a direct conversation.
 #[derive(Serialize, ToSchema)]
+#[schema(as = ConversationOther)]
 pub(crate) struct Other {
     #[serde(flatten)]
     person: Person,

@@ -12,6 +12,7 @@ use crate::Problem;
 /// What is to be said.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = MessageSaid)]
 pub(crate) struct Said {
     /// `text`, `markdown`, `image`, `file`, `voice`, `video`, `location`, `card`, `custom` or `encrypted`; left out: `text`.
     #[serde(rename = "type", default)]
@@ -32,6 +33,7 @@ pub(crate) struct Said {
 /// Whom a message is to be noticed by.
 #[derive(Clone, Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = MessageMentionsSaid)]
 pub(crate) struct MentionsSaid {
     /// These users, in either spelling.
     #[serde(default)]
@@ -184,7 +186,7 @@ impl Said {
             return Err(wrong("`content.url` is the mxc:// URI of something that was uploaded"));
         }
         let name = said.name.unwrap_or_else(|| msgtype.trim_start_matches("m.").to_owned());
-        let info = [
+        let info: [(&str, Value); 6] = [
             ("size", said.size.into()),
             ("mimetype", said.mimetype.into()),
             ("w", said.width.into()),

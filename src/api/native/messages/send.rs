@@ -55,6 +55,13 @@ pub(in crate::native) struct NewMessage {
     forward: Option<String>,
 }
 
+impl NewMessage {
+    /// The same in a conversation that is named otherwise.
+    pub(in crate::native) fn into_conversation(self, room_id: OwnedRoomId) -> Self {
+        Self { conversation_id: Some(room_id), ..self }
+    }
+}
+
 pub(super) async fn send(call: Call<Session, Nothing, NewMessage>) -> Answer<Created<Message>> {
     say(&call.services, &call.caller, call.body).await.map(Created)
 }
@@ -62,6 +69,7 @@ pub(super) async fn send(call: Call<Session, Nothing, NewMessage>) -> Answer<Cre
 /// Several things to be said.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = MessageBatch)]
 pub(super) struct Batch {
     /// A hundred at most.
     messages: Vec<NewMessage>,
@@ -69,6 +77,7 @@ pub(super) struct Batch {
 
 /// What became of each.
 #[derive(Serialize, ToSchema)]
+#[schema(as = MessageBatchAnswer)]
 pub(super) struct BatchAnswer {
     /// In the order of the messages.
     results: Vec<BatchResult>,
@@ -76,6 +85,7 @@ pub(super) struct BatchAnswer {
 
 /// What became of one.
 #[derive(Serialize, ToSchema)]
+#[schema(as = MessageBatchResult)]
 struct BatchResult {
     /// As if it had been sent alone: 201, or why not.
     status: u16,
