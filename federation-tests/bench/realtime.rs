@@ -103,7 +103,11 @@ async fn all(
     }
     messages(&mut news, count * MISSED).await;
     let storm = began.elapsed();
-    table.alone(&format!("{count} come back at once and have {MISSED} missed messages each"), format!("{storm:.2?}"), "");
+    table.alone(
+        &format!("{count} come back at once and have {MISSED} missed messages each"),
+        format!("{storm:.2?}"),
+        "",
+    );
     let again = memory::settled(server).await;
     let each = again.resident_kb.saturating_sub(before.resident_kb) as f64 / count as f64;
     table.alone(&format!("each of {count} WebSockets, after the storm"), format!("{each:.1} KB"), "");

@@ -24,8 +24,8 @@ use ruma::{OwnedRoomId, OwnedUserId, UserId, events::room::member::MembershipSta
 pub use connections::{Connection, Connections, ConnectionsConfig, Crowded, Ending, OpenConnection, Word};
 
 use crate::{
-    Arrival, Reader, Shared, Shown, Sync, SyncError, SyncRequest, SyncToken, UnreadCounts, cells::InUse, filter::Filter,
-    request::Look, streams::presence::PresenceNow,
+    Arrival, Reader, Shared, Shown, Sync, SyncError, SyncRequest, SyncToken, UnreadCounts, cells::InUse,
+    filter::Filter, request::Look, streams::presence::PresenceNow,
 };
 
 /// Whose presence one feed follows at most.

@@ -60,7 +60,14 @@ impl Shown {
     /// An event that has its position.
     pub fn new(event: TimelineEvent) -> Self {
         let kind = event.pdu.kind.to_string().into();
-        Self { event, kind, body: OnceLock::new(), flattened: OnceLock::new(), common_unsigned: Default::default(), rendered: OnceLock::new() }
+        Self {
+            event,
+            kind,
+            body: OnceLock::new(),
+            flattened: OnceLock::new(),
+            common_unsigned: Default::default(),
+            rendered: OnceLock::new(),
+        }
     }
 
     /// As push rules look at it.

@@ -94,7 +94,10 @@ async fn what_is_said_arrives_on_every_device_and_can_be_answered_there() {
         let away = json!({ "presence": "unavailable", "status_msg": "lunch" });
         bob.put(&format!("presence/{}/status", bob.user_id), away).await.ok();
         let presence = of_alice.find(|frame| frame["data"]["status"] == "away").await["data"].clone();
-        assert_eq!((&presence["user"]["address"], &presence["status_message"]), (&json!("bob@a.test"), &json!("lunch")));
+        assert_eq!(
+            (&presence["user"]["address"], &presence["status_message"]),
+            (&json!("bob@a.test"), &json!("lunch"))
+        );
     })
     .await;
 }
@@ -129,7 +132,9 @@ async fn what_was_missed_comes_once_and_in_order_after_a_break_and_after_a_crash
         // Too much, and what this server never told.
         let position = resumed.break_off();
         say_many(&alice, &room, 73, 70).await;
-        for (position, reason) in [(position.as_str(), "too_old"), ("s999999999", "unknown_position"), ("x", "unknown_position")] {
+        for (position, reason) in
+            [(position.as_str(), "too_old"), ("s999999999", "unknown_position"), ("x", "unknown_position")]
+        {
             let mut socket = Socket::resume(&bob, position).await;
             assert_eq!(socket.hello["resumed"], false);
             let reset = socket.next("reset").await;

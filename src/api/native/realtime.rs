@@ -25,11 +25,7 @@ use utoipa::{
     openapi::{path::OperationBuilder, response::ResponseBuilder},
 };
 
-use super::{
-    Answer, Call, Endpoint, Reply, Unkept, get,
-    payload::Schemas,
-    post,
-};
+use super::{Answer, Call, Endpoint, Reply, Unkept, get, payload::Schemas, post};
 use crate::Session;
 use knock::Knock;
 use socket::Opened;
@@ -118,8 +114,7 @@ struct Opening {
 async fn open(call: Call<Knock, Opening>) -> Answer<Upgrading> {
     let (Knock { session, upgrade }, services) = (call.caller, call.services);
     let connections = services.sync.connections();
-    let connection =
-        connections.enter(&session.user_id, session.device_id.as_str(), "websocket", call.address)?;
+    let connection = connections.enter(&session.user_id, session.device_id.as_str(), "websocket", call.address)?;
     let most = services.config.realtime.max_frame;
     let opened = Opened { session, connection, services, address: call.address, resume: call.query.resume };
     let upgrade = upgrade

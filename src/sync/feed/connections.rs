@@ -413,7 +413,9 @@ mod tests {
         connections.shared.ending.cancel();
         assert_eq!(word_to(&laptop).await, Some(Word::End(Ending::GoingAway)));
         drop((phone, laptop, other));
-        tokio::time::timeout(Duration::from_secs(5), connections.ended(Duration::from_secs(9))).await.expect("all left");
+        tokio::time::timeout(Duration::from_secs(5), connections.ended(Duration::from_secs(9)))
+            .await
+            .expect("all left");
     }
 
     #[tokio::test]

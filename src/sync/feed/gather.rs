@@ -135,8 +135,7 @@ impl Look<'_> {
         let recent = {
             let room = membership.room.lock();
             room.events.covers(since).then(|| {
-                let mut recent: Vec<_> =
-                    room.events.backward(since, upto).map(|(_, shown)| shown.clone()).collect();
+                let mut recent: Vec<_> = room.events.backward(since, upto).map(|(_, shown)| shown.clone()).collect();
                 recent.reverse();
                 recent.truncate(most);
                 recent
@@ -149,8 +148,7 @@ impl Look<'_> {
     }
 
     fn is_about_reader(&self, shown: &Shown) -> bool {
-        shown.kind.as_ref() == "m.room.member"
-            && shown.event.pdu.state_key.as_deref() == Some(self.user_id().as_str())
+        shown.kind.as_ref() == "m.room.member" && shown.event.pdu.state_key.as_deref() == Some(self.user_id().as_str())
     }
 
     fn own_membership(&self, position: Position, shown: Arc<Shown>, found: &mut Found) {
@@ -194,11 +192,7 @@ impl Look<'_> {
     }
 
     /// Whose presence changed, of those whom the reader follows: each once, as it is now.
-    async fn followed_presence(
-        &self,
-        followed: &BTreeSet<OwnedUserId>,
-        found: &mut Found,
-    ) -> Result<(), SyncError> {
+    async fn followed_presence(&self, followed: &BTreeSet<OwnedUserId>, found: &mut Found) -> Result<(), SyncError> {
         if followed.is_empty() || !self.sync.shared.config.presence {
             return Ok(());
         }

@@ -159,8 +159,12 @@ impl Server {
         let (began, mut total, mut quiet, mut pieces) = (Instant::now(), 0, 0, 0);
         let connect = async |since: String| {
             let resume = Some(since);
-            let request =
-                FeedRequest { user_id: user(&format!("reader{reader}")), device_id: "D".into(), resume, most_missed: 9_999 };
+            let request = FeedRequest {
+                user_id: user(&format!("reader{reader}")),
+                device_id: "D".into(),
+                resume,
+                most_missed: 9_999,
+            };
             let (feed, start) = self.sync.feed(request).await.expect("a member may read");
             assert_eq!(start, Start::Resumed);
             feed

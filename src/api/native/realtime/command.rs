@@ -133,7 +133,8 @@ fn command(kind: &str, text: &str) -> Result<Command, (Problem, Option<String>)>
     match kind {
         "ack" => {
             let Ack { position } = body(text).map_err(plain)?;
-            let position = position.parse().map_err(|error| plain(Problem::invalid(format!("position: {error}"))))?;
+            let position =
+                position.parse::<SyncToken>().map_err(|error| plain(Problem::invalid(format!("position: {error}"))))?;
             Ok(Command::Ack(position))
         }
         "ping" => body(text).map(|Nothing {}| Command::Ping).map_err(plain),

@@ -111,10 +111,7 @@ impl Line {
     }
 }
 
-async fn patiently(
-    stall: Duration,
-    writing: impl Future<Output = Result<(), axum::Error>>,
-) -> Result<(), Closing> {
+async fn patiently(stall: Duration, writing: impl Future<Output = Result<(), axum::Error>>) -> Result<(), Closing> {
     match timeout(stall, writing).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Closing::Gone),
@@ -365,7 +362,8 @@ impl<'a> Socket<'a> {
             }
             Command::Ping => {
                 let position = self.feed.position().to_string();
-                self.answer(Frame::answer("pong", json!({ "id": id, "position": position, "server_time": now() }))).await
+                self.answer(Frame::answer("pong", json!({ "id": id, "position": position, "server_time": now() })))
+                    .await
             }
             Command::Presence(presence) => Box::pin(self.follow(presence, id)).await,
             Command::Act(act) => {
