@@ -24,7 +24,7 @@ pub use self::{
     secret::Secret,
     sections::{
         Accounts, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Email, EmailTls, Events, Federation, LinkKind,
-        Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Registration, Rooms, Sync, Tls,
+        Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Realtime, Registration, Rooms, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -58,6 +58,7 @@ pub struct Config {
     pub rate_limits: RateLimits,
     pub rooms: Rooms,
     pub sync: Sync,
+    pub realtime: Realtime,
     pub client_api: ClientApi,
     pub media: Media,
     pub logging: Logging,
@@ -86,6 +87,7 @@ impl Default for Config {
             rate_limits: RateLimits::default(),
             rooms: Rooms::default(),
             sync: Sync::default(),
+            realtime: Realtime::default(),
             client_api: ClientApi::default(),
             media: Media::default(),
             logging: Logging::default(),

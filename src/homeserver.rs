@@ -9,7 +9,7 @@ use std::{
     io,
     net::SocketAddr,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use api::{Dependency, Services};
@@ -45,6 +45,9 @@ use tasks::Tasks;
 
 pub use self::core::Core;
 pub(crate) use settings::peers_config;
+
+/// How long those who are connected have to hear that the server ends.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// The whole server, taking connections.
 pub struct Homeserver {
@@ -153,6 +156,7 @@ impl Homeserver {
         let ending = CancellationToken::new();
         let (notifier, sync_config) = (core.notifier.clone(), settings::sync_config(&config));
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config, ending.clone());
+        sync.connections().say_in(nodes.cache().clone(), nodes.name());
         let node = store.is_shared().then(|| nodes.name());
         if let Some(node) = &node {
             sync.share(nodes.cache().clone(), node.clone());
@@ -187,7 +191,11 @@ impl Homeserver {
             slot.set(gate.clone());
         }
         let ended = nodes.clone();
-        users.on_session_end(Box::new(move |user_id| ended.ended(user_id)));
+        let connections = sync.connections().clone();
+        users.on_session_end(Box::new(move |user_id| {
+            connections.check(Some(user_id));
+            ended.ended(user_id);
+        }));
 
         let following = Tasks::until(ending.clone());
         if let Some(courier) = courier {
@@ -198,6 +206,8 @@ impl Homeserver {
         following.spawn(|stop| async move { tended.tend(stop).await });
         let tended = media.clone();
         following.spawn(|stop| async move { tended.tend(stop).await });
+        let connections = sync.connections().clone();
+        following.spawn(|stop| async move { connections.tend(stop).await });
         let seen = users.clone();
         following.spawn(|stop| async move { stop.run_until_cancelled(seen.tend()).await.unwrap_or_default() });
         let trust = peers.trust().clone();
@@ -212,7 +222,7 @@ impl Homeserver {
             following.spawn(|stop| async move { bus.run(stop).await });
         }
         let (sender, bridge) = (outward.sender.clone(), outward.bridge.clone());
-        let hearing = Listeners { store: store.clone(), users: users.clone(), sender, bridge };
+        let hearing = Listeners { store: store.clone(), users: users.clone(), sync: sync.clone(), sender, bridge };
         if let Some(in_touch) = nodes.keep_in_touch(hearing, ending.clone()) {
             following.spawn(|_| in_touch);
         }
@@ -252,6 +262,7 @@ impl Homeserver {
         let Self { listeners, services, ending, following, announcing, federating, on_duty } = self;
         let store = services.store.clone();
         let users = services.users.clone();
+        let connections = services.sync.connections().clone();
         let router = api::router(services);
         let serving = listeners.into_iter().map(|listener| listener.serve(router.clone(), stop.clone()));
         let end = async {
@@ -259,6 +270,8 @@ impl Homeserver {
             ending.cancel();
         };
         tokio::join!(futures_util::future::join_all(serving), end);
+        // They have been told to go with `ending`; what they are in the middle of doing ends first.
+        connections.ended(LAST_WORDS).await;
         announcing.end().await;
         if let Some(federating) = federating {
             federating.end().await;

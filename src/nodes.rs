@@ -23,6 +23,7 @@ use rand::Rng as _;
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use store::{Store, duties::Duties};
+use sync::Sync;
 use tokio::{
     sync::{Notify, broadcast, watch},
     task::JoinHandle,
@@ -106,6 +107,7 @@ struct Said<'a> {
 pub(crate) struct Listeners {
     pub(crate) store: Store,
     pub(crate) users: Arc<Users>,
+    pub(crate) sync: Sync,
     pub(crate) sender: Sender,
     pub(crate) bridge: Bridge,
 }
@@ -286,6 +288,7 @@ impl Nodes {
             let News::Said(said) = news else {
                 looks.notify_one();
                 listeners.users.forget_sessions(None);
+                listeners.sync.connections().check(None);
                 continue;
             };
             let Ok(Said { node, word }) = serde_json::from_str(&said) else { continue };
@@ -298,7 +301,10 @@ impl Nodes {
                     listeners.sender.alive(&server);
                     listeners.bridge.alive(&server);
                 }
-                Word::Ended(user_id) => listeners.users.forget_sessions(Some(&user_id)),
+                Word::Ended(user_id) => {
+                    listeners.users.forget_sessions(Some(&user_id));
+                    listeners.sync.connections().check(Some(&user_id));
+                }
             }
         }
     }

@@ -10,6 +10,7 @@ mod limit;
 mod load;
 mod memory;
 mod metrics;
+mod realtime;
 mod table;
 mod trust;
 mod wire;
@@ -59,6 +60,8 @@ enum Part {
     Sends,
     Fanout,
     Memory,
+    /// WebSockets: memory, fan-out, and all of them coming back at once.
+    Realtime,
     /// Between two servers.
     Federation,
     /// Deciding how far another server is trusted.
@@ -80,6 +83,11 @@ impl Arguments {
     /// How many messages are fanned out.
     fn messages(&self) -> usize {
         if self.quick { 20 } else { 100 }
+    }
+
+    /// How many WebSockets are open at once.
+    fn sockets(&self) -> usize {
+        if self.quick { 300 } else { 2000 }
     }
 
     /// How many long-polls are held while memory is measured.
@@ -109,6 +117,9 @@ async fn main() -> ExitCode {
     allow_many_files();
 
     let mut table = Table::new(&arguments);
+    if arguments.wants(Part::Realtime) {
+        realtime::measure(&engine, &arguments, &mut table).await;
+    }
     if [Part::Sends, Part::Fanout, Part::Memory].into_iter().any(|part| arguments.wants(part)) {
         alone(&engine, &arguments, &mut table).await;
     }

@@ -81,7 +81,7 @@ async fn wait(mut wire: Wire, mut since: String, answered: Rc<Cell<usize>>) {
 }
 
 /// Looks at the server until its memory and its processor have come to rest.
-async fn settled(server: &Server) -> Usage {
+pub async fn settled(server: &Server) -> Usage {
     let mut last = server.usage();
     let mut steady = 0;
     for _ in 0..MOST_LOOKS {

@@ -69,7 +69,7 @@ impl Answer {
 #[derive(Debug)]
 pub struct Client {
     http: reqwest::Client,
-    base: String,
+    pub(crate) base: String,
     /// `@localpart:server`, once logged in.
     pub user_id: String,
     /// The device, once logged in.

@@ -24,6 +24,7 @@ mod reader;
 mod redis;
 mod server;
 mod smtp;
+mod socket;
 mod synapse;
 mod web;
 
@@ -46,6 +47,7 @@ pub use reader::Reader;
 pub use redis::Redis;
 pub use server::{Server, ServerBuilder, Usage, binary};
 pub use smtp::{MailSink, Posted};
+pub use socket::{Closed, Socket};
 pub use synapse::Synapse;
 pub use web::Door;
 

@@ -1,4 +1,6 @@
 //! Stories that people live with the native API, `/api/v1`.
 
 mod auth;
+mod conversations;
 mod people;
+mod realtime;

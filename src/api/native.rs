@@ -24,6 +24,7 @@
 
 mod auth;
 mod broadcasts;
+mod conversations;
 mod delivery;
 pub(crate) mod directory;
 mod discoverability;
@@ -32,14 +33,20 @@ mod events;
 mod federation;
 pub(crate) mod files;
 mod friends;
+mod groups;
+pub(crate) mod message;
+mod messages;
 mod notifications;
+mod offline;
 mod openapi;
 mod payload;
+mod realtime;
 mod tag;
 mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
 pub use payload::{Created, File, Nothing, Payload, Pieces, Reply, Unkept, Written};
+pub use realtime::RealtimeConfig;
 
 use crate::Route;
 
@@ -69,7 +76,12 @@ fn endpoints() -> Vec<Endpoint> {
         users::routes(),
         friends::endpoints(),
         notifications::endpoints(),
+        conversations::endpoints(),
+        messages::endpoints(),
+        groups::endpoints(),
+        offline::endpoints(),
         directory::endpoints(),
+        realtime::endpoints(),
         crate::admin::endpoints(),
     ]
     .concat()

@@ -108,6 +108,24 @@ impl Problem {
         &self.detail
     }
 
+    /// The document, for where it is a part of something else.
+    pub(crate) fn to_json(&self) -> Value {
+        serde_json::to_value(self.document()).expect("a problem can be written as JSON")
+    }
+
+    fn document(&self) -> Document<'_> {
+        let mut title = self.code.replace('_', " ");
+        title[..1].make_ascii_uppercase();
+        Document {
+            kind: format!("urn:comity:problem:{}", self.code),
+            title,
+            status: self.status.as_u16(),
+            code: &self.code,
+            detail: &self.detail,
+            more: &self.more,
+        }
+    }
+
     fn of(refusal: &(dyn Refusal + 'static)) -> Self {
         let (status, code) = words_for(refusal.kind());
         let detail = told(refusal);
@@ -165,18 +183,8 @@ impl From<Error> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, code, detail, more } = self;
-        let mut title = code.replace('_', " ");
-        title[..1].make_ascii_uppercase();
-        let document = Document {
-            kind: format!("urn:comity:problem:{code}"),
-            title,
-            status: status.as_u16(),
-            code: &code,
-            detail: &detail,
-            more: &more,
-        };
-        let body = serde_json::to_string(&document).expect("a problem can be written as JSON");
+        let body = serde_json::to_string(&self.document()).expect("a problem can be written as JSON");
+        let Self { status, more, .. } = self;
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -26,11 +26,18 @@ pub struct ApiConfig {
     pub public_rooms_for_servers: bool,
     /// Where other servers find this one, if it is to say so itself.
     pub well_known_server: Option<OwnedServerName>,
+    /// How WebSockets behave.
+    pub realtime: native::RealtimeConfig,
 }
 
 impl Default for ApiConfig {
     fn default() -> Self {
-        Self { max_body: 4 << 20, public_rooms_for_servers: true, well_known_server: None }
+        Self {
+            max_body: 4 << 20,
+            public_rooms_for_servers: true,
+            well_known_server: None,
+            realtime: native::RealtimeConfig::default(),
+        }
     }
 }
 

@@ -469,11 +469,14 @@ pub struct Rooms {
     /// The version of rooms whose maker asks for none.
     #[serde(deserialize_with = "human::room_version")]
     pub default_version: RoomVersionId,
+    /// For how long people may take back what they said, on the native API; "0s": forever.
+    #[serde(with = "human::duration")]
+    pub recall_window: Duration,
 }
 
 impl Default for Rooms {
     fn default() -> Self {
-        Self { default_version: RoomVersionId::V12 }
+        Self { default_version: RoomVersionId::V12, recall_window: Duration::from_secs(2 * 60) }
     }
 }
 
@@ -491,6 +494,50 @@ pub struct Sync {
 impl Default for Sync {
     fn default() -> Self {
         Self { max_timeout: Duration::from_mins(2), presence: true }
+    }
+}
+
+/// `[realtime]`: WebSockets.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Realtime {
+    /// How many may be open on this node.
+    #[serde(deserialize_with = "human::whole::<_, 1, 1_000_000>")]
+    pub max_connections: u32,
+    /// How many of one user may be open on this node.
+    #[serde(deserialize_with = "human::whole::<_, 1, 10_000>")]
+    pub max_connections_per_user: u32,
+    /// How often a client has to show that it is there.
+    #[serde(with = "human::duration")]
+    pub heartbeat: Duration,
+    /// How long a client may take nothing of what waits for it.
+    #[serde(with = "human::duration")]
+    pub stall_timeout: Duration,
+    /// How many frames a client gets before it has to acknowledge some.
+    #[serde(deserialize_with = "human::whole::<_, 1, 10_000>")]
+    pub window: u32,
+    /// The largest frame that is taken from a client.
+    #[serde(with = "human::size")]
+    pub max_frame: ByteSize,
+    /// How many frames a client may send.
+    pub frames: Rate,
+    /// How many events a client may have missed and be told of one by one.
+    #[serde(deserialize_with = "human::whole::<_, 0, 1_000_000>")]
+    pub most_missed: u32,
+}
+
+impl Default for Realtime {
+    fn default() -> Self {
+        Self {
+            max_connections: 20_000,
+            max_connections_per_user: 20,
+            heartbeat: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(30),
+            window: 256,
+            max_frame: ByteSize::kib(96),
+            frames: Rate { per_second: 20.0, burst: 100 },
+            most_missed: 1_000,
+        }
     }
 }
 

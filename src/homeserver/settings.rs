@@ -1,8 +1,8 @@
 //! What each service is configured by: the configuration, in the words of the services.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use api::ApiConfig;
+use api::{ApiConfig, native::RealtimeConfig};
 use fabric::{AmqpConfig, CacheConfig, MailConfig, MailTls, ManagementConfig, management::LinkWay};
 use federation::FederationConfig;
 use integrations::{
@@ -14,7 +14,7 @@ use model::SigningKey;
 use peers::{LinksConfig, PeersConfig, TrustConfig, links::LinkTls};
 use rooms::RoomsConfig;
 use store::Location;
-use sync::SyncConfig;
+use sync::{SyncConfig, feed::ConnectionsConfig};
 use url::Url;
 use users::{
     AccountsConfig, DirectoryConfig, HashCosts, RateLimitsConfig, RegistrationConfig, RemoteUsersConfig, UsersConfig,
@@ -138,7 +138,11 @@ pub(super) fn amqp_config(config: &Config) -> Option<AmqpConfig> {
 }
 
 pub(super) fn rooms_config(config: &Config) -> RoomsConfig {
-    RoomsConfig { default_version: config.rooms.default_version.clone(), ..RoomsConfig::default() }
+    RoomsConfig {
+        default_version: config.rooms.default_version.clone(),
+        recall_window: config.rooms.recall_window,
+        ..RoomsConfig::default()
+    }
 }
 
 pub(super) fn media_config(config: &Config) -> MediaConfig {
@@ -151,7 +155,16 @@ pub(super) fn media_config(config: &Config) -> MediaConfig {
 }
 
 pub(super) fn sync_config(config: &Config) -> SyncConfig {
-    SyncConfig { presence: config.sync.presence, max_timeout: config.sync.max_timeout, ..SyncConfig::default() }
+    let whole = |number: u32| usize::try_from(number).unwrap_or(usize::MAX);
+    SyncConfig {
+        presence: config.sync.presence,
+        max_timeout: config.sync.max_timeout,
+        connections: ConnectionsConfig {
+            most: whole(config.realtime.max_connections),
+            most_of_user: whole(config.realtime.max_connections_per_user),
+        },
+        ..SyncConfig::default()
+    }
 }
 
 pub(super) fn cascade_config(config: &Config) -> CascadeConfig {
@@ -186,6 +199,19 @@ pub(super) fn api_config(config: &Config) -> ApiConfig {
         max_body: usize::try_from(config.client_api.max_body.as_u64()).unwrap_or(usize::MAX),
         public_rooms_for_servers: config.federation.public_rooms,
         well_known_server: config.federation.well_known_server.clone(),
+        realtime: realtime_config(&config.realtime),
+    }
+}
+
+fn realtime_config(config: &crate::config::Realtime) -> RealtimeConfig {
+    RealtimeConfig {
+        heartbeat: config.heartbeat,
+        stall: config.stall_timeout,
+        window: usize::try_from(config.window).unwrap_or(usize::MAX),
+        max_frame: usize::try_from(config.max_frame.as_u64()).unwrap_or(usize::MAX),
+        frame_period: Duration::from_secs_f64(1.0 / config.frames.per_second),
+        frames_at_once: config.frames.burst,
+        most_missed: usize::try_from(config.most_missed).unwrap_or(usize::MAX),
     }
 }
 

@@ -122,6 +122,9 @@ pub struct TimelineEvent {
     pub room_nid: RoomNid,
     /// When it became visible. For an event on its way to the store: not yet known, 0.
     pub position: Position,
+    /// Its number in its room: 1, 2, 3 … in the order of positions, without a gap. `None`: an outlier, or history that came
+    /// later.
+    pub seq: Option<i64>,
     /// The state in which it was made; `None`: not known.
     pub state_before: Option<SnapshotNid>,
     /// The room's state right after it, where that isn't `state_before` and what the event changed: it came from a branch

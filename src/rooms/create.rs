@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json, value::RawValue, value::to_raw_value};
 use tracing::warn;
 
 use crate::{
-    RoomError, Rooms,
+    RoomError, Rooms, Transaction,
     live::{Head, LiveRoom, SharedRoom},
     membership::{Change, Target, member_content},
     now,
@@ -53,6 +53,29 @@ pub struct NewRoom {
 impl Rooms {
     /// Makes a room with everything that was asked for, in one write, and answers when it is durable.
     pub async fn create(&self, new: NewRoom) -> Result<OwnedRoomId, RoomError> {
+        self.create_new(new, None).await
+    }
+
+    /// As [`Self::create`], but the same transaction gives the same room again.
+    pub async fn create_once(&self, new: NewRoom, transaction: &Transaction) -> Result<OwnedRoomId, RoomError> {
+        if let Some(room_id) = self.created_before(transaction).await? {
+            return Ok(room_id);
+        }
+        match self.create_new(new, Some(transaction)).await {
+            Err(error) => self.created_before(transaction).await?.ok_or(error),
+            answer => answer,
+        }
+    }
+
+    async fn created_before(&self, transaction: &Transaction) -> Result<Option<OwnedRoomId>, RoomError> {
+        let answer = self.shared.store.events().transaction(&transaction.as_stored()).await?;
+        let room_id = answer.map(|answer| {
+            RoomId::parse(answer).map_err(|error| store::Error::Corrupt(format!("transactions.answer: {error}")))
+        });
+        Ok(room_id.transpose()?)
+    }
+
+    async fn create_new(&self, new: NewRoom, transaction: Option<&Transaction>) -> Result<OwnedRoomId, RoomError> {
         let shared = &self.shared;
         let version = new.version.clone().unwrap_or_else(|| shared.config.default_version.clone());
         if let Some(alias) = &new.alias
@@ -68,6 +91,7 @@ impl Rooms {
         let alias = new.alias.clone();
         let creator = new.creator.clone();
         let is_listed = new.is_listed;
+        let room_id = room.room_id.clone();
         let appended = self
             .append(&room, &drafts, None, &move |write| {
                 if let Some(alias) = &alias {
@@ -75,6 +99,9 @@ impl Rooms {
                 }
                 if is_listed {
                     store::aliases::set_listed(write, nid, true, now());
+                }
+                if let Some(transaction) = transaction {
+                    store::events::insert_transaction(write, &transaction.as_stored(), room_id.as_str(), now());
                 }
             })
             .await;

@@ -48,6 +48,9 @@ pub enum RoomError {
     /// A room has this alias already.
     #[error("the alias {0} leads to a room already")]
     AliasExists(String),
+    /// It was said too long ago to be taken back.
+    #[error("what was said more than {} ago can't be taken back", humane(.0))]
+    RecallTooLate(std::time::Duration),
     /// The user has not left the room.
     #[error("you are still in this room: leave it first")]
     StillJoined,
@@ -78,7 +81,11 @@ impl Refusal for RoomError {
     fn kind(&self) -> Kind {
         match self {
             Self::UnknownRoom | Self::UnknownEvent | Self::NotFound(_) => Kind::NotFound,
-            Self::NotJoined | Self::NobodyToAuthorise | Self::NoticesRoom | Self::Forbidden(_) => Kind::Forbidden,
+            Self::NotJoined
+            | Self::NobodyToAuthorise
+            | Self::NoticesRoom
+            | Self::Forbidden(_)
+            | Self::RecallTooLate(_) => Kind::Forbidden,
             Self::Invalid(_) | Self::BadContent(_) | Self::InvalidInitialState(_) => Kind::Invalid,
             Self::UnsupportedVersion(_) | Self::IncompatibleVersion(_) | Self::AliasTaken(_) | Self::BadAlias(_) => {
                 Kind::Invalid
@@ -110,10 +117,22 @@ impl Refusal for RoomError {
         }
     }
 
+    fn code(&self) -> Option<&'static str> {
+        matches!(self, Self::RecallTooLate(_)).then_some("recall_too_late")
+    }
+
     fn remedy(&self) -> Option<String> {
         match self {
             Self::Gate(error) => error.remedy(),
             _ => None,
         }
+    }
+}
+
+/// A duration in whole minutes, or in seconds where it is short.
+fn humane(duration: &std::time::Duration) -> String {
+    match duration.as_secs() {
+        seconds if seconds >= 120 => format!("{} minutes", seconds / 60),
+        seconds => format!("{seconds} seconds"),
     }
 }

@@ -148,6 +148,7 @@ impl<'a> Extension<'a> {
             nid: EventNid(shared.store.next_nid()),
             room_nid: self.room.nid,
             position: Position(0),
+            seq: Some(self.next_seq()),
             state_before: (!is_first).then_some(before.snapshot),
             room_state: None,
             pdu: Arc::new(pdu),
@@ -254,7 +255,8 @@ impl<'a> Extension<'a> {
         let server = judged.pdu.sender.server_name();
         let ceiling = self.rooms.ceiling_in(&self.head.now.state).await?;
         let withheld_below = self.rooms.shared.peers.trust().withholds(server, ceiling);
-        let event = TimelineEvent { withheld_below, ..judged.event(Some(before.snapshot), false) };
+        let seq = Some(self.next_seq());
+        let event = TimelineEvent { seq, withheld_below, ..judged.event(Some(before.snapshot), false) };
         let comes_after = self.comes_after(judged);
         let mut open = self.head.extremities.clone();
         open.retain(|(event_id, _)| !comes_after.contains(event_id));
@@ -373,6 +375,13 @@ impl<'a> Extension<'a> {
     }
 
     // === what both come to ===
+
+    /// The number of the event that joins the timeline now. It counts only if the write does, which is refused when the room
+    /// has gone on elsewhere: so no number is given twice, and none is left out.
+    fn next_seq(&mut self) -> i64 {
+        self.head.seq += 1;
+        self.head.seq
+    }
 
     /// The event, made in the state `before`, leaves the branches `open` besides its own. What holds in the room is what
     /// holds on all of them together.

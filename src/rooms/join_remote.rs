@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Instant};
 
 use model::{
-    Change, EventNid, Pdu, RoomNid, SnapshotNid, StateMap,
+    Change, EventNid, Pdu, RoomNid, SnapshotNid, StateMap, TimelineEvent,
     peer::{Capability, Context},
 };
 use ruma::{
@@ -195,7 +195,10 @@ impl Rooms {
         state::insert_snapshot(write, after, room.nid, Some(before), 1, [nid]);
 
         let offset = write.position();
-        let event = Arc::new(first_event(nid, room.nid, Arc::new(welcome.join.clone()), before));
+        // Who was here before goes on counting; if somebody else does meanwhile, the version is no longer what it was.
+        let seq = Some(shared.store.events().latest_seq(room.nid).await? + 1);
+        let event = first_event(nid, room.nid, Arc::new(welcome.join.clone()), before);
+        let event = Arc::new(TimelineEvent { seq, ..event });
         match &known {
             Some(_) => events::settle(write, &event, Arg::Position(offset)),
             None => events::insert(write, &event, Arg::Position(offset)),

@@ -67,6 +67,7 @@ impl Judged {
             nid: self.nid,
             room_nid: self.room_nid,
             position: Position(0),
+            seq: None,
             state_before,
             room_state: None,
             pdu: self.pdu.clone(),

@@ -23,6 +23,7 @@ mod friends_tests;
 mod gate;
 #[cfg(test)]
 mod gate_tests;
+mod groups;
 mod history;
 mod host;
 mod invitations;
@@ -33,14 +34,18 @@ mod kept_acl;
 mod live;
 mod membership;
 mod memory;
+mod messages;
 mod missing;
 mod nearest;
+mod numbered;
 mod outliers;
 mod outside;
 mod policy;
+mod reactions;
 mod receive;
 mod relations;
 mod resolve;
+mod roles;
 mod send;
 mod serve;
 mod servers;
@@ -56,7 +61,7 @@ mod visibility;
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use model::{Change, Committed, Millis, SigningKey, SnapshotNid, StateMap, gate::GateSlot};
@@ -76,6 +81,7 @@ pub use error::RoomError;
 pub use friends::{
     FRIEND_REQUEST, Friend, FriendDirection, FriendError, FriendPage, FriendRequest, Note, RequestPage, RequestState,
 };
+pub use groups::{Door, Order};
 pub use history::{Context, Page, PageRequest};
 pub use host::{Entrance, Template};
 pub use invitations::Invited;
@@ -84,8 +90,12 @@ pub use judge::Verdict;
 pub use kept_acl::KeptAcl;
 pub use live::{LiveRoom, Servers, View};
 pub use membership::{Change as MembershipChange, Target};
+pub use messages::Recall;
+pub use numbered::{Edge, Stretch, StretchRequest};
+pub use reactions::Reactions;
 pub use receive::{ReceiveError, Received};
 pub use relations::{RECURSION_DEPTH, Related, RelationsRequest};
+pub use roles::{Member, Role};
 pub use send::{Sent, Wish};
 pub use spaces::{Branch, Tree, TreeRequest};
 pub use timeline::Transaction;
@@ -96,6 +106,8 @@ pub use visibility::Sight;
 pub struct RoomsConfig {
     /// The room version of new rooms whose maker doesn't choose one.
     pub default_version: RoomVersionId,
+    /// For how long people may take back what they said, on the native API; who moderates always may. Zero: forever.
+    pub recall_window: Duration,
     /// How many rooms are kept in memory with their state.
     pub cached_rooms: usize,
     /// How many events are kept in memory.
@@ -104,7 +116,12 @@ pub struct RoomsConfig {
 
 impl Default for RoomsConfig {
     fn default() -> Self {
-        Self { default_version: RoomVersionId::V12, cached_rooms: 2_000, cached_events: 20_000 }
+        Self {
+            default_version: RoomVersionId::V12,
+            recall_window: Duration::from_secs(2 * 60),
+            cached_rooms: 2_000,
+            cached_events: 20_000,
+        }
     }
 }
 

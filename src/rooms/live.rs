@@ -30,6 +30,8 @@ pub struct LiveRoom {
     pub rules: RoomVersionRules,
     /// Whose turn it is to extend the room. `None`: what was there proved wrong and must be read again.
     pub(crate) turn: tokio::sync::Mutex<Option<Head>>,
+    /// Held by whoever changes who may do what in the room.
+    pub(crate) levels: tokio::sync::Mutex<()>,
     /// What other servers send into the room is taken in one delivery after the other.
     pub(crate) inbox: tokio::sync::Semaphore,
     shown: RwLock<Shown>,
@@ -50,6 +52,8 @@ struct Shown {
 pub struct View {
     /// The latest write that is in it.
     pub version: RoomVersion,
+    /// The number of its latest event; 0: it has none.
+    pub seq: i64,
     /// Its number in the store.
     pub snapshot: SnapshotNid,
     pub(crate) chain: i64,
@@ -88,6 +92,8 @@ impl View {
 #[derive(Clone)]
 pub(crate) struct Head {
     pub(crate) version: RoomVersion,
+    /// The number of the latest event.
+    pub(crate) seq: i64,
     pub(crate) extremities: Vec<(OwnedEventId, i64)>,
     /// The states after those extremities that may not be in the store yet.
     pub(crate) after: HashMap<OwnedEventId, StateMap>,
@@ -118,6 +124,7 @@ impl Head {
     pub(crate) fn view(&self) -> View {
         View {
             version: self.version,
+            seq: self.seq,
             snapshot: self.now.snapshot,
             chain: self.now.chain,
             state: self.now.state.clone(),
@@ -161,6 +168,7 @@ impl LiveRoom {
             version,
             rules,
             turn: tokio::sync::Mutex::new(head),
+            levels: tokio::sync::Mutex::new(()),
             inbox: tokio::sync::Semaphore::new(1),
             shown: RwLock::default(),
             is_doubted: AtomicBool::new(false),
@@ -217,11 +225,14 @@ impl Head {
             // Known from outside only: nobody here has been in it.
             return Ok(Self { version: row.version, ..Self::default() });
         }
+        // If the room goes on between these reads, whoever builds upon them is refused for the version.
+        let seq = store.events().latest_seq(row.nid).await?;
         // Snapshots never change, so these belong to the row whatever is written meanwhile.
         let state = store.state().at(row.snapshot).await?;
         let chain = store.state().chain(row.snapshot).await?;
         let mut head = Self {
             version: row.version,
+            seq,
             extremities: row.extremities,
             after: HashMap::new(),
             now: StoredState { snapshot: row.snapshot, chain, state },
@@ -246,6 +257,7 @@ impl Default for Head {
     fn default() -> Self {
         Self {
             version: RoomVersion::default(),
+            seq: 0,
             extremities: Vec::new(),
             after: HashMap::new(),
             now: StoredState::default(),

@@ -370,7 +370,11 @@ impl Rooms {
     }
 }
 
-fn member_draft(sender: &UserId, user_id: &UserId, content: &Map<String, Value>) -> Result<Draft, RoomError> {
+pub(crate) fn member_draft(
+    sender: &UserId,
+    user_id: &UserId,
+    content: &Map<String, Value>,
+) -> Result<Draft, RoomError> {
     Ok(Draft {
         sender: sender.to_owned(),
         kind: TimelineEventType::RoomMember,

@@ -155,6 +155,7 @@ mod tests {
             nid: EventNid(1),
             room_nid: RoomNid(1),
             position: Position(0),
+            seq: None,
             state_before: None,
             room_state: None,
             pdu: Arc::new(pdu),

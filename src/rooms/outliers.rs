@@ -85,6 +85,7 @@ pub(crate) fn outlier(
         nid,
         room_nid,
         position: Position(0),
+        seq: None,
         state_before,
         room_state: None,
         pdu,

@@ -16,7 +16,7 @@ use store::testing::on_each_engine;
 
 use crate::{
     MembershipChange, NewRoom, RoomError, Rooms, RoomsConfig, Target, Wish, join_remote::Welcome, outliers::objects,
-    outside::raw,
+    outside::raw, tests::assert_numbered,
 };
 
 fn rooms_of(name: &ServerName, store: store::Store) -> Rooms {
@@ -262,11 +262,38 @@ async fn servers_that_have_exchanged_all_events_agree_on_the_state_whatever_happ
                 let room = rooms.get(&room_id).await?;
                 let current = rooms.shared.store.state().current(room.nid).await?;
                 assert_eq!(current, rooms.view(&room).await?.state, "seed {seed}");
+                // Each server counts for itself.
+                assert_numbered(&timeline(rooms, &room_id).await?);
+                assert_eq!(rooms.view(&room).await?.seq, timeline(rooms, &room_id).await?.len() as i64, "seed {seed}");
             }
             Ok::<(), RoomError>(())
         })
         .await;
     }
+}
+
+#[tokio::test]
+async fn who_comes_back_goes_on_counting_where_it_was() {
+    on_each_engine(async |store| {
+        let a = rooms_of(server_name!("a.test"), store);
+        let (_folder, b) = second().await;
+        let room_id = create(&a, RoomVersionId::V12).await?;
+        join(&a, &b, &room_id, &bob()).await?;
+        let (mut told, mut mail) = (1, Mail::default());
+        say(&b, &room_id, bob(), "hello").await?;
+        let own = Target { sender: bob(), user_id: bob(), reason: None, is_direct: None };
+        b.change_membership(&b.get(&room_id).await?, MembershipChange::Leave, own).await?;
+        mail.collect(&b, &room_id, &mut told).await?;
+        mail.deliver(&b, &a, &room_id, 9).await;
+        say(&a, &room_id, alice(), "he is gone").await?;
+        join(&a, &b, &room_id, &bob()).await?;
+        say(&b, &room_id, bob(), "again").await?;
+        let seen = timeline(&b, &room_id).await?;
+        assert_eq!(seen.len(), 5, "joined, said, left, joined, said");
+        assert_numbered(&seen);
+        Ok::<(), RoomError>(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -67,6 +67,13 @@ pub(crate) fn own(user_id: OwnedUserId) -> Target {
     Target { sender: user_id.clone(), user_id, reason: None, is_direct: None }
 }
 
+/// The events have the numbers 1, 2, 3 … in their order.
+#[track_caller]
+pub(crate) fn assert_numbered(timeline: &[Arc<model::TimelineEvent>]) {
+    let numbers: Vec<_> = timeline.iter().map(|event| event.seq).collect();
+    assert_eq!(numbers, (1..=timeline.len() as i64).map(Some).collect::<Vec<_>>());
+}
+
 #[tokio::test]
 async fn a_room_of_each_version_takes_members_and_messages() {
     on_each_engine(async |store| {
@@ -122,6 +129,7 @@ async fn many_senders_at_once_make_one_chain_without_forks() {
             assert_eq!(pair[1].pdu.prev_events, [pair[0].pdu.event_id.clone()]);
             assert!(pair[1].position > pair[0].position);
         }
+        assert_numbered(&timeline);
         let ids: HashSet<_> = timeline.iter().map(|event| event.pdu.event_id.clone()).collect();
         assert_eq!(ids.len(), timeline.len());
         Ok::<(), RoomError>(())
@@ -160,6 +168,7 @@ async fn two_nodes_on_one_database_extend_a_room_without_losing_an_event() {
             .map(|event| event.pdu.event_id.clone())
             .collect();
         assert_eq!(messages, acknowledged);
+        assert_numbered(&timeline);
         for pair in timeline.windows(2) {
             assert_eq!(pair[1].pdu.prev_events, [pair[0].pdu.event_id.clone()]);
         }

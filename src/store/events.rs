@@ -9,8 +9,8 @@ use crate::{Arg, Error, Row, Store, Table, Write, args, engine::Pool, places};
 
 static EVENTS: Table = Table {
     insert: "INSERT INTO events (nid, event_id, room_nid, position, depth, type, state_key, sender, origin_server_ts,
-        state_before_nid, json, transaction_id, rejected_at, soft_failed_at, room_state_nid, withheld_below)",
-    columns: 16,
+        state_before_nid, json, transaction_id, rejected_at, soft_failed_at, room_state_nid, withheld_below, seq)",
+    columns: 17,
     conflict: "",
     key: 0,
 };
@@ -64,6 +64,7 @@ pub fn insert(write: &mut Write, event: &TimelineEvent, position: Arg) {
         event.soft_failed.then_some(i64::from(pdu.origin_server_ts.get())),
         event.room_state.map(|snapshot| snapshot.0),
         event.withheld_below.map(TrustLevel::as_str),
+        event.seq,
     ]);
     write.insert(&EVENTS, row);
 }
@@ -73,7 +74,7 @@ pub fn settle(write: &mut Write, event: &TimelineEvent, position: Arg) {
     const SETTLE: &str = "
         UPDATE events
         SET position = $2, state_before_nid = $3, room_state_nid = $4, rejected_at = $5, soft_failed_at = $6,
-            withheld_below = $7
+            withheld_below = $7, seq = $8
         WHERE nid = $1 AND position IS NULL";
     let at = i64::from(event.pdu.origin_server_ts.get());
     let mut row = args![event.nid.0];
@@ -84,6 +85,7 @@ pub fn settle(write: &mut Write, event: &TimelineEvent, position: Arg) {
         event.pdu.rejected.then_some(at),
         event.soft_failed.then_some(at),
         event.withheld_below.map(TrustLevel::as_str),
+        event.seq,
     ]);
     write.run(SETTLE, row);
 }
@@ -174,7 +176,7 @@ pub struct Events<'a>(pub(crate) &'a Store);
 
 const COLUMNS: &str = "
     SELECT nid, event_id, room_nid, position, state_before_nid, json, transaction_id, rejected_at, soft_failed_at,
-        redacted_by, room_state_nid, withheld_below
+        redacted_by, room_state_nid, withheld_below, seq
     FROM events";
 
 pub(crate) fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
@@ -189,6 +191,7 @@ pub(crate) fn event(row: &Row) -> Result<Arc<TimelineEvent>, Error> {
         nid: EventNid(row.int(0)?),
         room_nid: RoomNid(row.int(2)?),
         position: Position(row.opt_int(3)?.unwrap_or_default()),
+        seq: row.opt_int(12)?,
         state_before: row.opt_int(4)?.map(SnapshotNid),
         room_state: row.opt_int(10)?.map(SnapshotNid),
         pdu: Arc::new(pdu),
@@ -316,6 +319,24 @@ impl Events<'_> {
             LIMIT 1";
         let rows = self.0.query(LATEST, args![room.0]).await?;
         rows.first().map(|row| row.int(0).map(Position)).transpose()
+    }
+
+    /// The number of the room's latest event; 0: it has none.
+    pub async fn latest_seq(&self, room: RoomNid) -> Result<i64, Error> {
+        const LATEST: &str = "
+            SELECT seq
+            FROM events
+            WHERE room_nid = $1 AND seq IS NOT NULL
+            ORDER BY seq DESC
+            LIMIT 1";
+        let rows = self.0.query(LATEST, args![room.0]).await?;
+        Ok(rows.first().map(|row| row.int(0)).transpose()?.unwrap_or_default())
+    }
+
+    /// The event that has this number in the room.
+    pub async fn by_seq(&self, room: RoomNid, seq: i64) -> Result<Option<Arc<TimelineEvent>>, Error> {
+        let sql = const_format(COLUMNS, "WHERE room_nid = $1 AND seq = $2");
+        self.0.query(sql, args![room.0, seq]).await?.first().map(event).transpose()
     }
 
     /// The latest events made at or before a moment (`Backward`, latest first), or the first made at or after it

@@ -19,6 +19,7 @@ pub mod broadcast_deliveries;
 pub mod broadcasts;
 pub mod broker_links;
 pub mod cascade;
+pub mod conversations;
 pub mod destinations;
 pub mod device_keys;
 pub mod device_receipts;
@@ -193,6 +194,11 @@ impl Store {
     /// Reads stored filters.
     pub fn filters(&self) -> filters::Filters<'_> {
         filters::Filters(self)
+    }
+
+    /// Reads for lists of conversations.
+    pub fn conversations(&self) -> conversations::Conversations<'_> {
+        conversations::Conversations(self)
     }
 
     /// Reads how far unread events are counted.

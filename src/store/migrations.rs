@@ -43,6 +43,7 @@ const SHARED: &[Step] = migrations![
     25 "0025_cascade",
     26 "0026_before_hooks",
     27 "0027_auth",
+    28 "0028_conversation_seq",
     29 "0029_people",
     31 "0031_uploads",
     32 "0032_word_sets",

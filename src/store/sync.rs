@@ -23,6 +23,23 @@ impl SyncReads<'_> {
         rows.iter().map(|row| Ok((RoomNid(row.int(0)?), Position(row.int(1)?)))).collect()
     }
 
+    /// How many events have come after `since` into the rooms that `user_id` has joined. Counts no further than `limit`.
+    pub async fn count_since(&self, user_id: &UserId, since: Position, limit: usize) -> Result<usize, Error> {
+        const COUNT: &str = "
+            SELECT CAST(COUNT(*) AS BIGINT)
+            FROM (
+                SELECT e.position
+                FROM memberships m
+                JOIN events e ON e.room_nid = m.room_nid AND e.position > $2
+                WHERE m.user_id = $1 AND m.membership = 'join'
+                LIMIT $3
+            ) AS missed";
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = self.0.query(COUNT, args![user_id.as_str(), since, limit]).await?;
+        let count = rows.first().map(|row| row.int(0)).transpose()?.unwrap_or_default();
+        Ok(usize::try_from(count).unwrap_or_default())
+    }
+
     /// The first `limit` members of the room after whom it may be called: joined or invited, or, if there is nobody, those
     /// who were. `reader` is not among them, nor whose coming was withheld from people when it happened.
     pub async fn heroes(&self, room: RoomNid, reader: &UserId, limit: i64) -> Result<Vec<OwnedUserId>, Error> {

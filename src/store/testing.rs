@@ -122,6 +122,7 @@ pub async fn owe_event_made_at(
         nid: EventNid(nid),
         room_nid: room,
         position: Position(0),
+        seq: None,
         state_before: None,
         room_state: None,
         pdu: Arc::new(Pdu::from_canonical(object, &rules).expect("it is an event")),

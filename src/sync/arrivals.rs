@@ -53,6 +53,11 @@ impl Arrivals {
         self.listener.set(listener).ok();
     }
 
+    /// Who is told, if anybody is.
+    pub(crate) fn listener(&self) -> Option<&OnArrival> {
+        self.listener.get()
+    }
+
     /// A device asks for what comes after `since`: it has all before that.
     pub(crate) fn confirm(&self, request: &SyncRequest, since: SyncToken) {
         let (Some(listener), false) = (self.listener.get(), request.device_id.is_empty()) else { return };

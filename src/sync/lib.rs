@@ -7,12 +7,15 @@
 //! The [`notifier`](Notifier) remembers what was committed lately and wakes who waits; [`request`](Sync::sync) answers one
 //! request, each kind of thing by its file in `streams/`.
 //!
-//! **To add a stream:** a file in `streams/`, its part of [`Answer`], one line in `request.rs`.
+//! **To add a stream:** a file in `streams/`, its part of [`Answer`], one line in `request.rs`; for who is connected and stays so, a
+//! variant of [`feed::News`] and a line in `feed/gather.rs`.
 
 mod answer;
 mod arrivals;
 mod cells;
+mod conversations;
 mod error;
+pub mod feed;
 mod filter;
 mod ignored;
 mod lazy;
@@ -40,11 +43,12 @@ use tokio_util::sync::CancellationToken;
 
 pub use answer::{Answer, UnreadCounts};
 pub use arrivals::{Arrival, OnArrival};
+pub use conversations::{Conversation, ConversationPage, ConversationsWanted, LastEvent, Mark, Settings};
 pub use error::SyncError;
 pub use notifier::Notifier;
 pub use push::Notification;
 pub use request::SyncRequest;
-pub use shown::{Reader, Shown};
+pub use shown::{Reader, Rendered, Shown};
 pub use streams::{presence::PresenceNow, receipts::Read, to_device::ToDeviceMessages};
 pub use token::{SyncToken, TimelineToken};
 
@@ -63,6 +67,8 @@ pub struct SyncConfig {
     pub cached_users: usize,
     /// How many state entries of rooms are kept in memory.
     pub cached_state_entries: u64,
+    /// How many may be connected at once.
+    pub connections: feed::ConnectionsConfig,
 }
 
 impl Default for SyncConfig {
@@ -74,6 +80,7 @@ impl Default for SyncConfig {
             recent_events: 8_000,
             cached_users: 20_000,
             cached_state_entries: 200_000,
+            connections: feed::ConnectionsConfig::default(),
         }
     }
 }
@@ -104,7 +111,10 @@ pub(crate) struct Shared {
     pub(crate) presence: Arc<Mutex<streams::presence::Present>>,
     pub(crate) together: std::sync::OnceLock<streams::presence::Together>,
     pub(crate) checkpoints: push::Checkpoints,
+    pub(crate) connections: feed::Connections,
     pub(crate) on_syncing: std::sync::OnceLock<OnSyncing>,
+    /// Held by whoever looks for somebody's direct conversation and makes it, by user.
+    pub(crate) direct: [tokio::sync::Mutex<()>; 16],
     /// Held by whoever changes a piece of account data.
     pub(crate) edits: tokio::sync::Mutex<()>,
 }
@@ -116,6 +126,7 @@ impl Sync {
         let events = shown::Events::new(store.clone(), &notifier);
         let states = states::States::new(store.clone(), config.cached_state_entries);
         let presence = notifier.present();
+        let connections = feed::Connections::new(config.connections.clone(), ending.clone());
         Self {
             shared: Arc::new(Shared {
                 store,
@@ -133,7 +144,9 @@ impl Sync {
                 presence,
                 together: std::sync::OnceLock::new(),
                 checkpoints: push::Checkpoints::default(),
+                connections,
                 on_syncing: std::sync::OnceLock::new(),
+                direct: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
                 edits: tokio::sync::Mutex::new(()),
             }),
         }
@@ -152,6 +165,11 @@ impl Sync {
     /// Tells `listener` who asks for what is new. Only the first who wants that is told.
     pub fn on_syncing(&self, listener: OnSyncing) {
         self.shared.on_syncing.set(listener).ok();
+    }
+
+    /// Who is connected to this node and stays so, to be told what is new.
+    pub fn connections(&self) -> &feed::Connections {
+        &self.shared.connections
     }
 
     /// Whose devices wait for news here and now.

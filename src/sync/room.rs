@@ -173,7 +173,7 @@ impl Look<'_> {
     }
 
     /// A room that waits for the reader, or for which the reader waits. `None`: somebody ignored asks.
-    async fn pending_room(&self, membership: &Membership) -> Result<Option<PendingRoom>, SyncError> {
+    pub(crate) async fn pending_room(&self, membership: &Membership) -> Result<Option<PendingRoom>, SyncError> {
         let shared = &self.sync.shared;
         let Some(event) = shared.events.by_nid(membership.event_nid).await? else { return Ok(None) };
         if self.ignored.contains(&event.event.pdu.sender) {

@@ -36,6 +36,15 @@ pub struct Shown {
     flattened: OnceLock<FlattenedJson>,
     /// Members of `unsigned` that are the same for everybody, each with a comma before it.
     common_unsigned: tokio::sync::OnceCell<Box<str>>,
+    rendered: OnceLock<Option<Rendered>>,
+}
+
+/// An event as the native faces show it to everybody but who sent it.
+pub struct Rendered {
+    /// What it is there.
+    pub kind: &'static str,
+    /// A JSON object.
+    pub json: Box<str>,
 }
 
 /// For whom an event is rendered.
@@ -51,7 +60,14 @@ impl Shown {
     /// An event that has its position.
     pub fn new(event: TimelineEvent) -> Self {
         let kind = event.pdu.kind.to_string().into();
-        Self { event, kind, body: OnceLock::new(), flattened: OnceLock::new(), common_unsigned: Default::default() }
+        Self {
+            event,
+            kind,
+            body: OnceLock::new(),
+            flattened: OnceLock::new(),
+            common_unsigned: Default::default(),
+            rendered: OnceLock::new(),
+        }
     }
 
     /// As push rules look at it.
@@ -60,6 +76,12 @@ impl Shown {
             let json = RawValue::from_string(self.event.pdu.json.to_string()).expect("a stored event is JSON");
             FlattenedJson::from_raw(&Raw::<()>::from_json(json))
         })
+    }
+
+    /// As the native faces show it to everybody but who sent it: made once, however many read it. `make`: `None` if it isn't shown
+    /// there.
+    pub fn rendered(&self, make: impl FnOnce(&Self) -> Option<Rendered>) -> Option<&Rendered> {
+        self.rendered.get_or_init(|| make(self)).as_ref()
     }
 
     /// Whether it is state.
@@ -224,6 +246,19 @@ impl Events {
     ) -> Result<Vec<Arc<Shown>>, store::Error> {
         let before = self.redactions.load(Ordering::Acquire);
         let events = self.store.events().timeline(room, from, to, limit, ruma::api::Direction::Backward).await?;
+        Ok(self.keep(events, before))
+    }
+
+    /// The first `limit` events of a room after `from` and up to `to`, oldest first.
+    pub(crate) async fn forward(
+        &self,
+        room: model::RoomNid,
+        from: model::Position,
+        to: model::Position,
+        limit: usize,
+    ) -> Result<Vec<Arc<Shown>>, store::Error> {
+        let before = self.redactions.load(Ordering::Acquire);
+        let events = self.store.events().timeline(room, from, Some(to), limit, ruma::api::Direction::Forward).await?;
         Ok(self.keep(events, before))
     }
 

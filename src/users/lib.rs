@@ -40,6 +40,7 @@ mod secrets;
 mod security;
 mod server_user;
 mod timeouts;
+mod tickets;
 mod tokens;
 mod uia;
 
@@ -80,6 +81,7 @@ pub use search_elsewhere::SearchElsewhereError;
 pub use second_factor::{Enrolment, SecondFactor, SecondFactorError};
 pub use security::{OnSecurityEvent, SecurityEvent};
 pub use store::key_backups::{BackedUpKeyRow as BackedUpKey, KeyRange};
+pub use tickets::{TICKET_LIFETIME, TicketError};
 pub use tokens::{NewSession, OnSessionEnd, Session, SessionData, TokenError, TokenStyle};
 pub use uia::{Act, Refused};
 
@@ -123,6 +125,7 @@ pub struct Users {
     failures: failures::Failures,
     passwords: passwords::Passwords,
     sessions: tokens::Sessions,
+    tickets: tickets::Tickets,
     last_seen: last_seen::LastSeen,
     remote_users: RemoteUsers,
     list_fetches: remote_fetch::ListFetches,
@@ -185,6 +188,7 @@ impl Users {
             failures: failures::Failures::new(config.accounts.failed_logins_allowed, cache),
             passwords: passwords::Passwords::new(config.accounts.concurrent_hashes, config.accounts.hash_costs),
             sessions: tokens::Sessions::new(config.accounts.session_cache),
+            tickets: tickets::Tickets::default(),
             last_seen: last_seen::LastSeen::default(),
             list_fetches: remote_fetch::ListFetches::default(),
             token_key: jwt::TokenKey::of(&vault),

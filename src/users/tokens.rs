@@ -69,7 +69,7 @@ impl Deref for Session {
 }
 
 impl Session {
-    fn new(user_id: OwnedUserId, device_id: OwnedDeviceId, is_admin: bool, loaded_at: Millis) -> Self {
+    pub(crate) fn new(user_id: OwnedUserId, device_id: OwnedDeviceId, is_admin: bool, loaded_at: Millis) -> Self {
         Self(Arc::new(SessionData {
             user_id,
             device_id,

@@ -2,12 +2,12 @@
 
 use federation::ledger::{Delivered, State};
 use model::Millis;
-use ruma::{OwnedEventId, OwnedRoomId};
+use ruma::{EventId, OwnedEventId, OwnedRoomId, RoomId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Answer, Call, Endpoint, get};
-use crate::{Problem, Session};
+use crate::{Problem, Services, Session};
 
 /// No answer names more readers.
 const MOST_READERS: usize = 100;
@@ -38,7 +38,7 @@ enum Stage {
 /// What became of an event.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = EventDelivery)]
-struct Delivery {
+pub(super) struct Delivery {
     /// The event.
     #[schema(value_type = String)]
     event_id: OwnedEventId,
@@ -96,17 +96,26 @@ impl From<Delivered> for Destination {
 }
 
 async fn delivery(call: Call<Session>) -> Answer<Delivery> {
-    let hidden = || Problem::not_found("there is no such event, or you may not see it");
     let (room_id, event_id): (OwnedRoomId, OwnedEventId) = (call.argument("room_id")?, call.argument("event_id")?);
-    let services = &call.services;
-    let room = services.rooms.get(&room_id).await.map_err(|_| hidden())?;
-    let mut sight = services.rooms.sight(&room, &call.caller.user_id).await.map_err(|_| hidden())?;
-    let event = services.rooms.find_event(&mut sight, &event_id).await?;
+    delivery_of(&call.services, &call.caller, &room_id, &event_id).await
+}
+
+/// What became of an event that the caller sees.
+pub(super) async fn delivery_of(
+    services: &Services,
+    session: &Session,
+    room_id: &RoomId,
+    event_id: &EventId,
+) -> Answer<Delivery> {
+    let hidden = || Problem::not_found("there is no such event, or you may not see it");
+    let room = services.rooms.get(room_id).await.map_err(|_| hidden())?;
+    let mut sight = services.rooms.sight(&room, &session.user_id).await.map_err(|_| hidden())?;
+    let event = services.rooms.find_event(&mut sight, event_id).await?;
     if !services.users.is_ours(&event.pdu.sender) {
         let server = event.pdu.sender.server_name();
         return Err(Problem::not_found(format!("only {server}, where the event was sent, knows what became of it")));
     }
-    let told = services.ledger.delivery_of(&event_id).await?.ok_or_else(hidden)?;
+    let told = services.ledger.delivery_of(event_id).await?.ok_or_else(hidden)?;
     let mut read_by = services.sync.readers_of(&event, MOST_READERS).await?;
     read_by.retain(|reader| !sight.ignores(reader));
     let on_devices_of = services.ledger.on_devices(&event, MOST_READERS).await?;
@@ -116,5 +125,5 @@ async fn delivery(call: Call<Session>) -> Answer<Delivery> {
         (true, false) => Stage::Read,
     };
     let destinations = told.destinations.into_iter().map(Destination::from).collect();
-    Ok(Delivery { event_id, state, destinations, on_devices_of, read_by })
+    Ok(Delivery { event_id: event_id.to_owned(), state, destinations, on_devices_of, read_by })
 }

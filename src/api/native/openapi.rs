@@ -78,16 +78,18 @@ fn document(endpoints: &[Endpoint]) -> OpenApi {
 }
 
 /// The ways to show who one is.
-fn schemes() -> [(&'static str, SecurityScheme); 3] {
+fn schemes() -> [(&'static str, SecurityScheme); 4] {
     let bearer =
         |text| SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(text)).build());
     [
         ("access_token", bearer("An access token of a user, as the Matrix client API gives it out.")),
+        ("realtime_ticket", SecurityScheme::ApiKey(ApiKey::Query(ApiKeyValue::with_description("ticket", TICKET)))),
         ("server_token", bearer(SERVER_TOKEN)),
         ("x_matrix", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("Authorization", X_MATRIX)))),
     ]
 }
 
+const TICKET: &str = "What `POST /api/v1/realtime/tickets` answers: good once, for 30 seconds.";
 const SERVER_TOKEN: &str = "\
     A JWT of another server, signed by its ed25519 key (`alg` EdDSA, `kid` the key's id as published at \
     `/_matrix/key/v2/server`): `iss` its name, `aud` the name of this server, `sub` its name or a user of it, `scope` a list \

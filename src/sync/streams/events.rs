@@ -270,7 +270,7 @@ impl Look<'_> {
             && self.sync.shared.rooms.withholds(&shown.event)
     }
 
-    fn is_ignored(&self, shown: &Shown) -> bool {
+    pub(crate) fn is_ignored(&self, shown: &Shown) -> bool {
         !shown.is_state() && self.ignored.contains(&shown.event.pdu.sender)
     }
 

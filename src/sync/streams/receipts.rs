@@ -49,7 +49,7 @@ impl Look<'_> {
         Ok((!receipts.is_empty()).then(|| render(&receipts)))
     }
 
-    fn hears_of(&self, receipt: &Receipt) -> bool {
+    pub(crate) fn hears_of(&self, receipt: &Receipt) -> bool {
         receipt.user_id == *self.user_id()
             || (receipt.kind != ReceiptType::ReadPrivate && !self.ignored.contains(&receipt.user_id))
     }

@@ -13,7 +13,10 @@ use ruma::{
 };
 use serde_json::{Map, Value, json, value::to_raw_value};
 use store::{OnCommit, Store, testing::on_each_engine_heard};
-use sync::{Notifier, Sync, SyncConfig, SyncRequest};
+use sync::{
+    Notifier, Sync, SyncConfig, SyncRequest, SyncToken,
+    feed::{FeedRequest, News, Start},
+};
 use tokio_util::sync::CancellationToken;
 
 const ROOMS: usize = 3;
@@ -147,6 +150,52 @@ impl Server {
         }
     }
 
+    /// As [`Self::read`], by a feed: a few things at a time, and now and then the connection breaks in the middle of them.
+    async fn follow(&self, reader: usize, since: String) -> Heard {
+        /// How many things are read at once: less than come at once.
+        const PIECE: usize = 5;
+
+        let mut heard: Heard = self.joined.iter().map(|room_id| (room_id.clone(), Vec::new())).collect();
+        let (began, mut total, mut quiet, mut pieces) = (Instant::now(), 0, 0, 0);
+        let connect = async |since: String| {
+            let resume = Some(since);
+            let request = FeedRequest {
+                user_id: user(&format!("reader{reader}")),
+                device_id: "D".into(),
+                resume,
+                most_missed: 9_999,
+            };
+            let (feed, start) = self.sync.feed(request).await.expect("a member may read");
+            assert_eq!(start, Start::Resumed);
+            feed
+        };
+        let mut since = since;
+        let mut feed = connect(since.clone()).await;
+        while total < WRITERS * MESSAGES && quiet < 20 && began.elapsed() < PATIENCE {
+            quiet += usize::from(tokio::time::timeout(Duration::from_millis(100), feed.changed()).await.is_err());
+            let mut items = feed.read(PIECE).await.expect("a member may read");
+            assert!(items.is_sorted_by_key(|item| item.position), "a feed is in order");
+            pieces += 1;
+            let breaks = pieces % 4 == 0;
+            if breaks {
+                items.truncate(items.len().div_ceil(2));
+            }
+            for item in items {
+                since = SyncToken { position: item.position, to_device: None }.to_string();
+                let News::Event { shown, .. } = item.news else { continue };
+                let room = heard.iter_mut().find(|(room_id, _)| *room_id == shown.event.pdu.room_id);
+                if let Some((_, events)) = room.filter(|_| shown.kind.as_ref() == "m.room.message") {
+                    events.push(shown.event.pdu.event_id.to_string());
+                    (total, quiet) = (total + 1, 0);
+                }
+            }
+            if breaks {
+                feed = connect(since.clone()).await;
+            }
+        }
+        heard
+    }
+
     /// The messages of each room, in order.
     async fn said(&self, store: &Store) -> Heard {
         let mut said = Vec::new();
@@ -172,7 +221,12 @@ async fn race(store: Store, notifier: Notifier) -> Vec<String> {
         let first = server.ask(reader, None, Duration::ZERO).await;
         let since = first["next_batch"].as_str().expect("an answer has a token").to_owned();
         let server = server.clone();
-        readers.push(tokio::spawn(async move { server.read(reader, since).await }));
+        readers.push(tokio::spawn(async move {
+            match reader % 2 {
+                0 => server.read(reader, since).await,
+                _ => server.follow(reader, since).await,
+            }
+        }));
     }
     let mut writers = Vec::new();
     for writer in 0..WRITERS {

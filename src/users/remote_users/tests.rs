@@ -466,6 +466,7 @@ fn membership(sender: &str, state_key: &str, content: &Value) -> model::Committe
         nid: model::EventNid(1),
         room_nid: model::RoomNid(1),
         position: model::Position(1),
+        seq: Some(1),
         state_before: None,
         room_state: None,
         pdu: Arc::new(model::Pdu::from_canonical(object, &rules).expect("it is an event")),
