@@ -11,7 +11,6 @@ use crate::{
     RoomError, Rooms, Wish,
     live::SharedRoom,
     membership::{MemberProfile, member_content, member_draft},
-    now,
     roles::{ADMIN, OWNER, Role},
     send::membership_of,
 };
@@ -174,7 +173,7 @@ impl Rooms {
     }
 
     /// Says what the room is called, what it is about, or what it looks like.
-    pub async fn describe(
+    pub async fn describe_group(
         &self,
         room: &SharedRoom,
         sender: &UserId,

@@ -214,7 +214,7 @@ async fn change(call: Call<Session, Nothing, GroupChange>) -> Answer<Group> {
     ];
     for (kind, content) in changes {
         if let Some(content) = content {
-            rooms.describe(&room, user_id, kind, &content).await?;
+            rooms.describe_group(&room, user_id, kind, &content).await?;
         }
     }
     if let Some(joining) = call.body.joining {
