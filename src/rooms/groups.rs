@@ -17,6 +17,8 @@ use crate::{
 
 /// What somebody must have to speak who may not.
 const SILENT: i64 = -1;
+/// The state that says that a group is no more. A tombstone, which clients know, would have to name a successor.
+const DISSOLVED: &str = "org.comity.dissolved";
 /// So many members are put out in one write.
 const AT_ONCE: usize = 50;
 
@@ -80,7 +82,7 @@ impl Rooms {
             role: Role::of(&power_levels, user_id),
             door: Door::of(join_rule),
             is_muted: i64::from(power_levels.events_default) >= ADMIN,
-            is_dissolved: self.state_event(room, StateEventType::RoomTombstone, "").await?.is_some(),
+            is_dissolved: self.state_event(room, DISSOLVED.into(), "").await?.is_some(),
         })
     }
 
@@ -194,10 +196,7 @@ impl Rooms {
         self.check_joined(room, sender).await?;
         self.set_door(room, sender, Door::Invited).await?;
         self.edit_levels(room, sender, |levels| drop(levels.insert("events_default".into(), OWNER.into()))).await?;
-        if self.state_event(room, StateEventType::RoomTombstone, "").await?.is_none() {
-            let content = json!({ "body": "This group was dissolved." });
-            self.set_state(room, sender, TimelineEventType::RoomTombstone, "", &content).await?;
-        }
+        self.set_state(room, sender, DISSOLVED.into(), "", &json!({ "dissolved": true })).await?;
         let members: Vec<OwnedUserId> = self
             .whole_state(room)
             .await?
@@ -211,7 +210,12 @@ impl Rooms {
             .filter(|user_id: &OwnedUserId| user_id != sender && Role::of(&power_levels, user_id) != Role::Owner)
             .collect();
         let out = |user_id: &UserId| {
-            let content = member_content(&MembershipState::Leave, &MemberProfile::default(), None, None);
+            let content = member_content(
+                &MembershipState::Leave,
+                &MemberProfile::default(),
+                Some("the group was dissolved"),
+                None,
+            );
             member_draft(sender, user_id, &content)
         };
         for some in members.chunks(AT_ONCE) {

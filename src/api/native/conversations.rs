@@ -30,7 +30,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     let list_text = "The latest first, by when something was said in them. `state=invited`: those to which one is invited. \
         `unread_count` and `mention_count` are what Matrix clients show: what one's push rules notify of.";
     let create_text = "`direct`: the conversation with one other, in either spelling; there is one, whoever asks for it, and an \
-        invitation to it is accepted by this. `group`: a new one. With `idempotency_key`, asking again gives the same group. \
+        invitation to it is accepted by this. `group`: a new one. With `idempotency_key`, or the header \
+        `Idempotency-Key`, asking again gives the same group. \
         Members of other servers who can't be invited are in `not_invited`.";
     let settings_text = "What is left out stays as it is. They are the user's own, the same for all devices and for Matrix \
         clients: the tag `m.favourite`, a push rule for the room, and account data.";
@@ -174,7 +175,7 @@ async fn create(call: Call<Session, Nothing, NewConversation>) -> Answer<Created
         Kind::Group => {
             check_known(services, &invited).await?;
             let group = group(services, session, new.name, new.topic, invited.clone());
-            match new.idempotency_key {
+            match named_by(&call.headers, new.idempotency_key) {
                 None => services.rooms.create(group).await?,
                 Some(key) => services.rooms.create_once(group, &transaction(session, "create", &key)?).await?,
             }
@@ -241,6 +242,11 @@ pub(super) fn group(
         is_direct: false,
         is_listed: false,
     }
+}
+
+/// How the client calls this request: in the body, or in the header `Idempotency-Key`.
+pub(super) fn named_by(headers: &http::HeaderMap, in_body: Option<String>) -> Option<String> {
+    in_body.or_else(|| Some(headers.get("idempotency-key")?.to_str().ok()?.to_owned()))
 }
 
 /// A client's name for one of its requests. `scope`: what it asks for.

@@ -11,7 +11,9 @@ use utoipa::ToSchema;
 
 use super::{
     Answer, Call, Created, Endpoint, Nothing,
-    conversations::{ConversationView, MemberList, MembersPage, check_known, group, members_of, shown, transaction},
+    conversations::{
+        ConversationView, MemberList, MembersPage, check_known, group, members_of, named_by, shown, transaction,
+    },
     delete, get,
     message::{Message, Person},
     messages::{NewMessage, say},
@@ -163,7 +165,7 @@ async fn create(call: Call<Session, Nothing, NewGroup>) -> Answer<Created<Group>
         let rule = serde_json::value::to_raw_value(&rule).expect("an object is JSON");
         group.initial_state.push(("m.room.join_rules".into(), String::new(), rule));
     }
-    let room_id = match new.idempotency_key {
+    let room_id = match named_by(&call.headers, new.idempotency_key) {
         None => services.rooms.create(group).await?,
         Some(key) => services.rooms.create_once(group, &transaction(session, "create", &key)?).await?,
     };

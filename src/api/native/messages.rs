@@ -215,7 +215,7 @@ struct Named<'a> {
     id: OwnedEventId,
 }
 
-async fn named<'a, Q, B>(call: &'a Call<Session, Q, B>) -> Result<Named<'a>, Problem> {
+async fn named<Q, B>(call: &Call<Session, Q, B>) -> Result<Named<'_>, Problem> {
     let id = event_id(&call.argument::<String>("message_id")?)?;
     let rooms = &call.services.rooms;
     let hidden = || Problem::not_found("there is no such message, or you may not see it");

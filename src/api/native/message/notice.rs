@@ -6,7 +6,7 @@ use super::{Person, content, text};
 
 /// A change of the conversation itself.
 ///
-/// `kind` is one of `created`, `membership`, `name`, `topic`, `avatar`, `roles`, `pinned`, `encryption`, `replaced`, and
+/// `kind` is one of `created`, `membership`, `name`, `topic`, `avatar`, `roles`, `pinned`, `encryption`, `replaced`, `dissolved`, and
 /// `state` for all others, with the event's own type and content.
 pub(super) fn of_state(event_type: &str, state_key: &str, event: &Value) -> Value {
     let said = &event["content"];
@@ -19,6 +19,7 @@ pub(super) fn of_state(event_type: &str, state_key: &str, event: &Value) -> Valu
         ("m.room.power_levels", "") => json!({ "kind": "roles", "value": said }),
         ("m.room.pinned_events", "") => json!({ "kind": "pinned", "message_ids": said["pinned"] }),
         ("m.room.encryption", "") => json!({ "kind": "encryption", "algorithm": said["algorithm"] }),
+        ("org.comity.dissolved", "") => json!({ "kind": "dissolved" }),
         ("m.room.tombstone", "") => {
             json!({ "kind": "replaced", "text": said["body"], "conversation_id": said["replacement_room"] })
         }
