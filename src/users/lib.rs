@@ -39,8 +39,8 @@ mod second_factor;
 mod secrets;
 mod security;
 mod server_user;
-mod timeouts;
 mod tickets;
+mod timeouts;
 mod tokens;
 mod uia;
 
