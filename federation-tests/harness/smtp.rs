@@ -7,12 +7,13 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
+    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     task::JoinHandle,
 };
+use tokio_rustls::TlsAcceptor;
 
-use crate::eventually;
+use crate::{Leaf, eventually};
 
 /// A letter that a [`MailSink`] was handed.
 #[derive(Clone, Debug)]
@@ -33,7 +34,7 @@ impl Posted {
     }
 }
 
-/// A mail relay on loopback, without TLS. Dropped, it is gone.
+/// A mail relay on loopback. Dropped, it is gone.
 pub struct MailSink {
     address: SocketAddr,
     kept: Arc<Mutex<Kept>>,
@@ -47,6 +48,15 @@ struct Kept {
     to_put_off: usize,
     to_refuse: usize,
     turned_away: usize,
+    logins: Vec<String>,
+}
+
+/// How the line to it is kept secret.
+#[derive(Clone)]
+enum Way {
+    Plain,
+    StartTls(TlsAcceptor),
+    Tls(TlsAcceptor),
 }
 
 impl Kept {
@@ -67,17 +77,27 @@ impl Kept {
 }
 
 impl MailSink {
-    /// Takes everything until it is told otherwise.
+    /// Takes everything until it is told otherwise, without TLS.
     pub async fn start() -> Self {
+        Self::start_by(Way::Plain).await
+    }
+
+    /// The same in TLS, as `leaf`: from the first byte, or once it is asked to.
+    pub async fn start_tls(leaf: &Leaf, from_the_first_byte: bool) -> Self {
+        let acceptor = leaf.acceptor_for(&[]);
+        Self::start_by(if from_the_first_byte { Way::Tls(acceptor) } else { Way::StartTls(acceptor) }).await
+    }
+
+    async fn start_by(way: Way) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("it listens");
         let kept = Arc::new(Mutex::new(Kept::default()));
         let shared = kept.clone();
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let kept = shared.clone();
+                let (kept, way) = (shared.clone(), way.clone());
                 // Who breaks off has had enough.
-                tokio::spawn(async move { converse(stream, &kept).await.ok() });
+                tokio::spawn(async move { take(stream, &way, &kept).await.ok() });
             }
         });
         Self { address, kept, task }
@@ -101,6 +121,11 @@ impl MailSink {
     /// How many it has put off or refused.
     pub fn turned_away(&self) -> usize {
         lock(&self.kept).turned_away
+    }
+
+    /// Who has logged in, as `user:password`.
+    pub fn logins(&self) -> Vec<String> {
+        lock(&self.kept).logins.clone()
     }
 
     /// What it was handed so far.
@@ -129,16 +154,62 @@ fn lock(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
     kept.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Spec: <https://www.rfc-editor.org/rfc/rfc5321>
-async fn converse(stream: TcpStream, kept: &Mutex<Kept>) -> std::io::Result<()> {
-    let (reading, mut writing) = stream.into_split();
-    let mut lines = BufReader::new(reading).lines();
+async fn take(stream: TcpStream, way: &Way, kept: &Mutex<Kept>) -> std::io::Result<()> {
+    match way {
+        Way::Plain => converse(&mut BufReader::new(stream), kept, false, true).await.map(drop),
+        Way::Tls(acceptor) => {
+            let stream = acceptor.accept(stream).await?;
+            converse(&mut BufReader::new(stream), kept, false, true).await.map(drop)
+        }
+        Way::StartTls(acceptor) => {
+            let mut line = BufReader::new(stream);
+            if !converse(&mut line, kept, true, true).await? {
+                return Ok(());
+            }
+            let stream = acceptor.accept(line.into_inner()).await?;
+            converse(&mut BufReader::new(stream), kept, false, false).await.map(drop)
+        }
+    }
+}
+
+/// Answers whether the line is to become TLS now. Where that is offered, nothing else is taken.
+///
+/// Spec: <https://www.rfc-editor.org/rfc/rfc5321>, <https://www.rfc-editor.org/rfc/rfc3207>
+async fn converse<S: AsyncRead + AsyncWrite + Unpin>(
+    line: &mut BufReader<S>,
+    kept: &Mutex<Kept>,
+    offers_tls: bool,
+    greets: bool,
+) -> std::io::Result<bool> {
     let mut to = Vec::new();
-    writing.write_all(b"220 sink.test\r\n").await?;
-    while let Some(line) = lines.next_line().await? {
-        let verb = line.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
+    if greets {
+        line.write_all(b"220 sink.test\r\n").await?;
+    }
+    loop {
+        line.flush().await?;
+        let Some(said) = next(line).await? else { return Ok(false) };
+        let verb = said.split([' ', ':']).next().unwrap_or_default().to_ascii_uppercase();
         let answer = match verb.as_str() {
-            "EHLO" | "HELO" => "250 sink.test",
+            "EHLO" if offers_tls => "250-sink.test\r\n250 STARTTLS",
+            "EHLO" | "HELO" => "250-sink.test\r\n250 AUTH PLAIN",
+            "STARTTLS" if offers_tls => {
+                line.write_all(b"220 go on\r\n").await?;
+                line.flush().await?;
+                return Ok(true);
+            }
+            "NOOP" => "250 ok",
+            "QUIT" => {
+                line.write_all(b"221 bye\r\n").await?;
+                line.flush().await?;
+                return Ok(false);
+            }
+            _ if offers_tls => "530 not in the open",
+            "AUTH" => {
+                let secret = said.rsplit(' ').next().unwrap_or_default();
+                let secret = STANDARD.decode(secret).unwrap_or_default();
+                lock(kept).logins.push(String::from_utf8_lossy(&secret).trim_matches('\0').replace('\0', ":"));
+                "235 ok"
+            }
             "MAIL" | "RSET" => {
                 to.clear();
                 "250 ok"
@@ -146,30 +217,34 @@ async fn converse(stream: TcpStream, kept: &Mutex<Kept>) -> std::io::Result<()> 
             "RCPT" => {
                 let answer = lock(kept).answer();
                 if answer.starts_with('2') {
-                    to.extend(line.split(['<', '>']).nth(1).map(str::to_owned));
+                    to.extend(said.split(['<', '>']).nth(1).map(str::to_owned));
                 }
                 answer
             }
             "DATA" => {
-                writing.write_all(b"354 go on\r\n").await?;
+                line.write_all(b"354 go on\r\n").await?;
+                line.flush().await?;
                 let mut text = String::new();
-                while let Some(line) = lines.next_line().await?.filter(|line| line != ".") {
-                    text.push_str(line.strip_prefix('.').unwrap_or(&line));
+                while let Some(said) = next(line).await?.filter(|said| said != ".") {
+                    text.push_str(said.strip_prefix('.').unwrap_or(&said));
                     text.push_str("\r\n");
                 }
                 lock(kept).letters.push(Posted { to: to.clone(), text: decoded(&text) });
                 "250 kept"
             }
-            "NOOP" => "250 ok",
-            "QUIT" => {
-                writing.write_all(b"221 bye\r\n").await?;
-                return Ok(());
-            }
             _ => "502 what?",
         };
-        writing.write_all(format!("{answer}\r\n").as_bytes()).await?;
+        line.write_all(format!("{answer}\r\n").as_bytes()).await?;
     }
-    Ok(())
+}
+
+/// A line without its end; `None`: there are no more.
+async fn next<S: AsyncRead + Unpin>(line: &mut BufReader<S>) -> std::io::Result<Option<String>> {
+    let mut said = String::new();
+    if line.read_line(&mut said).await? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(said.trim_end_matches(['\r', '\n']).to_owned()))
 }
 
 /// The letter with its text as it was before it was encoded for the way.

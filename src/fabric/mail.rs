@@ -229,7 +229,7 @@ fn written(from: &Mailbox, letter: Letter) -> Option<Message> {
 
 #[cfg(test)]
 mod tests {
-    use federation_tests::MailSink;
+    use federation_tests::{Authority, MailSink};
 
     use super::*;
 
@@ -285,6 +285,34 @@ mod tests {
         assert!(sink.letters().iter().all(|letter| letter.to != ["nobody@b.example"]));
         stop.cancel();
         running.await.expect("it ends");
+    }
+
+    #[tokio::test]
+    async fn the_line_is_kept_secret_and_a_relay_that_cannot_show_who_it_is_gets_nothing() {
+        let authority = Authority::new();
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let ca_file = folder.path().join("ca.pem");
+        std::fs::write(&ca_file, authority.pem()).expect("the folder is ours");
+        for (tls, is_trusted) in [(MailTls::Tls, true), (MailTls::StartTls, true), (MailTls::Tls, false)] {
+            let sink = MailSink::start_tls(&authority.leaf(&["127.0.0.1"]), tls == MailTls::Tls).await;
+            let config = MailConfig {
+                host: "127.0.0.1".into(),
+                port: sink.port(),
+                tls,
+                ca_file: is_trusted.then(|| ca_file.clone()),
+                from: "no-reply@a.test".into(),
+                login: Some(("comity".into(), "secret".into())),
+            };
+            let (mailer, letters) = Mailer::channel();
+            let courier =
+                Courier { pauses: [].into(), ..Courier::new(&config, letters).expect("it is configured well") };
+            mailer.send(letter("alice@b.example")).expect("there is room");
+            drop(mailer);
+            // It ends when all is done that was handed in.
+            courier.run(CancellationToken::new()).await;
+            assert_eq!(sink.letters().len(), usize::from(is_trusted), "{tls:?}");
+            assert_eq!(sink.logins().contains(&"comity:secret".to_owned()), is_trusted, "{tls:?}");
+        }
     }
 
     #[tokio::test]
