@@ -17,6 +17,10 @@ use crate::{
     membership::{Change, Target},
 };
 
+/// The power of who asks, and that of who is asked.
+const ALL: i64 = 100;
+const ALMOST_ALL: i64 = 99;
+
 /// How it stands between two, as one of them sees it.
 pub(super) struct Between {
     pub(super) ties: Vec<TieRow>,
@@ -88,8 +92,8 @@ impl Rooms {
             self.shared.store.commit(write).await?;
             return self.request_of(tie).await.map_err(Into::into);
         }
-        let (room, is_new) = match between.deserted() {
-            Some(tie) => (self.get(&tie.room_id).await?, false),
+        let (room, is_new) = match self.deserted_room(&between, user_id, other).await? {
+            Some(room) => (room, false),
             None => (self.direct_room(user_id, other).await?, true),
         };
         let asked = self.invite_friend(&room, user_id, other, message.as_deref()).await;
@@ -145,21 +149,37 @@ impl Rooms {
         }
     }
 
-    /// A room of the two, in which both may do the same, and into which nobody is invited yet.
+    /// A room that the user is still in without the other, if the user could take back an invitation to it.
+    async fn deserted_room(
+        &self,
+        between: &Between,
+        user_id: &UserId,
+        other: &UserId,
+    ) -> Result<Option<SharedRoom>, RoomError> {
+        let Some(tie) = between.deserted() else { return Ok(None) };
+        let room = self.get(&tie.room_id).await?;
+        let power_levels = self.power_levels(&room).await?;
+        Ok(power_levels.user_can_kick_user(user_id, other).then_some(room))
+    }
+
+    /// A room of the two, in which both may do almost the same, and into which nobody is invited yet.
     async fn direct_room(&self, user_id: &UserId, other: &UserId) -> Result<SharedRoom, RoomError> {
         let version = self.default_version();
         let rules = model::rules_of(version).ok_or_else(|| RoomError::UnsupportedVersion(version.to_string()))?;
-        let (mut creation_content, mut power_levels) = (Map::new(), Map::new());
-        if rules.authorization.additional_room_creators {
-            creation_content.insert("additional_creators".into(), json!([other]));
-        } else {
-            power_levels.insert("users".into(), json!({ user_id.as_str(): 100, other.as_str(): 100 }));
+        // Whoever asks must be able to take it back, and nobody can put out who may do as much as they.
+        let mut users = json!({ other.as_str(): ALMOST_ALL });
+        let is_creator_above_all = rules.authorization.explicitly_privilege_room_creators;
+        if !is_creator_above_all {
+            users[user_id.as_str()] = json!(ALL);
         }
+        let tombstone = if is_creator_above_all { 150 } else { ALL };
+        let events = json!({ "m.room.power_levels": ALL, "m.room.server_acl": ALL, "m.room.tombstone": tombstone });
+        let power_levels = [("users".to_owned(), users), ("events".to_owned(), events)].into_iter().collect();
         let new = NewRoom {
             creator: user_id.to_owned(),
             version: None,
-            preset: RoomPreset::TrustedPrivateChat,
-            creation_content,
+            preset: RoomPreset::PrivateChat,
+            creation_content: Map::new(),
             initial_state: Vec::new(),
             power_levels,
             name: None,
