@@ -121,6 +121,11 @@ async fn chat(alice: &Client, bob: &Client) -> String {
     let secret = say(alice, json!({ "conversation_id": room, "content": "my password" })).await;
     let path = format!("{MESSAGES}/{}/recall", secret["id"].as_str().expect("text"));
     assert_eq!(done(alice.post(&path, json!({})).await)["type"], "recalled");
+    // What both say at once may come in another order to each server.
+    eventually("bob sees the recall", async || {
+        said_on_matrix(bob, &room).await.contains(&(alice.user_id.clone(), "(recalled)".to_owned())).then_some(())
+    })
+    .await;
     let oops = bob.say(&room, "oops").await;
     bob.put(&format!("rooms/{room}/redact/{oops}/r1"), json!({})).await.ok();
     let last = bob.say(&room, "bye").await;
