@@ -18,7 +18,7 @@ use hyper_util::{
 use metrics::{counter, gauge};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Semaphore,
 };
 use tokio_util::sync::CancellationToken;
@@ -32,6 +32,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const HEAD: Duration = Duration::from_secs(30);
 /// After an error of the listener itself, such as too many open files.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How many connections wait in the kernel to be taken, as far as it allows: after an outage all clients come back at once, and who
+/// finds no place there tries again only after a second, and then after longer.
+const BACKLOG: u32 = 8_192;
 /// From one address no more than one in so many connections.
 const SHARE: u32 = 4;
 
@@ -52,7 +55,7 @@ impl Listener {
         max_connections: u32,
         proxies: Proxies,
     ) -> Result<Self, io::Error> {
-        Ok(Self { listener: TcpListener::bind(address).await?, certificate, max_connections, proxies })
+        Ok(Self { listener: listen(address)?, certificate, max_connections, proxies })
     }
 
     /// Where that is.
@@ -115,6 +118,14 @@ impl Listener {
         drop(self.listener);
         graceful.shutdown().await;
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // What was closed a moment ago is no reason not to start again.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn accept(

@@ -8,6 +8,7 @@ mod close;
 mod command;
 mod frame;
 mod knock;
+mod line;
 mod pace;
 mod socket;
 #[cfg(test)]

@@ -6,10 +6,7 @@
 use std::{
     collections::HashMap,
     net::IpAddr,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -18,17 +15,14 @@ use futures_util::{StreamExt as _, stream};
 use metrics::gauge;
 use model::{Kind, Millis, Refusal};
 use ruma::{OwnedUserId, UserId};
-use tokio::sync::Notify;
-use tokio_util::{
-    sync::CancellationToken,
-    task::{TaskTracker, task_tracker::TaskTrackerToken},
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::connection::{CHECK, Connection, FORCED, SUPERSEDED, Signal};
 use crate::now;
 
 /// How often it is said again in the cache who is connected, and how long that counts there.
 const SAY_EVERY: Duration = Duration::from_secs(30);
-const SAID_LASTS: Duration = Duration::from_secs(100);
+pub(super) const SAID_LASTS: Duration = Duration::from_secs(100);
 /// Of so many at once.
 const AT_ONCE: usize = 16;
 
@@ -79,26 +73,6 @@ impl Refusal for Crowded {
     }
 }
 
-/// What a connection is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Word {
-    /// Sessions of its user have ended: is its own among them?
-    Check,
-    /// It is to end.
-    End(Ending),
-}
-
-/// Why a connection is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// The server ends.
-    GoingAway,
-    /// An administrator wants it so.
-    Forced,
-    /// Its device has connected anew, and there was no place for both.
-    Superseded,
-}
-
 /// A connection as an administrator sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenConnection {
@@ -120,13 +94,13 @@ pub struct Connections {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     config: ConnectionsConfig,
     state: Mutex<State>,
     /// Where it is said who is connected, and what this node is called there.
-    said_in: OnceLock<(Cache, Arc<str>)>,
+    pub(super) said_in: OnceLock<(Cache, Arc<str>)>,
     /// Cancelled when the server ends.
-    ending: CancellationToken,
+    pub(super) ending: CancellationToken,
     open: TaskTracker,
 }
 
@@ -141,34 +115,6 @@ struct Open {
     number: u64,
     is: OpenConnection,
     signal: Arc<Signal>,
-}
-
-/// What is to be told, as bits, and that there is something.
-#[derive(Default)]
-struct Signal {
-    words: AtomicU8,
-    told: Notify,
-}
-
-const CHECK: u8 = 1;
-const FORCED: u8 = 2;
-const SUPERSEDED: u8 = 4;
-
-impl Signal {
-    fn tell(&self, word: u8) {
-        self.words.fetch_or(word, Ordering::AcqRel);
-        self.told.notify_one();
-    }
-}
-
-/// A place among the connected. It is free again when this is dropped.
-pub struct Connection {
-    shared: Arc<Shared>,
-    user_id: OwnedUserId,
-    device_id: String,
-    number: u64,
-    signal: Arc<Signal>,
-    _open: TaskTrackerToken,
 }
 
 // === impl Connections ===
@@ -292,7 +238,7 @@ impl Shared {
     }
 
     /// Frees a place, if it isn't yet. Answers whether its device has another one.
-    fn free(&self, user_id: &UserId, device_id: &str, number: u64) -> bool {
+    pub(super) fn free(&self, user_id: &UserId, device_id: &str, number: u64) -> bool {
         let mut state = self.lock();
         let Some(open) = state.users.get_mut(user_id) else { return false };
         let before = open.len();
@@ -310,131 +256,5 @@ impl Shared {
     }
 }
 
-// === impl Connection ===
-
-impl Connection {
-    /// Says in the cache that the device is connected here.
-    pub async fn say(&self) {
-        if let Some((cache, node)) = self.shared.said_in.get() {
-            let _ = cache.put_field(&Key::sessions(&self.user_id), &self.device_id, node, SAID_LASTS).await;
-        }
-    }
-
-    /// Waits until there is something to be told. May be dropped at any moment.
-    pub async fn told(&self) -> Word {
-        loop {
-            let words = self.signal.words.swap(0, Ordering::AcqRel);
-            if words & FORCED != 0 {
-                return Word::End(Ending::Forced);
-            }
-            if words & SUPERSEDED != 0 {
-                return Word::End(Ending::Superseded);
-            }
-            if words & CHECK != 0 {
-                return Word::Check;
-            }
-            tokio::select! {
-                biased;
-                () = self.shared.ending.cancelled() => return Word::End(Ending::GoingAway),
-                () = self.signal.told.notified() => {}
-            }
-        }
-    }
-
-    /// Gives the place back, and says so in the cache.
-    pub async fn leave(self) {
-        let has_another = self.shared.free(&self.user_id, &self.device_id, self.number);
-        if let (false, Some((cache, _))) = (has_another, self.shared.said_in.get()) {
-            let _ = cache.remove_field(&Key::sessions(&self.user_id), &self.device_id).await;
-        }
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.shared.free(&self.user_id, &self.device_id, self.number);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use ruma::user_id;
-
-    use super::*;
-
-    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
-
-    fn connections(most: usize, most_of_user: usize) -> Connections {
-        Connections::new(ConnectionsConfig { most, most_of_user }, CancellationToken::new())
-    }
-
-    async fn word_to(connection: &Connection) -> Option<Word> {
-        tokio::time::timeout(Duration::from_millis(20), connection.told()).await.ok()
-    }
-
-    #[tokio::test]
-    async fn there_are_so_many_places_for_all_and_for_each() {
-        let connections = connections(3, 2);
-        let (alice, bob) = (user_id!("@alice:a.test"), user_id!("@bob:a.test"));
-        let enter = |user_id: &UserId, device: &str| connections.enter(user_id, device, "test", HOME);
-        let _phone = enter(alice, "PHONE").expect("there is a place");
-        let laptop = enter(alice, "LAPTOP").expect("there is a place");
-        assert_eq!(enter(alice, "TABLET").err(), Some(Crowded::User(2)));
-        let _bob = enter(bob, "PHONE").expect("there is a place");
-        assert_eq!(enter(user_id!("@carol:a.test"), "PHONE").err(), Some(Crowded::Server));
-
-        // The same device connects again: its old connection, which may be dead, makes way.
-        let again = enter(alice, "LAPTOP").expect("it is the same device");
-        assert_eq!(word_to(&laptop).await, Some(Word::End(Ending::Superseded)));
-        assert_eq!(connections.count(), 3);
-        drop(laptop);
-        assert_eq!(connections.count(), 3, "its place was given on already");
-        drop(again);
-        assert_eq!(connections.count(), 2);
-        enter(alice, "TABLET").expect("there is a place again");
-    }
-
-    #[tokio::test]
-    async fn who_is_to_end_or_to_check_is_told_and_nobody_else_is() {
-        let connections = connections(9, 9);
-        let (alice, bob) = (user_id!("@alice:a.test"), user_id!("@bob:a.test"));
-        let enter = |user_id: &UserId, device: &str| {
-            connections.enter(user_id, device, "test", HOME).expect("there is a place")
-        };
-        let (phone, laptop, other) = (enter(alice, "PHONE"), enter(alice, "LAPTOP"), enter(bob, "PHONE"));
-        connections.check(Some(alice));
-        assert_eq!(word_to(&phone).await, Some(Word::Check));
-        assert_eq!(word_to(&laptop).await, Some(Word::Check));
-        assert_eq!(word_to(&other).await, None);
-        assert_eq!(word_to(&phone).await, None, "it is told once");
-        assert_eq!(connections.disconnect(alice, Some("PHONE")), 1);
-        assert_eq!(word_to(&phone).await, Some(Word::End(Ending::Forced)));
-        assert_eq!(word_to(&laptop).await, None);
-        connections.shared.ending.cancel();
-        assert_eq!(word_to(&laptop).await, Some(Word::End(Ending::GoingAway)));
-        drop((phone, laptop, other));
-        tokio::time::timeout(Duration::from_secs(5), connections.ended(Duration::from_secs(9)))
-            .await
-            .expect("all left");
-    }
-
-    #[tokio::test]
-    async fn it_stands_in_the_cache_which_device_is_connected_where() {
-        let connections = connections(9, 9);
-        let cache = Cache::in_process();
-        connections.say_in(cache.clone(), "n1".into());
-        let alice = user_id!("@alice:a.test");
-        let enter = |device: &str| connections.enter(alice, device, "test", HOME).expect("there is a place");
-        let (phone, again, laptop) = (enter("PHONE"), enter("PHONE"), enter("LAPTOP"));
-        for connection in [&phone, &again, &laptop] {
-            connection.say().await;
-        }
-        let said = async || cache.fields(&Key::sessions(alice)).await.expect("it is in memory");
-        let pair = |device: &str| (device.to_owned(), "n1".to_owned());
-        assert_eq!(said().await, [pair("LAPTOP"), pair("PHONE")]);
-        phone.leave().await;
-        assert_eq!(said().await, [pair("LAPTOP"), pair("PHONE")], "it has another");
-        again.leave().await;
-        assert_eq!(said().await, [pair("LAPTOP")]);
-    }
-}
+mod tests;

@@ -1,35 +1,30 @@
 //! One open WebSocket: a single task that reads, writes and waits.
 
+mod hear;
+
 use std::{collections::VecDeque, future::Future, net::IpAddr, pin::Pin, time::Duration};
 
-use axum::extract::ws::{Message, Utf8Bytes, WebSocket};
+use axum::extract::ws::{Message, WebSocket};
 use bytes::Bytes;
-use futures_util::SinkExt as _;
-use http::StatusCode;
 use metrics::{counter, histogram};
 use model::{Position, Refusal as _};
-use ruma::OwnedUserId;
-use serde_json::{Value, json};
 use sync::feed::{Connection, Feed, FeedRequest, Item, News, Start, Word};
-use tokio::time::{Instant, timeout};
-use tokio_tungstenite::tungstenite;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::{
     RealtimeConfig,
     close::Closing,
-    command::{Act, Command, Heard, Presence, read},
     frame::{Frame, now},
+    line::Line,
     pace::Pace,
 };
-use crate::{Problem, Session, SharedServices};
+use crate::{Session, SharedServices};
 
 /// How many things are read from the feed at once: what is read and not yet written is in memory.
 const PIECE: usize = 64;
 /// How long what a client asked for may take.
 const ACT: Duration = Duration::from_secs(60);
-/// How long the client has to answer that it was closed.
-const GOODBYE: Duration = Duration::from_secs(2);
 /// How often it is looked up whether the session goes on, where nobody tells: a command on the machine may have ended it.
 const CHECK_EVERY: Duration = Duration::from_secs(60);
 
@@ -72,51 +67,6 @@ async fn talk(web: WebSocket, opened: Opened) {
     connection.leave().await;
     counter!("comity_realtime_closed_total", "reason" => why.reason()).increment(1);
     line.close(why).await;
-}
-
-/// The connection itself. Whoever writes waits until the client has taken what was written before, and not for ever.
-struct Line {
-    web: WebSocket,
-    stall: Duration,
-}
-
-impl Line {
-    async fn send(&mut self, frame: Frame) -> Result<(), Closing> {
-        counter!("comity_realtime_frames_total", "direction" => "out", "type" => frame.kind).increment(1);
-        self.write(Message::Text(frame.text)).await
-    }
-
-    async fn write(&mut self, message: Message) -> Result<(), Closing> {
-        patiently(self.stall, self.web.feed(message)).await
-    }
-
-    async fn flush(&mut self) -> Result<(), Closing> {
-        patiently(self.stall, self.web.flush()).await
-    }
-
-    /// Says why, and waits a little for the client to say that it has heard it: who goes earlier may not be heard.
-    async fn close(mut self, why: Closing) {
-        let goodbye = async {
-            if why != Closing::Gone {
-                self.web.send(Message::Close(Some(why.frame()))).await.ok()?;
-            }
-            while let Some(Ok(_)) = self.web.recv().await {}
-            if matches!(why, Closing::TooLarge | Closing::Malformed) {
-                // What the client sent can't be read to its end, and who hangs up on unread bytes takes back what was said last.
-                tokio::time::sleep(GOODBYE).await;
-            }
-            Some(())
-        };
-        let _ = timeout(GOODBYE, goodbye).await;
-    }
-}
-
-async fn patiently(stall: Duration, writing: impl Future<Output = Result<(), axum::Error>>) -> Result<(), Closing> {
-    match timeout(stall, writing).await {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(_)) => Err(Closing::Gone),
-        Err(_) => Err(Closing::Slow),
-    }
 }
 
 /// What is being done for the client, and what it will be answered.
@@ -320,89 +270,6 @@ impl<'a> Socket<'a> {
             self.unacknowledged = VecDeque::new();
         }
     }
-
-    // === what the client says ===
-
-    async fn hear(&mut self, heard: Option<Result<Message, axum::Error>>) -> Result<(), Closing> {
-        self.is_heard = true;
-        let text = match heard {
-            None => return Err(Closing::Gone),
-            Some(Err(error)) => return Err(broken(error)),
-            Some(Ok(Message::Text(text))) => text,
-            // Pings are answered by the protocol itself, but only when something is written.
-            Some(Ok(Message::Ping(_) | Message::Close(_))) => return self.line.flush().await,
-            Some(Ok(Message::Pong(_))) => return Ok(()),
-            Some(Ok(Message::Binary(_))) => {
-                let detail = "frames are text: JSON objects";
-                let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported", detail);
-                return self.answer(Frame::error(&problem, None)).await;
-            }
-        };
-        if let Err(early) = self.pace.take() {
-            if self.pace.is_ignored() {
-                return Err(Closing::TooMuch);
-            }
-            let wait = u64::try_from(early.as_millis()).unwrap_or(u64::MAX).max(1);
-            let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", "too many frames");
-            return self.answer(Frame::error(&problem.with("retry_after_ms", wait), None)).await;
-        }
-        self.obey(&text).await
-    }
-
-    async fn obey(&mut self, text: &Utf8Bytes) -> Result<(), Closing> {
-        let Heard { command, id } = match read(text) {
-            Ok(said) => said,
-            Err(frame) => return self.answer(frame).await,
-        };
-        count_in(&command);
-        match command {
-            Command::Ack(upto) => {
-                self.acknowledge(upto.position);
-                Ok(())
-            }
-            Command::Ping => {
-                let position = self.feed.position().to_string();
-                self.answer(Frame::answer("pong", json!({ "id": id, "position": position, "server_time": now() })))
-                    .await
-            }
-            Command::Presence(presence) => Box::pin(self.follow(presence, id)).await,
-            Command::Act(act) => {
-                let doing = act.perform(id.clone(), self.session.clone(), self.services.clone());
-                self.acting = Some(Box::pin(async move {
-                    timeout(ACT, doing).await.unwrap_or_else(|_| {
-                        let detail = "it took too long; it may have been done all the same";
-                        Some(Frame::error(&Problem::new(StatusCode::GATEWAY_TIMEOUT, "timeout", detail), id))
-                    })
-                }));
-                Ok(())
-            }
-        }
-    }
-
-    async fn follow(&mut self, presence: Presence, id: Option<Value>) -> Result<(), Closing> {
-        let ids = |addresses: Vec<model::Address>| -> Vec<OwnedUserId> {
-            addresses.into_iter().map(model::Address::into_user_id).collect()
-        };
-        let (wanted, unwanted) = (ids(presence.subscribe), ids(presence.unsubscribe));
-        self.feed.unfollow(&unwanted);
-        let now = match self.feed.follow(&wanted).await {
-            Ok(now) => now,
-            Err(error) => return self.answer(Frame::error(&error.into(), id)).await,
-        };
-        let followed: Vec<&OwnedUserId> = now.iter().map(|presence| &presence.user_id).collect();
-        let refused: Vec<&OwnedUserId> = wanted.iter().filter(|user_id| !followed.contains(user_id)).collect();
-        let answer = json!({ "id": id, "user_ids": followed, "refused": refused });
-        self.line.send(Frame::answer("subscribed", answer)).await?;
-        for presence in &now {
-            self.line.send(Frame::presence(presence)).await?;
-        }
-        self.line.flush().await
-    }
-
-    async fn answer(&mut self, frame: Frame) -> Result<(), Closing> {
-        self.line.send(frame).await?;
-        self.line.flush().await
-    }
 }
 
 /// How long it took from a message's sending until it is written here. Of other servers' messages, what their clocks say.
@@ -410,29 +277,5 @@ fn note_lag(item: &Item) {
     if let News::Event { shown, .. } = &item.news {
         let lag = now() - i64::from(shown.event.pdu.origin_server_ts.get());
         histogram!("comity_realtime_lag_seconds").record(lag.max(0) as f64 / 1000.0);
-    }
-}
-
-fn count_in(command: &Command) {
-    let kind = match command {
-        Command::Ack(_) => "ack",
-        Command::Ping => "ping",
-        Command::Presence(_) => "presence",
-        Command::Act(Act::Send(_)) => "send",
-        Command::Act(Act::Typing(_)) => "typing",
-        Command::Act(Act::Read(_)) => "read",
-    };
-    counter!("comity_realtime_frames_total", "direction" => "in", "type" => kind).increment(1);
-}
-
-/// Why nothing more can be read.
-fn broken(error: axum::Error) -> Closing {
-    use tungstenite::Error;
-    match error.into_inner().downcast_ref::<Error>() {
-        Some(Error::Capacity(_)) => Closing::TooLarge,
-        Some(Error::Utf8(_)) => Closing::Malformed,
-        Some(Error::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)) => Closing::Gone,
-        Some(Error::Protocol(_)) => Closing::Malformed,
-        _ => Closing::Gone,
     }
 }
