@@ -41,7 +41,7 @@ impl Followers<'_> {
     pub async fn events(&self, after: Position, upto: Position) -> Result<Vec<Arc<TimelineEvent>>, Error> {
         const EVENTS: &str = "
             SELECT e.nid, e.event_id, e.room_nid, e.position, e.state_before_nid, e.json, e.transaction_id, e.rejected_at,
-                e.soft_failed_at, e.redacted_by, e.room_state_nid, e.withheld_below
+                e.soft_failed_at, e.redacted_by, e.room_state_nid, e.withheld_below, e.seq
             FROM rooms r
             JOIN events e ON e.room_nid = r.nid AND e.position > $1 AND e.position <= $2
             WHERE e.rejected_at IS NULL AND e.soft_failed_at IS NULL
@@ -58,8 +58,33 @@ impl Followers<'_> {
 
 #[cfg(test)]
 mod tests {
+    use model::RoomNid;
+    use ruma::api::Direction;
+
     use super::*;
-    use crate::testing::on_each_engine;
+    use crate::testing::{on_each_engine, on_each_engine_of_old};
+
+    #[tokio::test]
+    async fn what_was_missed_is_read_as_it_stands_in_its_room() {
+        on_each_engine_of_old(async |store| {
+            let room = RoomNid(1);
+            let missed = store.followers().events(Position(0), Position(i64::MAX)).await?;
+            assert!(missed.is_sorted_by_key(|event| event.position));
+            let missed: Vec<_> = missed.into_iter().filter(|event| event.room_nid == room).collect();
+            assert!(missed.len() > 1);
+            let before = Position(i64::MIN + 1);
+            let timeline = store.events().timeline(room, before, None, 1000, Direction::Forward).await?;
+            let known = |event: &Arc<TimelineEvent>| (event.pdu.event_id.clone(), event.position, event.seq);
+            let told =
+                |event: &&Arc<TimelineEvent>| event.position > Position(0) && !event.pdu.rejected && !event.soft_failed;
+            assert_eq!(
+                missed.iter().map(known).collect::<Vec<_>>(),
+                timeline.iter().filter(told).map(known).collect::<Vec<_>>()
+            );
+            Ok::<_, Error>(())
+        })
+        .await;
+    }
 
     #[tokio::test]
     async fn a_follower_begins_once_and_never_goes_back() {
