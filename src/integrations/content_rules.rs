@@ -55,6 +55,16 @@ pub enum WordAction {
     Replace,
 }
 
+impl WordAction {
+    /// As it is stored.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Reject => "reject",
+            Self::Replace => "replace",
+        }
+    }
+}
+
 /// A set of words.
 #[derive(Clone, Debug)]
 pub struct WordSet {
@@ -190,7 +200,7 @@ impl ContentRules {
         let words = searchable(words).await?;
         let row = WordSetRow {
             name: name.to_owned(),
-            action: if action == WordAction::Reject { "reject" } else { "replace" }.to_owned(),
+            action: action.as_str().to_owned(),
             replacement,
             version: 0,
             changed_by: author.to_owned(),
@@ -274,7 +284,7 @@ fn check(name: &str, replacement: Option<&str>, words: &[String]) -> Result<(), 
 }
 
 fn action_of(row: &WordSetRow) -> WordAction {
-    if row.action == "replace" { WordAction::Replace } else { WordAction::Reject }
+    if row.action == WordAction::Replace.as_str() { WordAction::Replace } else { WordAction::Reject }
 }
 
 fn shown(row: WordSetRow, words: Vec<String>) -> WordSet {
@@ -330,8 +340,8 @@ impl Shared {
         if !is_looked_at || proposal.event.is_some_and(|event| event.kind == "m.room.encrypted") {
             return Ok(None);
         }
-        let refuse = |action| {
-            counter!("comity_content_rules_total", "action" => action).increment(1);
+        let refused = || {
+            counter!("comity_content_rules_total", "action" => WordAction::Reject.as_str()).increment(1);
             let room = proposal.room_id.map(tracing::field::display);
             info!(user.id = %proposal.sender, room.id = room, "something was refused for its words");
             GateError::Refused(REFUSAL.to_owned())
@@ -340,15 +350,15 @@ impl Shared {
         let known = self.known();
         match look_through(&mut content, &|text| known.judge(text)) {
             Ok(false) => Ok(None),
-            Err(()) => Err(refuse("reject")),
+            Err(()) => Err(refused()),
             Ok(true) => {
                 let changed = to_raw_value(&content).expect("JSON can be written as JSON");
                 match proposal.may_become.map(|may_become| may_become(&changed)) {
                     Some(Ok(())) => {
-                        counter!("comity_content_rules_total", "action" => "replace").increment(1);
+                        counter!("comity_content_rules_total", "action" => WordAction::Replace.as_str()).increment(1);
                         Ok(Some(changed))
                     }
-                    _ => Err(refuse("reject")),
+                    _ => Err(refused()),
                 }
             }
         }
@@ -387,7 +397,7 @@ mod tests {
     fn known(sets: &[(WordAction, Option<&str>, &[&str])]) -> Known {
         let row = |(number, (action, replacement, _)): (usize, &(WordAction, Option<&str>, &[&str]))| WordSetRow {
             name: number.to_string(),
-            action: if *action == WordAction::Reject { "reject" } else { "replace" }.to_owned(),
+            action: action.as_str().to_owned(),
             replacement: replacement.map(str::to_owned),
             version: 1,
             changed_by: String::new(),

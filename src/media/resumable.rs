@@ -60,10 +60,8 @@ impl Media {
     ///
     /// Errors: `TooLarge`, `QuotaExceeded`, `TooManyAwaited`.
     pub async fn announce(&self, uploader: &UserId, announced: Announced) -> Result<Progress, MediaError> {
-        let (now, limit) = (self.now(), self.config().max_upload);
-        if announced.length > limit {
-            return Err(MediaError::TooLarge { limit });
-        }
+        let now = self.now();
+        self.check_length(announced.length)?;
         self.check_awaited(uploader, now).await?;
         self.check_quota(uploader, announced.length).await?;
         let mxc = Mxc::new(self.server_name(), new_id());

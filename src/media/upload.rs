@@ -72,6 +72,12 @@ impl Media {
         Ok(mxc)
     }
 
+    /// Refuses a file that says that it will be too large, so that it isn't even begun.
+    pub fn check_length(&self, length: u64) -> Result<(), MediaError> {
+        let limit = self.config().max_upload;
+        if length > limit { Err(MediaError::TooLarge { limit }) } else { Ok(()) }
+    }
+
     /// Gives out a name that `uploader` fills later.
     pub async fn reserve(&self, uploader: &UserId) -> Result<Reserved, MediaError> {
         let now = self.now();

@@ -15,6 +15,9 @@ impl Rooms {
     pub async fn mark_direct(&self, user_id: &UserId, other: &UserId, room_id: &RoomId) -> Result<(), RoomError> {
         self.edit_direct(user_id, |direct| {
             let rooms = direct.entry(other.as_str()).or_insert_with(|| json!([]));
+            if !rooms.is_array() {
+                *rooms = json!([]);
+            }
             let Some(rooms) = rooms.as_array_mut() else { return false };
             let is_new = !rooms.iter().any(|known| known == room_id.as_str());
             if is_new {

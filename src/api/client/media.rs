@@ -8,8 +8,8 @@ use axum::{
     body::Body,
     response::{IntoResponse as _, Response},
 };
-use http::{Method, StatusCode, header, request::Parts};
-use media::{Described, Fit, MediaError, Mxc, Reach, Wanted};
+use http::{HeaderMap, Method, StatusCode, header, request::Parts};
+use media::{Described, Fit, Media, MediaError, Mxc, Reach, Wanted};
 use ruma::{
     MilliSecondsSinceUnixEpoch, OwnedMxcUri, OwnedServerName, UInt,
     api::client::{authenticated_media, media as legacy},
@@ -70,7 +70,7 @@ async fn create(ask: Ask<legacy::create_mxc_uri::v1::Request>) -> Answer<legacy:
 async fn upload(ask: PlainAsk<Body>) -> Result<Response, Error> {
     let session = user_of(&ask.parts, ask.address, &ask.services).await?;
     ask.services.limits.check_send(&session.user_id).await?;
-    check_size(&ask.parts, &ask.services)?;
+    check_size(&ask.parts.headers, &ask.services.media).map_err(refuse)?;
     let described = describe(&ask.parts);
     let pieces = ask.body.into_data_stream();
     let mxc = ask.services.media.upload(&session.user_id, described, pieces).await.map_err(refuse)?;
@@ -83,7 +83,7 @@ async fn fill(ask: PlainAsk<Body>) -> Result<Response, Error> {
     let [server_name, media_id] = ask.arguments.as_slice() else { return Err(Error::unrecognized()) };
     let server_name: OwnedServerName =
         server_name.as_str().try_into().map_err(|_| Error::invalid_param("the path names no server"))?;
-    check_size(&ask.parts, &ask.services)?;
+    check_size(&ask.parts.headers, &ask.services.media).map_err(refuse)?;
     let mxc = Mxc::new(server_name, media_id.as_str());
     let described = describe(&ask.parts);
     let pieces = ask.body.into_data_stream();
@@ -92,13 +92,9 @@ async fn fill(ask: PlainAsk<Body>) -> Result<Response, Error> {
 }
 
 /// What says that it will be too large is not even begun.
-fn check_size(parts: &Parts, services: &Services) -> Result<(), Error> {
-    let limit = services.media.config().max_upload;
-    let announced = parts.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    match announced {
-        Some(length) if limit < length => Err(refuse(MediaError::TooLarge { limit })),
-        _ => Ok(()),
-    }
+pub(crate) fn check_size(headers: &HeaderMap, media: &Media) -> Result<(), MediaError> {
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+    length.map_or(Ok(()), |length| media.check_length(length))
 }
 
 fn describe(parts: &Parts) -> Described {

@@ -158,13 +158,7 @@ struct Begun {
 async fn create(call: Call<Session, Nothing, NewConversation>) -> Answer<Created<Begun>> {
     let (services, session, new) = (&*call.services, &call.caller, call.body);
     services.limits.check_send(&session.user_id).await?;
-    let mut invited: Vec<OwnedUserId> = new.members.into_iter().map(Address::into_user_id).collect();
-    invited.retain(|user_id| *user_id != session.user_id);
-    invited.sort();
-    invited.dedup();
-    if invited.len() > MOST_INVITED {
-        return Err(Problem::invalid(format!("{MOST_INVITED} members at most")).with("field", "members"));
-    }
+    let invited = others_of(session, new.members)?;
     let room_id = match new.kind {
         Kind::Direct => {
             let [other] = invited.as_slice() else {
@@ -175,10 +169,7 @@ async fn create(call: Call<Session, Nothing, NewConversation>) -> Answer<Created
         Kind::Group => {
             check_known(services, &invited).await?;
             let group = group(services, session, new.name, new.topic, invited.clone());
-            match named_by(&call.headers, new.idempotency_key) {
-                None => services.rooms.create(group).await?,
-                Some(key) => services.rooms.create_once(group, &transaction(session, "create", &key)?).await?,
-            }
+            make(services, session, group, named_by(&call.headers, new.idempotency_key)).await?
         }
     };
     let room = services.rooms.get(&room_id).await?;
@@ -189,6 +180,37 @@ async fn create(call: Call<Session, Nothing, NewConversation>) -> Answer<Created
         }
     }
     Ok(Created(Begun { conversation: shown(services, session, &room_id).await?, not_invited }))
+}
+
+/// Who is to be invited: each once, and not oneself.
+pub(super) fn others_of(session: &Session, members: Vec<Address>) -> Result<Vec<OwnedUserId>, Problem> {
+    let mut others: Vec<OwnedUserId> = members.into_iter().map(Address::into_user_id).collect();
+    others.retain(|user_id| *user_id != session.user_id);
+    others.sort();
+    others.dedup();
+    check_count(&others)?;
+    Ok(others)
+}
+
+/// Refuses to invite more than may be at once.
+pub(super) fn check_count(people: &[OwnedUserId]) -> Result<(), Problem> {
+    match people.len() {
+        0..=MOST_INVITED => Ok(()),
+        _ => Err(Problem::invalid(format!("{MOST_INVITED} members at most")).with("field", "members")),
+    }
+}
+
+/// Makes a group; `key`: once for what the caller calls so.
+pub(super) async fn make(
+    services: &Services,
+    session: &Session,
+    group: NewRoom,
+    key: Option<String>,
+) -> Result<OwnedRoomId, Problem> {
+    Ok(match key {
+        None => services.rooms.create(group).await?,
+        Some(key) => services.rooms.create_once(group, &transaction(session, "create", &key)?).await?,
+    })
 }
 
 /// The conversation with `other`, made if there is none.

@@ -19,6 +19,7 @@ pub(crate) use tus::{HEADERS, options};
 use super::{Answer, Call, Created, Endpoint, Pieces, Reply as _, Written, delete, get, patch, post};
 use crate::{
     Problem, Session,
+    client::media::check_size,
     file_answer::{Cached, answer},
 };
 
@@ -105,11 +106,7 @@ async fn take(call: Call<Session, Named, Pieces>) -> Answer<Written> {
     }
     let Call { caller, query, body, headers, services, .. } = call;
     services.limits.check_send(&caller.user_id).await?;
-    let limit = services.media.config().max_upload;
-    let length = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| limit < length) {
-        return Err(refuse(MediaError::TooLarge { limit }));
-    }
+    check_size(&headers, &services.media).map_err(refuse)?;
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let described = Described { content_type, file_name: query.filename };
     let uploaded = services.media.upload(&caller.user_id, described, body.0.into_data_stream()).await;
@@ -227,3 +224,6 @@ pub(super) fn refuse(error: MediaError) -> Problem {
         error => error.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,7 +12,8 @@ use utoipa::ToSchema;
 use super::{
     Answer, Call, Created, Endpoint, Nothing,
     conversations::{
-        ConversationView, MemberList, MembersPage, check_known, group, members_of, named_by, shown, transaction,
+        ConversationView, MemberList, MembersPage, check_count, check_known, group, make, members_of, named_by,
+        others_of, shown,
     },
     delete, get,
     message::{Message, Person},
@@ -20,9 +21,6 @@ use super::{
     patch, post, put,
 };
 use crate::{Problem, Services, Session};
-
-/// So many are invited at once.
-const MOST_INVITED: usize = 200;
 
 /// The endpoints of this file.
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -149,11 +147,7 @@ struct NewGroup {
 async fn create(call: Call<Session, Nothing, NewGroup>) -> Answer<Created<Group>> {
     let (services, session, new) = (&*call.services, &call.caller, call.body);
     services.limits.check_send(&session.user_id).await?;
-    let mut invited: Vec<OwnedUserId> = new.members.into_iter().map(Address::into_user_id).collect();
-    invited.retain(|user_id| *user_id != session.user_id);
-    invited.sort();
-    invited.dedup();
-    check_count(&invited)?;
+    let invited = others_of(session, new.members)?;
     check_known(services, &invited).await?;
     let mut group = group(services, session, Some(new.name), new.announcement, invited);
     if let Some(joining) = new.joining {
@@ -165,19 +159,9 @@ async fn create(call: Call<Session, Nothing, NewGroup>) -> Answer<Created<Group>
         let rule = serde_json::value::to_raw_value(&rule).expect("an object is JSON");
         group.initial_state.push(("m.room.join_rules".into(), String::new(), rule));
     }
-    let room_id = match named_by(&call.headers, new.idempotency_key) {
-        None => services.rooms.create(group).await?,
-        Some(key) => services.rooms.create_once(group, &transaction(session, "create", &key)?).await?,
-    };
+    let room_id = make(services, session, group, named_by(&call.headers, new.idempotency_key)).await?;
     let room = services.rooms.get(&room_id).await?;
     Ok(Created(told(services, session, &room).await?))
-}
-
-fn check_count(people: &[OwnedUserId]) -> Result<(), Problem> {
-    match people.len() {
-        0..=MOST_INVITED => Ok(()),
-        _ => Err(Problem::invalid(format!("{MOST_INVITED} members at most")).with("field", "members")),
-    }
 }
 
 /// The group that the path names.

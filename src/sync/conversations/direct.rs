@@ -26,11 +26,11 @@ impl Sync {
         }
         if let Some(room_id) = self.invited_by(user_id, other).await? {
             self.shared.rooms.join(&room_id, user_id, &[], None).await?;
-            self.set_direct(user_id, other, &room_id).await?;
+            self.shared.rooms.mark_direct(user_id, other, &room_id).await?;
             return Ok((room_id, false));
         }
         let room_id = self.make_direct(user_id, other).await?;
-        self.set_direct(user_id, other, &room_id).await?;
+        self.shared.rooms.mark_direct(user_id, other, &room_id).await?;
         Ok((room_id, true))
     }
 
@@ -47,7 +47,7 @@ impl Sync {
         if let Some(row) = invitation
             && self.is_direct(&row).await?
         {
-            self.set_direct(user_id, &row.sender, room_id).await?;
+            rooms.mark_direct(user_id, &row.sender, room_id).await?;
         }
         Ok(())
     }

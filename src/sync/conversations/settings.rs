@@ -1,6 +1,6 @@
 //! How somebody wants to have a conversation: the same tags, push rules and account data that Matrix clients see.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use ruma::{
     OwnedRoomId, OwnedUserId, RoomId, UserId,
@@ -99,25 +99,6 @@ impl Sync {
         let content = self.shared.store.account_data().find(user_id, None, DIRECT).await?;
         let content = content.and_then(|content| serde_json::from_str::<Value>(&content).ok());
         Ok(content.map(|content| rooms_by_user(&content)).unwrap_or_default())
-    }
-
-    /// Notes that a room is the user's direct conversation with `other`, where Matrix clients note it.
-    pub async fn set_direct(&self, user_id: &UserId, other: &UserId, room_id: &RoomId) -> Result<(), SyncError> {
-        let _one_at_a_time = self.shared.edits.lock().await;
-        let content = self.shared.store.account_data().find(user_id, None, DIRECT).await?;
-        let mut direct: BTreeMap<String, Value> =
-            content.and_then(|content| serde_json::from_str(&content).ok()).unwrap_or_default();
-        let rooms = direct.entry(other.to_string()).or_insert_with(|| json!([]));
-        if !rooms.is_array() {
-            *rooms = json!([]);
-        }
-        let Some(rooms) = rooms.as_array_mut() else { return Ok(()) };
-        if rooms.iter().any(|known| known == room_id.as_str()) {
-            return Ok(());
-        }
-        rooms.push(room_id.as_str().into());
-        let content = serde_json::to_string(&direct).expect("a map of lists is JSON");
-        self.put_account_data(user_id, None, DIRECT, &content).await
     }
 
     /// Pins a room, or takes it down.
