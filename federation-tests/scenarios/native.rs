@@ -2,5 +2,6 @@
 
 mod auth;
 mod conversations;
+mod equivalence;
 mod people;
 mod realtime;

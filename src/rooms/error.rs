@@ -51,6 +51,9 @@ pub enum RoomError {
     /// It was said too long ago to be taken back.
     #[error("what was said more than {} ago can't be taken back", humane(.0))]
     RecallTooLate(std::time::Duration),
+    /// The room is encrypted, and this isn't.
+    #[error("this conversation is encrypted: what is said in it is encrypted by its sender's client")]
+    Unencrypted,
     /// The user has not left the room.
     #[error("you are still in this room: leave it first")]
     StillJoined,
@@ -85,6 +88,7 @@ impl Refusal for RoomError {
             | Self::NobodyToAuthorise
             | Self::NoticesRoom
             | Self::Forbidden(_)
+            | Self::Unencrypted
             | Self::RecallTooLate(_) => Kind::Forbidden,
             Self::Invalid(_) | Self::BadContent(_) | Self::InvalidInitialState(_) => Kind::Invalid,
             Self::UnsupportedVersion(_) | Self::IncompatibleVersion(_) | Self::AliasTaken(_) | Self::BadAlias(_) => {
@@ -118,7 +122,11 @@ impl Refusal for RoomError {
     }
 
     fn code(&self) -> Option<&'static str> {
-        matches!(self, Self::RecallTooLate(_)).then_some("recall_too_late")
+        match self {
+            Self::RecallTooLate(_) => Some("recall_too_late"),
+            Self::Unencrypted => Some("encrypted_conversation"),
+            _ => None,
+        }
     }
 
     fn remedy(&self) -> Option<String> {

@@ -3,10 +3,13 @@
 use std::sync::Arc;
 
 use model::TimelineEvent;
-use ruma::{EventId, OwnedEventId, events::TimelineEventType};
+use ruma::{
+    EventId, OwnedEventId,
+    events::{StateEventType, TimelineEventType},
+};
 use serde_json::{json, value::to_raw_value};
 
-use crate::{RoomError, Rooms, Wish, extension::relation, live::SharedRoom, now, visibility::Sight};
+use crate::{RoomError, Rooms, Sent, Wish, extension::relation, live::SharedRoom, now, visibility::Sight};
 
 /// A message that is to be taken back.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +21,23 @@ pub struct Recall<'a> {
 }
 
 impl Rooms {
+    /// Says something for a client that may not know whether the room is encrypted: there, only what is encrypted is sent.
+    ///
+    /// Clients of the Matrix API know, and use [`send`](Self::send), which leaves it to them. Errors: `Unencrypted`.
+    pub async fn say(&self, room: &SharedRoom, wish: Wish) -> Result<Sent, RoomError> {
+        let is_open = wish.kind != TimelineEventType::RoomEncrypted;
+        if is_open && self.state_event(room, StateEventType::RoomEncryption, "").await?.is_some() {
+            self.check_joined(room, &wish.sender).await?;
+            // What was said before the room was encrypted gets the same answer again.
+            let before = match &wish.transaction {
+                Some(transaction) => self.sent_before(transaction).await?,
+                None => None,
+            };
+            return before.ok_or(RoomError::Unencrypted);
+        }
+        self.send(room, wish).await
+    }
+
     /// Takes a message back for everybody. Who said it may for a while (`rooms.recall_window`); who may redact what others say,
     /// always. Once more does nothing.
     ///

@@ -9,7 +9,7 @@ const CONVERSATIONS: &str = "/api/v1/conversations";
 const MESSAGES: &str = "/api/v1/messages";
 
 #[track_caller]
-fn done(answer: Answer) -> Value {
+pub(super) fn done(answer: Answer) -> Value {
     assert!((200..300).contains(&answer.status), "{}: {}", answer.status, answer.text);
     answer.body
 }
@@ -20,7 +20,7 @@ async fn say(client: &Client, message: Value) -> Value {
 }
 
 /// Everything of a conversation, as the native API pages it forward, with each page's word on what it covers checked.
-async fn everything(client: &Client, room: &str) -> Vec<Value> {
+pub(super) async fn everything(client: &Client, room: &str) -> Vec<Value> {
     let mut items: Vec<Value> = Vec::new();
     let mut page = done(client.get(&format!("{MESSAGES}?conversation_id={room}&after_seq=0&limit=7")).await);
     loop {

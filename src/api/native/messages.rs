@@ -28,7 +28,9 @@ const MOST_READERS: usize = 100;
 /// The endpoints of this file.
 pub(super) fn endpoints() -> Vec<Endpoint> {
     let send_text = "Into the conversation `conversation_id`, or, with `to`, to one user, with whom there is one conversation: it is \
-        made if need be. The same `msg_id` of the same device gives the same message again, whatever else is asked for.";
+        made if need be. The same `msg_id` of the same device gives the same message again, whatever else is asked for.\n\n\
+        In a conversation that is `encrypted`, only messages of the type `encrypted` are taken; any other gets \
+        `encrypted_conversation`, and nobody reads it.";
     let history_text = "The items of a conversation, oldest first. Without an edge the latest; `before_id` or `before_seq`: those \
         before; `after_id` or `after_seq`: those after; `cursor`: what follows on the page before, in its direction.\n\n\
         Every event of a conversation has a number here, 1, 2, 3 … without a gap, as far as it came while this server was in it. \
@@ -247,7 +249,7 @@ async fn edit(call: Call<Session, Nothing, Said>) -> Answer<Message> {
     let edited = call.services.rooms.editable(&mut named.sight, &named.id).await?;
     let (kind, content) = call.body.edit_of(edited.pdu.event_id.as_str())?;
     let wish = send::wish(&call.caller, kind, &content, None)?;
-    call.services.rooms.send(&named.room, wish).await?;
+    call.services.rooms.say(&named.room, wish).await?;
     named.id = edited.pdu.event_id.clone();
     told(&call, &mut named).await
 }

@@ -130,7 +130,7 @@ pub(in crate::native) async fn say(services: &Services, session: &Session, new: 
     };
     let room = services.rooms.get(&room_id).await?;
     let wish = wish(session, &kind, &content, new.msg_id.as_deref().map(|id| (&*room_id, id)))?;
-    let sent = services.rooms.send(&room, wish).await?;
+    let sent = services.rooms.say(&room, wish).await?;
     let mut sight = services.rooms.sight(&room, &session.user_id).await?;
     let event = services.rooms.find_event(&mut sight, &sent.event_id).await?;
     let messages = rendered(services, session, &room, &mut sight, std::slice::from_ref(&event)).await?;

@@ -217,3 +217,47 @@ async fn what_one_hides_others_see_and_what_one_forwards_says_where_it_is_from()
     })
     .await;
 }
+
+#[tokio::test]
+async fn in_an_encrypted_conversation_only_what_is_encrypted_is_said() {
+    with_server(async |server| {
+        let chat = Chat::begin(&server).await;
+        let before = json!({ "content": "still open", "msg_id": "m1" });
+        let said = chat.say(&chat.alice, before.clone()).await;
+        let encryption = format!("{V3}/rooms/{}/state/m.room.encryption", chat.room);
+        let megolm = json!({ "algorithm": "m.megolm.v1.aes-sha2" });
+        assert_eq!(chat.ask(&chat.alice, Method::PUT, &encryption, megolm).await.0, StatusCode::OK);
+
+        let refused = |(status, problem): (StatusCode, Value)| {
+            assert_eq!(
+                (status, &problem["code"]),
+                (StatusCode::FORBIDDEN, &json!("encrypted_conversation")),
+                "{problem}"
+            );
+        };
+        let plain = json!({ "conversation_id": chat.room, "content": "secret" });
+        refused(chat.ask(&chat.alice, Method::POST, MESSAGES, plain.clone()).await);
+        let path = format!("{MESSAGES}/{}", id(&said));
+        refused(chat.ask(&chat.alice, Method::PATCH, &path, json!({ "content": "still secret" })).await);
+        let forward = json!({ "conversation_id": chat.room, "forward": id(&said) });
+        refused(chat.ask(&chat.alice, Method::POST, MESSAGES, forward).await);
+        // Who isn't in it isn't told that it is encrypted.
+        let carol = chat.server.register("carol").await.0;
+        let (status, problem) = chat.ask(&carol, Method::POST, MESSAGES, plain).await;
+        assert_eq!((status, &problem["code"]), (StatusCode::FORBIDDEN, &json!("forbidden")));
+
+        assert_eq!(chat.say(&chat.alice, before).await["id"], said["id"], "what was said before stays said");
+        let content = json!({ "algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "AwgA", "session_id": "s" });
+        chat.say(&chat.alice, json!({ "type": "encrypted", "content": content })).await;
+        let (status, _) = chat.ask(&chat.bob, Method::PUT, &format!("{path}/reactions/%F0%9F%91%8D"), json!({})).await;
+        assert!(status.is_success(), "reactions are never encrypted: {status}");
+        let kinds: Vec<_> = chat.history(&chat.bob, "&only=messages").await["messages"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|one| one["type"].clone())
+            .collect();
+        assert_eq!(kinds, ["text", "encrypted"]);
+    })
+    .await;
+}
