@@ -193,6 +193,6 @@ fn is_cleared(event: &TimelineEvent, upto: i64) -> bool {
 fn is_said(event: &TimelineEvent) -> bool {
     let pdu = &event.pdu;
     pdu.state_key.is_none()
-        && pdu.kind != TimelineEventType::RoomRedaction
+        && !matches!(pdu.kind, TimelineEventType::RoomRedaction | TimelineEventType::Reaction)
         && relation(pdu).is_none_or(|(_, rel_type)| rel_type != "m.replace" && rel_type != "m.annotation")
 }

@@ -207,7 +207,10 @@ fn told(event: &Value, edit: Option<&Value>) -> (MessageType, Value) {
     // Of what was redacted nothing is left that a message could say, whoever tells or doesn't tell of the redaction.
     let is_emptied = kind == "m.room.message" && content.as_object().is_none_or(serde_json::Map::is_empty);
     if event["unsigned"]["redacted_because"].is_object() || is_emptied {
-        return (MessageType::Recalled, json!({}));
+        return match notice::of_withdrawn(kind) {
+            Some(change) => (MessageType::Notice, change),
+            None => (MessageType::Recalled, json!({})),
+        };
     }
     if let Some(change) = notice::of_change(kind, event) {
         return (MessageType::Notice, change);

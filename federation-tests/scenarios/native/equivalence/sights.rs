@@ -163,7 +163,9 @@ impl Person {
                 }
             }
             Some("notice") => {
-                let Some(text) = self.told.get_mut(&word(&item["content"]["message_id"])) else { return };
+                // Of a change of the conversation it is nothing.
+                let changed = item["content"]["message_id"].as_str().unwrap_or_default();
+                let Some(text) = self.told.get_mut(changed) else { return };
                 match item["content"]["kind"].as_str() {
                     Some("edited") => *text = item["content"]["content"]["text"].as_str().map(str::to_owned),
                     Some("recalled") => *text = None,

@@ -49,6 +49,16 @@ pub(super) fn of_change(event_type: &str, event: &Value) -> Option<Value> {
     }
 }
 
+/// What is left of a change that was itself taken back: that there was one. It is no message that was recalled.
+pub(super) fn of_withdrawn(event_type: &str) -> Option<Value> {
+    let what = match event_type {
+        "m.reaction" => "reaction",
+        "m.room.redaction" => "recalled",
+        _ => return None,
+    };
+    Some(json!({ "kind": "withdrawn", "what": what }))
+}
+
 fn membership(user_id: &str, event: &Value) -> Value {
     let (said, before) = (&event["content"], &event["unsigned"]["prev_content"]);
     let user = Person::of(&user_id.into());

@@ -95,6 +95,13 @@ fn what_was_redacted_is_recalled_and_says_nothing() {
     assert_eq!((recalled.kind, recalled.content, recalled.recalled_at), (MessageType::Recalled, json!({}), Some(8)));
     assert_eq!(recalled.recalled_by.map(|person| person.address.to_string()).as_deref(), Some("mod@a.test"));
 
+    // Nothing was recalled where a reaction was taken back.
+    let mut reaction = said("m.reaction", json!({}));
+    reaction["unsigned"]["redacted_because"] = json!({ "sender": "@alice:a.test", "origin_server_ts": 8 });
+    let withdrawn = message(&reaction);
+    assert!(withdrawn.is_notice());
+    assert_eq!(withdrawn.content, json!({ "kind": "withdrawn", "what": "reaction" }));
+
     // Before room version 11 the event itself names what it redacts, since then its content.
     for (outer, inner) in [(json!("$one"), Value::Null), (Value::Null, json!("$one"))] {
         let mut redaction = said("m.room.redaction", json!({ "redacts": inner }));
