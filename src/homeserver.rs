@@ -206,6 +206,8 @@ impl Homeserver {
         following.spawn(|stop| async move { tended.tend(stop).await });
         let tended = media.clone();
         following.spawn(|stop| async move { tended.tend(stop).await });
+        let timed = rooms.clone();
+        following.spawn(|stop| async move { timed.tend_timed(stop).await });
         let connections = sync.connections().clone();
         following.spawn(|stop| async move { connections.tend(stop).await });
         let seen = users.clone();

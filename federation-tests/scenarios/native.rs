@@ -5,3 +5,4 @@ mod conversations;
 mod equivalence;
 mod people;
 mod realtime;
+mod timed;

@@ -54,6 +54,9 @@ pub enum RoomError {
     /// The room is encrypted, and this isn't.
     #[error("this conversation is encrypted: what is said in it is encrypted by its sender's client")]
     Unencrypted,
+    /// It is happening already.
+    #[error("it is too late: it is being sent")]
+    TooLate,
     /// The user has not left the room.
     #[error("you are still in this room: leave it first")]
     StillJoined,
@@ -94,7 +97,7 @@ impl Refusal for RoomError {
             Self::UnsupportedVersion(_) | Self::IncompatibleVersion(_) | Self::AliasTaken(_) | Self::BadAlias(_) => {
                 Kind::Invalid
             }
-            Self::AliasExists(_) => Kind::Conflict,
+            Self::AliasExists(_) | Self::TooLate => Kind::Conflict,
             Self::StillJoined => Kind::Invalid,
             Self::Pdu(PduError::TooLarge | PduError::FieldTooLong { .. }) => Kind::TooLarge,
             Self::Pdu(PduError::Malformed(_)) => Kind::Invalid,
@@ -125,6 +128,7 @@ impl Refusal for RoomError {
         match self {
             Self::RecallTooLate(_) => Some("recall_too_late"),
             Self::Unencrypted => Some("encrypted_conversation"),
+            Self::TooLate => Some("too_late"),
             _ => None,
         }
     }

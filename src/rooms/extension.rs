@@ -27,6 +27,7 @@ use crate::{
     auth::{self, AuthState, Subject},
     friends::note_request,
     judge::{Judged, Verdict},
+    lifetime::note_lifetime,
     live::{Head, SharedRoom, StoredState},
     send::membership_of,
     timeline::Transaction,
@@ -167,6 +168,7 @@ impl<'a> Extension<'a> {
         let room_state = (!is_alone).then_some(self.head.now.snapshot);
         let event = Arc::new(TimelineEvent { room_state, ..event });
         events::insert(&mut self.write, &event, Arg::Position(offset));
+        note_lifetime(&mut self.write, &event, &Arg::Position(offset));
         self.tell(&event, offset).await?;
         self.owe(&event, offset, servers);
         if is_alone {

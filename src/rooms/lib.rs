@@ -31,6 +31,7 @@ mod invite;
 mod join_remote;
 mod judge;
 mod kept_acl;
+mod lifetime;
 mod live;
 mod membership;
 mod memory;
@@ -46,6 +47,7 @@ mod receive;
 mod relations;
 mod resolve;
 mod roles;
+mod scheduled;
 mod send;
 mod serve;
 mod servers;
@@ -88,14 +90,16 @@ pub use invitations::Invited;
 pub use invite::Invitation;
 pub use judge::Verdict;
 pub use kept_acl::KeptAcl;
+pub use lifetime::{LIFETIME, Lifetime};
 pub use live::{LiveRoom, Servers, View};
 pub use membership::{Change as MembershipChange, Target};
-pub use messages::Recall;
+pub use messages::{Recall, WITHDRAWS};
 pub use numbered::{Edge, Stretch, StretchRequest};
 pub use reactions::Reactions;
 pub use receive::{ReceiveError, Received};
 pub use relations::{RECURSION_DEPTH, Related, RelationsRequest};
 pub use roles::{Member, Role};
+pub use scheduled::{Scheduled, ScheduledState};
 pub use send::{Sent, Wish};
 pub use spaces::{Branch, Tree, TreeRequest};
 pub use timeline::Transaction;
@@ -156,6 +160,8 @@ struct Shared {
     gate: GateSlot,
     /// Held by whoever changes which rooms are somebody's direct chats.
     direct_edits: tokio::sync::Mutex<()>,
+    /// Something was scheduled, maybe for soon.
+    timed: tokio::sync::Notify,
 }
 
 impl Rooms {
@@ -169,7 +175,9 @@ impl Rooms {
         let acls = kept_acl::KeptAcls::default();
         let gate = GateSlot::default();
         let direct_edits = tokio::sync::Mutex::default();
-        let shared = Shared { store, peers, key, config, live, memory, states, sent, told, acls, gate, direct_edits };
+        let timed = tokio::sync::Notify::new();
+        let shared =
+            Shared { store, peers, key, config, live, memory, states, sent, told, acls, gate, direct_edits, timed };
         Self { shared: Arc::new(shared) }
     }
 

@@ -2,14 +2,20 @@
 
 use std::sync::Arc;
 
-use model::TimelineEvent;
+use model::{Position, TimelineEvent};
 use ruma::{
-    EventId, OwnedEventId,
+    EventId, OwnedEventId, UserId,
+    api::Direction,
     events::{StateEventType, TimelineEventType},
 };
-use serde_json::{json, value::to_raw_value};
+use serde_json::{Value, json, value::to_raw_value};
 
 use crate::{RoomError, Rooms, Sent, Wish, extension::relation, live::SharedRoom, now, visibility::Sight};
+
+/// The key of a redaction's content that says how what it redacts was related to something, where that is forgotten.
+pub const WITHDRAWS: &str = "org.comity.withdraws";
+/// Of a message that was edited more often, the oldest edits stay when it is taken back.
+const MOST_EDITS: usize = 200;
 
 /// A message that is to be taken back.
 #[derive(Clone, Copy, Debug)]
@@ -25,17 +31,25 @@ impl Rooms {
     ///
     /// Clients of the Matrix API know, and use [`send`](Self::send), which leaves it to them. Errors: `Unencrypted`.
     pub async fn say(&self, room: &SharedRoom, wish: Wish) -> Result<Sent, RoomError> {
-        let is_open = wish.kind != TimelineEventType::RoomEncrypted;
-        if is_open && self.state_event(room, StateEventType::RoomEncryption, "").await?.is_some() {
+        if let Err(error) = self.check_encrypted(room, &wish.kind).await {
             self.check_joined(room, &wish.sender).await?;
             // What was said before the room was encrypted gets the same answer again.
             let before = match &wish.transaction {
                 Some(transaction) => self.sent_before(transaction).await?,
                 None => None,
             };
-            return before.ok_or(RoomError::Unencrypted);
+            return before.ok_or(error);
         }
         self.send(room, wish).await
+    }
+
+    /// Refuses what isn't encrypted in a room that is.
+    pub(crate) async fn check_encrypted(&self, room: &SharedRoom, kind: &TimelineEventType) -> Result<(), RoomError> {
+        let is_open = *kind != TimelineEventType::RoomEncrypted;
+        match is_open && self.state_event(room, StateEventType::RoomEncryption, "").await?.is_some() {
+            true => Err(RoomError::Unencrypted),
+            false => Ok(()),
+        }
     }
 
     /// Takes a message back for everybody. Who said it may for a while (`rooms.recall_window`); who may redact what others say,
@@ -62,19 +76,39 @@ impl Rooms {
                 return Err(RoomError::RecallTooLate(window));
             }
         }
-        let content = match recall.reason {
-            Some(reason) => json!({ "reason": reason }),
-            None => json!({}),
+        self.take_back(room, &event, &sight.user_id, recall.reason).await
+    }
+
+    /// Takes a message back, in the name of `by`, with what its sender has made of it by edits.
+    pub(crate) async fn take_back(
+        &self,
+        room: &SharedRoom,
+        event: &TimelineEvent,
+        by: &UserId,
+        reason: Option<&str>,
+    ) -> Result<(), RoomError> {
+        let wanted = store::events::Relations {
+            room: room.nid,
+            parent: &event.pdu.event_id,
+            rel_type: Some("m.replace"),
+            kind: None,
+            from: Position(i64::MAX),
+            to: None,
+            limit: MOST_EDITS,
+            direction: Direction::Backward,
+            recurse: false,
         };
-        let wish = Wish {
-            sender: sight.user_id.clone(),
-            kind: TimelineEventType::RoomRedaction,
-            content: to_raw_value(&content).map_err(|error| RoomError::BadContent(error.to_string()))?,
-            state_key: None,
-            redacts: Some(recall.event_id.to_owned()),
-            transaction: None,
-        };
-        self.send(room, wish).await.map(drop)
+        let edits = self.shared.store.events().relations(wanted).await?;
+        // Before the message itself: who tries again after a break finds what is left.
+        for edit in edits.iter().filter(|edit| edit.pdu.sender == event.pdu.sender) {
+            // Of an edit nothing else would tell, when it is empty, that it was one.
+            self.send(room, redaction(by, &edit.pdu.event_id, &json!({ WITHDRAWS: "m.replace" }))?).await?;
+        }
+        if event.redacted_by.is_none() {
+            let content = reason.map_or_else(|| json!({}), |reason| json!({ "reason": reason }));
+            self.send(room, redaction(by, &event.pdu.event_id, &content)?).await?;
+        }
+        Ok(())
     }
 
     /// The message that an edit of `event_id` by this reader changes: only one's own words can be changed, as long as they
@@ -99,4 +133,15 @@ impl Rooms {
         }
         Ok(event)
     }
+}
+
+fn redaction(by: &UserId, event_id: &EventId, content: &Value) -> Result<Wish, RoomError> {
+    Ok(Wish {
+        sender: by.to_owned(),
+        kind: TimelineEventType::RoomRedaction,
+        content: to_raw_value(content).map_err(|error| RoomError::BadContent(error.to_string()))?,
+        state_key: None,
+        redacts: Some(event_id.to_owned()),
+        transaction: None,
+    })
 }

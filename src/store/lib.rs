@@ -61,6 +61,7 @@ pub mod sip_phones;
 pub mod state;
 pub mod sync;
 pub mod system_events;
+pub mod timed_messages;
 pub mod to_device;
 pub mod tokens;
 pub mod unread;

@@ -8,6 +8,7 @@ mod settings;
 use std::collections::{HashMap, HashSet};
 
 use model::{Millis, Position, RoomNid};
+use rooms::WITHDRAWS;
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, UserId, api::client::filter::FilterDefinition,
     events::room::member::MembershipState, push::Ruleset,
@@ -353,6 +354,7 @@ fn last_said(events: &[(Value, Option<i64>)], cleared_upto: i64) -> Option<LastE
             && event["type"] != "m.room.redaction"
             && !matches!(relation(event).as_str(), "m.replace" | "m.annotation")
             && event["type"] != "m.reaction"
+            && event["unsigned"]["redacted_because"]["content"][WITHDRAWS].is_null()
             && (cleared_upto == 0 || seq.is_some_and(|seq| seq > cleared_upto))
     };
     let (event, seq) = events.iter().rev().find(is_said)?;

@@ -12,8 +12,10 @@ mod content;
 mod notice;
 
 pub(crate) use compose::{MentionsSaid, Said};
+pub(crate) use content::of as said;
 
 use model::Address;
+use rooms::LIFETIME;
 use ruma::{OwnedUserId, RoomId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -25,6 +27,25 @@ pub(crate) const FORWARDED: &str = "org.comity.forwarded";
 pub(crate) const CARD: &str = "org.comity.card";
 /// The `msgtype` of something that only some clients know, and the key of its content.
 pub(crate) const CUSTOM: &str = "org.comity.custom";
+
+/// The key of an event's content that says how much it matters.
+pub(crate) const PRIORITY: &str = "org.comity.priority";
+
+/// How much a message matters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+#[schema(as = MessagePriority)]
+pub(crate) enum Priority {
+    /// Whenever there is time.
+    Low,
+    /// As most do.
+    #[default]
+    Normal,
+    /// Sooner than others.
+    High,
+    /// Now.
+    Urgent,
+}
 
 /// What an item of a conversation is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
@@ -90,6 +111,14 @@ pub(crate) struct Message {
     /// Whom it mentions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) mentions: Option<Mentions>,
+    /// How much it matters.
+    pub(crate) priority: Priority,
+    /// When it is taken back, milliseconds since 1970.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires_at: Option<i64>,
+    /// So many milliseconds after somebody else has read it, it is taken back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) burn_after_ms: Option<i64>,
     /// When it was last edited, milliseconds since 1970.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) edited_at: Option<i64>,
@@ -184,6 +213,9 @@ impl Message {
             thread_id: text(&relates_to["event_id"]).filter(|_| relates_to["rel_type"] == "m.thread"),
             forwarded_from: original.get(FORWARDED).filter(|from| from.is_object()).cloned(),
             mentions,
+            priority: serde_json::from_value(original[PRIORITY].clone()).unwrap_or_default(),
+            expires_at: original[LIFETIME]["expires_at"].as_i64(),
+            burn_after_ms: original[LIFETIME]["after_read"].as_i64(),
             edited_at: edit.filter(|_| is_shown).and_then(|edit| edit["origin_server_ts"].as_i64()),
             recalled_at: redaction["origin_server_ts"].as_i64().filter(|_| !is_shown),
             recalled_by: Person::of(&redaction["sender"]).filter(|_| !is_shown),
@@ -206,8 +238,9 @@ fn told(event: &Value, edit: Option<&Value>) -> (MessageType, Value) {
     let content = &event["content"];
     // Of what was redacted nothing is left that a message could say, whoever tells or doesn't tell of the redaction.
     let is_emptied = kind == "m.room.message" && content.as_object().is_none_or(serde_json::Map::is_empty);
-    if event["unsigned"]["redacted_because"].is_object() || is_emptied {
-        return match notice::of_withdrawn(kind) {
+    let redaction = &event["unsigned"]["redacted_because"];
+    if redaction.is_object() || is_emptied {
+        return match notice::of_withdrawn(kind, redaction) {
             Some(change) => (MessageType::Notice, change),
             None => (MessageType::Recalled, json!({})),
         };

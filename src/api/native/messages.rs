@@ -1,5 +1,6 @@
 //! Messages: what is said in conversations, and what becomes of it.
 
+mod scheduled;
 mod send;
 
 pub(super) use send::{NewMessage, say};
@@ -42,7 +43,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     let edit_text = "Only one's own. Matrix clients see the edit as theirs.";
     let batch_text =
         "In their order, a hundred at most. Each has a result of its own, and one that fails stops no other.";
-    vec![
+    let mut endpoints = scheduled::endpoints();
+    endpoints.extend([
         post("/api/v1/messages", "Says something.", send::send).explained(send_text),
         post("/api/v1/messages/batch", "Says several things.", send::batch).explained(batch_text),
         get("/api/v1/messages", "What was said.", history).explained(history_text),
@@ -57,7 +59,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         get("/api/v1/messages/{message_id}/readers", "Who has read a message.", readers),
         get("/api/v1/messages/{message_id}/delivery", "What became of a message.", delivery)
             .explained("As `/api/v1/rooms/{room_id}/events/{event_id}/delivery`."),
-    ]
+    ]);
+    endpoints
 }
 
 /// Which part of a conversation one asks for.
@@ -158,9 +161,12 @@ pub(super) async fn part_of(
         cleared_upto: services.sync.cleared_upto(&session.user_id, room_id).await?,
     };
     let found = services.rooms.stretch(&room, &mut sight, request).await?;
+    let mut messages = rendered(services, session, &room, &mut sight, &found.events).await?;
+    // Of an edit that was taken back only its redaction tells that it was one.
+    messages.retain(|message| !request.only_said || !message.is_notice());
     Ok(History {
         conversation_id: room_id.to_string(),
-        messages: rendered(services, session, &room, &mut sight, &found.events).await?,
+        messages,
         first_seq: found.first_seq,
         last_seq: found.last_seq,
         has_more: found.next.is_some(),

@@ -207,12 +207,11 @@ impl Plan {
         all
     }
 
-    /// By message that some member has read just as far as, who has read it.
+    /// By message that somebody has read just as far as, who has read it: who has left has read it all the same.
     pub(super) fn read(&self, people: &[Person]) -> BTreeMap<String, Read> {
-        let read: Vec<_> = self.read.iter().filter(|(who, _)| self.members.contains(who)).collect();
         let names = |is_it: &dyn Fn(usize, usize) -> bool| {
-            let readers = read.iter().filter(|(who, upto)| is_it(**who, **upto));
-            readers.map(|(who, _)| people[**who].client.user_id.clone()).collect()
+            let readers = self.read.iter().filter(|(who, upto)| is_it(**who, **upto));
+            readers.map(|(who, _)| people[*who].client.user_id.clone()).collect()
         };
         let of = |message: usize| {
             let planned = &self.messages[message];
@@ -222,7 +221,7 @@ impl Plan {
             };
             (planned.id.clone().expect("it has been said"), read)
         };
-        read.iter().map(|(_, message)| of(**message)).collect()
+        self.read.values().map(|message| of(*message)).collect()
     }
 }
 

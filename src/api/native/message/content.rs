@@ -4,8 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::{CARD, CUSTOM, MessageType};
 
-/// `kind`: the event's type.
-pub(super) fn of(kind: &str, content: &Value) -> (MessageType, Value) {
+/// What the content of an event of the type `kind` is, and says.
+pub(crate) fn of(kind: &str, content: &Value) -> (MessageType, Value) {
     match kind {
         "m.room.message" => of_message(content),
         "m.sticker" => (MessageType::Image, with(file(content), "style", "sticker".into())),

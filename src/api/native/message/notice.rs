@@ -1,5 +1,6 @@
 //! What happened in a conversation, told as a notice: `content.kind` says what it is.
 
+use rooms::WITHDRAWS;
 use serde_json::{Value, json};
 
 use super::{Person, content, text};
@@ -50,10 +51,11 @@ pub(super) fn of_change(event_type: &str, event: &Value) -> Option<Value> {
 }
 
 /// What is left of a change that was itself taken back: that there was one. It is no message that was recalled.
-pub(super) fn of_withdrawn(event_type: &str) -> Option<Value> {
-    let what = match event_type {
-        "m.reaction" => "reaction",
-        "m.room.redaction" => "recalled",
+pub(super) fn of_withdrawn(event_type: &str, redaction: &Value) -> Option<Value> {
+    let what = match (event_type, redaction["content"][WITHDRAWS].as_str()) {
+        ("m.reaction", _) => "reaction",
+        ("m.room.redaction", _) => "recalled",
+        (_, Some("m.replace")) => "edited",
         _ => return None,
     };
     Some(json!({ "kind": "withdrawn", "what": what }))

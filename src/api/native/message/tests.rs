@@ -59,7 +59,7 @@ fn a_message_says_whom_it_answers_and_mentions_and_that_it_is_from_elsewhere() {
     assert_eq!(
         json!(message(&event)),
         json!({
-            "id": "$one", "conversation_id": "!r:a.test", "seq": 7, "msg_id": "m1",
+            "id": "$one", "conversation_id": "!r:a.test", "seq": 7, "msg_id": "m1", "priority": "normal",
             "sender": { "user_id": "@bob:b.test", "address": "bob@b.test" }, "sent_at": 5, "type": "text",
             "content": { "text": "hi" }, "reply_to": "$zero", "is_federated": true,
             "mentions": { "all": true, "users": [

@@ -1,8 +1,10 @@
 //! Saying something: to a conversation or to somebody, new or forwarded, one or several.
 
-use model::Address;
-use rooms::Wish;
-use ruma::{OwnedRoomId, RoomId, serde::Raw};
+use std::sync::Arc;
+
+use model::{Address, Millis};
+use rooms::{LIFETIME, Lifetime, LiveRoom, Wish};
+use ruma::{MilliSecondsSinceUnixEpoch, OwnedRoomId, RoomId, serde::Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::to_raw_value};
 use utoipa::ToSchema;
@@ -13,7 +15,7 @@ use crate::{
     native::{
         Answer, Call, Created, Nothing,
         conversations::{direct_with, transaction},
-        message::{FORWARDED, MentionsSaid, Message, MessageType, Said},
+        message::{FORWARDED, MentionsSaid, Message, MessageType, PRIORITY, Priority, Said},
     },
 };
 
@@ -53,12 +55,39 @@ pub(in crate::native) struct NewMessage {
     /// The id of a message that one sees, to be said again here instead of `content`.
     #[serde(default)]
     forward: Option<String>,
+    /// How much it matters; clients show it. Left out: `normal`.
+    #[serde(default)]
+    priority: Priority,
+    /// It is taken back, for everybody, so many milliseconds after it was said.
+    #[serde(default, alias = "expiresInMs")]
+    expires_in_ms: Option<u64>,
+    /// It is taken back so many milliseconds after the other has read it. Where two people are, and not with `expires_in_ms`.
+    #[serde(default, alias = "burnAfterMs")]
+    burn_after_ms: Option<u64>,
 }
 
 impl NewMessage {
     /// The same in a conversation that is named otherwise.
     pub(in crate::native) fn into_conversation(self, room_id: OwnedRoomId) -> Self {
         Self { conversation_id: Some(room_id), ..self }
+    }
+
+    /// The same with a name, if its client gave it none.
+    pub(super) fn named(mut self) -> Self {
+        self.msg_id.get_or_insert_with(|| format!("scheduled-{:032x}", rand::random::<u128>()));
+        self
+    }
+
+    /// How long it stays, if it is said at `at`.
+    fn lifetime(&self, at: Millis) -> Result<Option<Lifetime>, Problem> {
+        let millis = |time: u64| Millis::try_from(time).unwrap_or(Millis::MAX);
+        match (self.expires_in_ms, self.burn_after_ms) {
+            (Some(_), Some(_)) => {
+                Err(Problem::invalid("`expires_in_ms` or `burn_after_ms`").with("field", "burn_after_ms"))
+            }
+            (Some(time), None) => Ok(Some(Lifetime::ExpiresAt(at.saturating_add(millis(time))))),
+            (None, time) => Ok(time.map(millis).map(Lifetime::AfterRead)),
+        }
     }
 }
 
@@ -121,20 +150,39 @@ pub(super) async fn batch(call: Call<Session, Nothing, Batch>) -> Answer<BatchAn
 
 /// Says something, and answers it as its sender sees it.
 pub(in crate::native) async fn say(services: &Services, session: &Session, new: NewMessage) -> Answer<Message> {
+    let (room, wish) = composed(services, session, new, MilliSecondsSinceUnixEpoch::now().get().into()).await?;
+    let sent = services.rooms.say(&room, wish).await?;
+    let mut sight = services.rooms.sight(&room, &session.user_id).await?;
+    let event = services.rooms.find_event(&mut sight, &sent.event_id).await?;
+    let messages = rendered(services, session, &room, &mut sight, std::slice::from_ref(&event)).await?;
+    messages.into_iter().next().ok_or_else(|| Problem::not_found("there is no such message"))
+}
+
+/// What is to happen where, so that something is said at the moment `at`.
+pub(super) async fn composed(
+    services: &Services,
+    session: &Session,
+    new: NewMessage,
+    at: Millis,
+) -> Answer<(Arc<LiveRoom>, Wish)> {
     services.limits.check_send(&session.user_id).await?;
-    let (kind, content) = content_of(services, session, &new).await?;
+    let (kind, mut content) = content_of(services, session, &new).await?;
+    if new.priority != Priority::Normal {
+        content[PRIORITY] = json!(new.priority);
+    }
+    let lifetime = new.lifetime(at)?;
     let room_id = match (new.conversation_id, new.to) {
         (Some(room_id), None) => room_id,
         (None, Some(to)) => direct_with(services, session, &to.into_user_id()).await?,
         _ => return Err(Problem::invalid("either `conversation_id` or `to`").with("field", "conversation_id")),
     };
     let room = services.rooms.get(&room_id).await?;
+    if let Some(lifetime) = lifetime {
+        services.rooms.check_lifetime(&room, lifetime).await?;
+        content[LIFETIME] = json!(lifetime);
+    }
     let wish = wish(session, &kind, &content, new.msg_id.as_deref().map(|id| (&*room_id, id)))?;
-    let sent = services.rooms.say(&room, wish).await?;
-    let mut sight = services.rooms.sight(&room, &session.user_id).await?;
-    let event = services.rooms.find_event(&mut sight, &sent.event_id).await?;
-    let messages = rendered(services, session, &room, &mut sight, std::slice::from_ref(&event)).await?;
-    messages.into_iter().next().ok_or_else(|| Problem::not_found("there is no such message"))
+    Ok((room, wish))
 }
 
 /// What is to happen in a room. `named`: in which room the client calls it what.
@@ -196,7 +244,7 @@ async fn forward(services: &Services, session: &Session, id: &str) -> Result<(St
         return Err(Problem::invalid("this message can't be forwarded").with("field", "forward"));
     };
     let mut content = content.clone();
-    for own in ["m.relates_to", "m.mentions", "m.new_content"] {
+    for own in ["m.relates_to", "m.mentions", "m.new_content", LIFETIME, PRIORITY] {
         content.remove(own);
     }
     let from = json!({

@@ -261,3 +261,44 @@ async fn in_an_encrypted_conversation_only_what_is_encrypted_is_said() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_time_that_makes_no_sense_is_refused_and_nothing_is_said() {
+    with_server(async |server| {
+        let chat = Chat::begin(&server).await;
+        let carol = chat.server.register("carol").await.0;
+        let refused = async |who: &str, path: &str, wish: Value| {
+            let (status, problem) = chat.ask(who, Method::POST, path, wish).await;
+            (status.as_u16(), problem["code"].as_str().unwrap_or_default().to_owned())
+        };
+        let invalid = (400, "invalid".to_owned());
+        let later =
+            |send_at: i64| json!({ "send_at": send_at, "message": { "conversation_id": chat.room, "content": "x" } });
+        let now = i64::from(ruma::MilliSecondsSinceUnixEpoch::now().get());
+        let scheduled = format!("{MESSAGES}/scheduled");
+        for send_at in [-1, 0, now - 1000, now + 400 * 24 * 3_600_000, i64::MAX] {
+            assert_eq!(refused(&chat.alice, &scheduled, later(send_at)).await, invalid, "{send_at}");
+        }
+        assert_eq!(refused(&carol, &scheduled, later(now + 60_000)).await, (403, "forbidden".into()));
+        for lifetime in [
+            json!({ "expires_in_ms": 0 }),
+            json!({ "expires_in_ms": u64::MAX }),
+            json!({ "expires_in_ms": 1000, "burn_after_ms": 1000 }),
+            json!({ "burn_after_ms": u64::MAX }),
+        ] {
+            let mut wish = json!({ "conversation_id": chat.room, "content": "x" });
+            wish.as_object_mut().expect("an object").extend(lifetime.as_object().expect("an object").clone());
+            assert_eq!(refused(&chat.alice, MESSAGES, wish).await, invalid, "{lifetime}");
+        }
+        // Among three nobody could say when it was read.
+        chat.server
+            .post(&format!("{V3}/rooms/{}/invite", chat.room), Some(&chat.alice), json!({ "user_id": "@carol:a.test" }))
+            .await;
+        chat.server.post(&format!("{V3}/rooms/{}/join", chat.room), Some(&carol), json!({})).await;
+        let burning = json!({ "conversation_id": chat.room, "content": "x", "burn_after_ms": 1000 });
+        assert_eq!(refused(&chat.alice, MESSAGES, burning).await, invalid);
+        assert!(texts(&chat.history(&chat.bob, "").await).is_empty());
+        assert!(chat.server.get(&scheduled, Some(&chat.alice)).await["messages"].as_array().is_some_and(Vec::is_empty));
+    })
+    .await;
+}
