@@ -154,13 +154,13 @@ impl Applications<'_> {
         self.0.query(COUNT, Vec::new()).await?.first().map_or(Ok(0), |row| row.int(0))
     }
 
-    /// The secrets of an application that are good at `now`, the latest first.
+    /// The secrets of an application that are good at `now`: the one to use, and those before it, the latest first.
     pub async fn secrets(&self, app_key: &str, now: Millis) -> Result<Vec<SecretRow>, Error> {
         const SECRETS: &str = "
             SELECT id, secret, created_at, expires_at
             FROM application_secrets
             WHERE app_key = $1 AND (expires_at IS NULL OR expires_at > $2)
-            ORDER BY created_at DESC, id";
+            ORDER BY CASE WHEN expires_at IS NULL THEN 0 ELSE 1 END, created_at DESC, id";
         self.0.query(SECRETS, args![app_key, now]).await?.iter().map(secret).collect()
     }
 

@@ -158,7 +158,7 @@ impl Users {
         Ok(rows.into_iter().map(Application::try_from).collect::<Result<_, _>>()?)
     }
 
-    /// What is known of the secrets of one that are good, the latest first.
+    /// What is known of the secrets of one that are good: the one to use, and those before it, the latest first.
     pub async fn application_secrets(&self, app_key: &str) -> Result<Vec<ApplicationSecret>, ApplicationError> {
         let rows = self.store.applications().secrets(app_key, self.now()).await?;
         let shown = |SecretRow { id, created_at, expires_at, .. }| ApplicationSecret { id, created_at, expires_at };
