@@ -106,6 +106,13 @@ fn message(to: &str, msg_id: &str, text: &str) -> Value {
     json!({ "to": to, "msg_id": msg_id, "type": "text", "content": { "text": text } })
 }
 
+/// The body of a 201.
+#[track_caller]
+fn made(answer: Answer) -> Value {
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    answer.body
+}
+
 #[tokio::test]
 async fn a_back_end_makes_users_speaks_as_them_and_lets_them_in() {
     on_each_engine(async |engine| {
@@ -113,20 +120,20 @@ async fn a_back_end_makes_users_speaks_as_them_and_lets_them_in() {
         let (admin, alice) = (server.admin().await, server.register("alice").await);
         let crm = BackEnd::made_by(&admin, json!({ "name": "CRM", "scopes": everything() })).await;
         assert_eq!(crm.get(&server, ME).await.ok()["name"], "CRM");
-        let made = crm.post(&server, "/api/v1/applications/users", json!({ "name": "dora" })).await;
-        assert_eq!((made.status, &made.body["user_id"]), (201, &json!("@dora:a.test")), "{}", made.text);
+        let dora = made(crm.post(&server, "/api/v1/applications/users", json!({ "name": "dora" })).await);
+        assert_eq!(dora["user_id"], "@dora:a.test");
 
         // As Dora, and once only, however often it is asked for.
         let greet = message("alice@a.test", "hello-1", "hello, Alice");
-        let sent = crm.post_as(&server, "dora@a.test", "/api/v1/messages", greet.clone()).await.ok();
-        let again = crm.post_as(&server, "dora@a.test", "/api/v1/messages", greet).await.ok();
+        let sent = made(crm.post_as(&server, "dora@a.test", "/api/v1/messages", greet.clone()).await);
+        let again = made(crm.post_as(&server, "dora@a.test", "/api/v1/messages", greet).await);
         assert_eq!(sent["id"], again["id"]);
         let room = sent["conversation_id"].as_str().expect("it is somewhere").to_owned();
         alice.join(&room).await;
         assert_eq!(alice.history(&room).await.last().expect("something was said")["content"]["body"], "hello, Alice");
         // Her own client goes on, on both faces.
         let dora = crm.client_of(&server, "dora@a.test").await;
-        dora.post("/api/v1/messages", message("alice@a.test", "hello-2", "it is me")).await.ok();
+        made(dora.post("/api/v1/messages", message("alice@a.test", "hello-2", "it is me")).await);
         dora.say(&room, "and me again").await;
         let path = "/api/v1/messages?only=messages&limit=10&conversation_id=";
         let path = format!("{path}{}", room.replace('!', "%21").replace(':', "%3A"));

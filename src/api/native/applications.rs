@@ -186,7 +186,10 @@ impl AppSessionPage {
     pub(crate) fn after(cursor: Option<&str>) -> Result<(&str, &str), Problem> {
         // No user id has a space in it.
         let wrong = || Problem::invalid("`cursor` is none that was answered here").with("field", "cursor");
-        cursor.map_or(Ok(("", "")), |cursor| cursor.split_once(' ').ok_or_else(wrong))
+        match cursor {
+            Some(cursor) => cursor.split_once(' ').filter(|_| !cursor.contains('\0')).ok_or_else(wrong),
+            None => Ok(("", "")),
+        }
     }
 }
 

@@ -148,12 +148,22 @@ impl Users {
 
     /// One of them.
     pub async fn application(&self, app_key: &str) -> Result<Application, ApplicationError> {
+        // PostgreSQL takes no text with a NUL.
+        if app_key.contains('\0') {
+            return Err(ApplicationError::Unknown);
+        }
         let row = self.store.applications().find(app_key).await?.ok_or(ApplicationError::Unknown)?;
         Ok(row.try_into()?)
     }
 
     /// Up to `limit` whose keys follow `after`, in the order of their keys.
     pub async fn applications(&self, after: &str, limit: u32) -> Result<Vec<Application>, ApplicationError> {
+        if after.contains('\0') {
+            return Err(ApplicationError::Field {
+                field: "cursor",
+                wrong: "is none that was answered here".to_owned(),
+            });
+        }
         let rows = self.store.applications().list(after, limit).await?;
         Ok(rows.into_iter().map(Application::try_from).collect::<Result<_, _>>()?)
     }

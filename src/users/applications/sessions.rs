@@ -73,7 +73,7 @@ pub enum ActingError {
     #[error("this device is not of this application: leave `device_id` out, or choose another")]
     DeviceTaken,
     /// The device can't be so.
-    #[error("`{0}` is empty or too long")]
+    #[error("`{0}` is empty, too long or no plain text")]
     Device(&'static str),
     /// It can't go on for so long, or so short.
     #[error("`lifetime_ms` is 60000 to {0}")]
@@ -126,8 +126,11 @@ impl Users {
         if !(SHORTEST..=longest.max(SHORTEST)).contains(&lifetime) {
             return Err(ActingError::Lifetime(millis(longest)));
         }
-        check_device_id(device_id).map_err(|_| ActingError::Device("device_id"))?;
-        if device_name.is_some_and(|name| name.is_empty() || name.len() > MAX_DEVICE_NAME_BYTES) {
+        let is_odd = |text: &str| text.chars().any(char::is_control);
+        if check_device_id(device_id).is_err() || device_id.is_some_and(|device_id| is_odd(device_id.as_str())) {
+            return Err(ActingError::Device("device_id"));
+        }
+        if device_name.is_some_and(|name| name.is_empty() || name.len() > MAX_DEVICE_NAME_BYTES || is_odd(name)) {
             return Err(ActingError::Device("device_name"));
         }
         self.check_served(user_id).await?;
@@ -211,6 +214,10 @@ impl Users {
         user_id: &UserId,
         device_id: &DeviceId,
     ) -> Result<bool, store::Error> {
+        // PostgreSQL takes no text with a NUL.
+        if device_id.as_str().contains('\0') {
+            return Ok(false);
+        }
         let there = self.store.devices().find(user_id, device_id).await?;
         if there.is_none_or(|device| device.app_key.as_deref() != Some(app_key)) {
             return Ok(false);

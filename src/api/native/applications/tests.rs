@@ -411,6 +411,7 @@ async fn admins_make_change_and_take_away_applications_and_nobody_else_does() {
         }
         assert!(!audit.contains(&renewed.secret));
         for (method, path) in [
+            (Method::GET, format!("{ADMIN}/%00")),
             (Method::GET, format!("{ADMIN}/app_x")),
             (Method::PATCH, format!("{ADMIN}/app_x")),
             (Method::DELETE, format!("{ADMIN}/app_x")),
