@@ -23,8 +23,9 @@ pub use self::{
     load::{ConfigError, Loaded, Origin},
     secret::Secret,
     sections::{
-        Accounts, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Email, EmailTls, Events, Federation, LinkKind,
-        Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Realtime, Registration, Rooms, Sync, Tls,
+        Accounts, Applications, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Email, EmailTls, Events,
+        Federation, LinkKind, Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Realtime, Registration,
+        Rooms, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -55,6 +56,7 @@ pub struct Config {
     pub registration: Registration,
     pub email: Email,
     pub accounts: Accounts,
+    pub applications: Applications,
     pub rate_limits: RateLimits,
     pub rooms: Rooms,
     pub sync: Sync,
@@ -84,6 +86,7 @@ impl Default for Config {
             registration: Registration::default(),
             email: Email::default(),
             accounts: Accounts::default(),
+            applications: Applications::default(),
             rate_limits: RateLimits::default(),
             rooms: Rooms::default(),
             sync: Sync::default(),

@@ -2,6 +2,7 @@
 //!
 //! Three roles: admins change things; operators look, and have what failed tried again; auditors look and export.
 
+mod applications;
 mod approvals;
 mod audit;
 mod bus;
@@ -35,6 +36,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         directory::endpoints(),
         cascade::endpoints(),
         approvals::endpoints(),
+        applications::endpoints(),
     ]
     .concat()
 }

@@ -21,7 +21,10 @@
 //!     Ok(call.services.things.find(&name, call.query.from).await?.into())
 //! }
 //! ```
+//!
+//! Applications come to an endpoint where `open_to(scope)` stands behind it, and nowhere else.
 
+mod applications;
 mod auth;
 mod broadcasts;
 mod conversations;
@@ -41,12 +44,15 @@ mod offline;
 mod openapi;
 mod payload;
 mod realtime;
-mod tag;
+pub(crate) mod tag;
 mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};
 pub use payload::{Created, File, Nothing, Payload, Pieces, Reply, Unkept, Written};
 pub use realtime::RealtimeConfig;
+
+pub(crate) use applications::{AppSessionPage, EndedSessions};
+pub(crate) use payload::given;
 
 use crate::Route;
 
@@ -66,6 +72,7 @@ pub(crate) fn routes() -> Vec<Route> {
 /// The endpoints, a list for each group.
 fn endpoints() -> Vec<Endpoint> {
     [
+        applications::endpoints(),
         auth::endpoints(),
         federation::endpoints(),
         delivery::endpoints(),

@@ -24,6 +24,7 @@ use crate::{ApiConfig, Services, router};
 pub(crate) struct Server {
     router: axum::Router,
     peers: Peers,
+    users: Arc<Users>,
     /// Where its media are.
     pub(crate) folder: tempfile::TempDir,
 }
@@ -84,7 +85,7 @@ impl Server {
             inbound.clone(),
             curves,
         );
-        let known = peers.clone();
+        let (known, people) = (peers.clone(), users.clone());
         let way = Arc::new(peers.clone());
         let config = ::federation::FederationConfig::default();
         let sender = ::federation::Sender::new(store.clone(), rooms.clone(), users.clone(), way, config);
@@ -129,7 +130,7 @@ impl Server {
             dependencies: Vec::new(),
             metrics: None,
         };
-        Self { router: router(Arc::new(services)), peers: known, folder }
+        Self { router: router(Arc::new(services)), peers: known, users: people, folder }
     }
 
     /// Trusts `server` so far from now on.
@@ -198,6 +199,15 @@ impl Server {
         let (status, answer) = self.ask(Method::GET, path, token, "").await;
         assert_eq!(status, StatusCode::OK, "{path}: {answer}");
         answer
+    }
+
+    /// Makes an account that administrates the server, and answers its token.
+    pub(crate) async fn register_admin(&self, name: &str) -> String {
+        let (token, _) = self.register(name).await;
+        let user_id = ruma::UserId::parse(format!("@{name}:a.test")).expect("the test names it well");
+        self.users.set_role(&user_id, users::Role::Admin).await.expect("it is there");
+        self.users.forget_sessions(Some(&user_id));
+        token
     }
 
     /// Makes an account, and answers its token and its device.

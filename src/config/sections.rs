@@ -425,6 +425,24 @@ impl Default for Argon2Costs {
     }
 }
 
+/// `[applications]`: back ends of others that may use this server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Applications {
+    /// How far the time in a signed request may be from now.
+    #[serde(with = "human::duration")]
+    pub signature_window: Duration,
+    /// How long a session goes on at most that an application opens for a user.
+    #[serde(with = "human::duration")]
+    pub session_lifetime: Duration,
+}
+
+impl Default for Applications {
+    fn default() -> Self {
+        Self { signature_window: Duration::from_mins(5), session_lifetime: Duration::from_hours(24 * 30) }
+    }
+}
+
 /// `[rate_limits]`: how often somebody may do something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]

@@ -17,7 +17,8 @@ use store::Location;
 use sync::{SyncConfig, feed::ConnectionsConfig};
 use url::Url;
 use users::{
-    AccountsConfig, DirectoryConfig, HashCosts, RateLimitsConfig, RegistrationConfig, RemoteUsersConfig, UsersConfig,
+    AccountsConfig, ApplicationsConfig, DirectoryConfig, HashCosts, RateLimitsConfig, RegistrationConfig,
+    RemoteUsersConfig, UsersConfig,
 };
 
 use crate::{
@@ -43,6 +44,10 @@ pub(super) fn users_config(config: &Config) -> UsersConfig {
                 parallelism: costs.parallelism,
             },
             ..AccountsConfig::default()
+        },
+        applications: ApplicationsConfig {
+            signature_window: config.applications.signature_window,
+            session_lifetime: config.applications.session_lifetime,
         },
         registration: RegistrationConfig {
             enabled: config.registration.enabled,

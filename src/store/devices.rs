@@ -16,24 +16,40 @@ pub struct DeviceRow {
     pub last_seen_at: Option<Millis>,
     /// Where it was last seen.
     pub last_seen_ip: Option<String>,
+    /// The key of the application that has opened it, instead of its owner.
+    pub app_key: Option<String>,
+    /// What that application is called.
+    pub application: Option<String>,
+}
+
+/// That a session is opened by an application.
+#[derive(Clone, Copy, Debug)]
+pub struct OfApplication<'a> {
+    /// Which.
+    pub app_key: &'a str,
+    /// When it ends in any case.
+    pub ends_at: Millis,
 }
 
 static DEVICES: Table = Table {
-    insert: "INSERT INTO devices (user_id, device_id, display_name, created_at, opened_at)",
-    columns: 5,
-    conflict: "ON CONFLICT (user_id, device_id) DO UPDATE SET opened_at = excluded.opened_at",
+    insert: "INSERT INTO devices (user_id, device_id, display_name, created_at, opened_at, app_key, ends_at)",
+    columns: 7,
+    conflict: "ON CONFLICT (user_id, device_id) DO UPDATE SET opened_at = excluded.opened_at, app_key = excluded.app_key, \
+        ends_at = excluded.ends_at",
     key: 2,
 };
 
-/// Adds a device on which somebody logs in. One that is there already keeps its name.
+/// Adds a device on which somebody logs in, or an application for them. One that is there already keeps its name.
 pub fn insert_device(
     write: &mut Write,
     user_id: &UserId,
     device_id: &DeviceId,
     display_name: Option<&str>,
     now: Millis,
+    application: Option<OfApplication<'_>>,
 ) {
-    write.insert(&DEVICES, args![user_id.as_str(), device_id.as_str(), display_name, now, now]);
+    let (app_key, ends_at) = application.map(|of| (of.app_key, of.ends_at)).unzip();
+    write.insert(&DEVICES, args![user_id.as_str(), device_id.as_str(), display_name, now, now, app_key, ends_at]);
 }
 
 /// Gives a device another name.
@@ -80,10 +96,11 @@ impl Devices<'_> {
     /// All devices of a user.
     pub async fn list(&self, user_id: &UserId) -> Result<Vec<DeviceRow>, Error> {
         const LIST: &str = "
-            SELECT device_id, display_name, last_seen_at, last_seen_ip
-            FROM devices
-            WHERE user_id = $1
-            ORDER BY created_at, device_id";
+            SELECT d.device_id, d.display_name, d.last_seen_at, d.last_seen_ip, d.app_key, a.name
+            FROM devices d
+            LEFT JOIN applications a ON a.app_key = d.app_key
+            WHERE d.user_id = $1
+            ORDER BY d.created_at, d.device_id";
         self.0.query(LIST, args![user_id.as_str()]).await?.iter().map(device).collect()
     }
 
@@ -109,9 +126,10 @@ impl Devices<'_> {
     /// One device.
     pub async fn find(&self, user_id: &UserId, device_id: &DeviceId) -> Result<Option<DeviceRow>, Error> {
         const FIND: &str = "
-            SELECT device_id, display_name, last_seen_at, last_seen_ip
-            FROM devices
-            WHERE user_id = $1 AND device_id = $2";
+            SELECT d.device_id, d.display_name, d.last_seen_at, d.last_seen_ip, d.app_key, a.name
+            FROM devices d
+            LEFT JOIN applications a ON a.app_key = d.app_key
+            WHERE d.user_id = $1 AND d.device_id = $2";
         self.0.query(FIND, args![user_id.as_str(), device_id.as_str()]).await?.first().map(device).transpose()
     }
 }
@@ -122,6 +140,8 @@ fn device(row: &Row) -> Result<DeviceRow, Error> {
         display_name: row.opt_text(1)?,
         last_seen_at: row.opt_int(2)?,
         last_seen_ip: row.opt_text(3)?,
+        app_key: row.opt_text(4)?,
+        application: row.opt_text(5)?,
     })
 }
 
@@ -137,7 +157,7 @@ mod tests {
         on_each_engine(async |store| {
             let (alice, phone) = (user_id!("@alice:a.test"), device_id!("PHONE"));
             let mut write = Write::new();
-            insert_device(&mut write, alice, phone, Some("phone"), 1);
+            insert_device(&mut write, alice, phone, Some("phone"), 1, None);
             tokens::insert_access_token(&mut write, "hash", alice, phone, 1, None, None);
             store.commit(write).await?;
 
@@ -145,7 +165,7 @@ mod tests {
             set_last_seen(&mut write, alice, phone, 5, Some("127.0.0.1"));
             rename_device(&mut write, alice, phone, "my phone");
             // Logging in again on the same device doesn't take the name away.
-            insert_device(&mut write, alice, phone, None, 7);
+            insert_device(&mut write, alice, phone, None, 7, None);
             store.commit(write).await?;
             let found = store.devices().find(alice, phone).await?.expect("the phone is there");
             assert_eq!((found.display_name.as_deref(), found.last_seen_at), (Some("my phone"), Some(5)));

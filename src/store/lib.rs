@@ -12,6 +12,7 @@
 pub mod account_data;
 pub mod accounts;
 pub mod aliases;
+pub mod applications;
 pub mod audit;
 pub mod before_hooks;
 pub mod bridge;

@@ -47,6 +47,7 @@ const SHARED: &[Step] = migrations![
     29 "0029_people",
     31 "0031_uploads",
     32 "0032_word_sets",
+    33 "0033_applications",
     36 "0036_timed_messages",
 ];
 

@@ -20,6 +20,8 @@ pub struct AccessTokenRow {
     pub refresh_hash: Option<String>,
     /// The user administrates this server.
     pub is_admin: bool,
+    /// The application that has opened the session, instead of the user.
+    pub app_key: Option<String>,
 }
 
 /// Who a refresh token stands for.
@@ -31,6 +33,8 @@ pub struct RefreshTokenRow {
     pub device_id: OwnedDeviceId,
     /// The how-manieth of its family it is; 0: it was given out before there were families.
     pub generation: i64,
+    /// When the session ends in any case.
+    pub ends_at: Option<Millis>,
 }
 
 /// Where a refresh token stands among those of its session.
@@ -186,9 +190,10 @@ impl Tokens<'_> {
     /// Who the access token with this hash stands for.
     pub async fn find_access_token(&self, hash: &str) -> Result<Option<AccessTokenRow>, Error> {
         const FIND: &str = "
-            SELECT t.user_id, t.device_id, t.expires_at, t.refresh_hash, a.admin_since
+            SELECT t.user_id, t.device_id, t.expires_at, t.refresh_hash, a.admin_since, d.app_key
             FROM access_tokens t
             JOIN accounts a ON a.user_id = t.user_id
+            LEFT JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id
             WHERE t.hash = $1 AND a.deactivated_at IS NULL";
         let rows = self.0.query(FIND, args![hash]).await?;
         let Some(row) = rows.first() else { return Ok(None) };
@@ -198,6 +203,7 @@ impl Tokens<'_> {
             expires_at: row.opt_int(2)?,
             refresh_hash: row.opt_text(3)?,
             is_admin: row.opt_int(4)?.is_some(),
+            app_key: row.opt_text(5)?,
         }))
     }
 
@@ -209,17 +215,22 @@ impl Tokens<'_> {
 
     /// Who the refresh token with this hash stands for.
     pub async fn find_refresh_token(&self, hash: &str) -> Result<Option<RefreshTokenRow>, Error> {
-        const FIND: &str = "SELECT user_id, device_id, COALESCE(generation, 0) FROM refresh_tokens WHERE hash = $1";
+        const FIND: &str = "
+            SELECT r.user_id, r.device_id, COALESCE(r.generation, 0), d.ends_at
+            FROM refresh_tokens r
+            LEFT JOIN devices d ON d.user_id = r.user_id AND d.device_id = r.device_id
+            WHERE r.hash = $1";
         self.0.query(FIND, args![hash]).await?.first().map(refresh_token).transpose()
     }
 
     /// The youngest refresh token of the family with this hash.
     pub async fn youngest_of(&self, family: &str) -> Result<Option<RefreshTokenRow>, Error> {
         const FIND: &str = "
-            SELECT user_id, device_id, generation
-            FROM refresh_tokens
-            WHERE family = $1
-            ORDER BY generation DESC
+            SELECT r.user_id, r.device_id, r.generation, d.ends_at
+            FROM refresh_tokens r
+            LEFT JOIN devices d ON d.user_id = r.user_id AND d.device_id = r.device_id
+            WHERE r.family = $1
+            ORDER BY r.generation DESC
             LIMIT 1";
         self.0.query(FIND, args![family]).await?.first().map(refresh_token).transpose()
     }
@@ -245,7 +256,12 @@ impl Tokens<'_> {
 }
 
 fn refresh_token(row: &Row) -> Result<RefreshTokenRow, Error> {
-    Ok(RefreshTokenRow { user_id: row.parse(0)?, device_id: row.text(1)?.into(), generation: row.int(2)? })
+    Ok(RefreshTokenRow {
+        user_id: row.parse(0)?,
+        device_id: row.text(1)?.into(),
+        generation: row.int(2)?,
+        ends_at: row.opt_int(3)?,
+    })
 }
 
 #[cfg(test)]

@@ -296,7 +296,8 @@ impl Users {
         if let Some(email) = &email {
             insert_email(&mut write, email, &user_id, self.now());
         }
-        let device = NewDevice { device_id: wish.device_id, display_name: wish.device_name, tokens: wish.tokens };
+        let Registration { device_id, device_name: display_name, tokens, .. } = wish;
+        let device = NewDevice { device_id, display_name, tokens, application: None };
         let session = (!wish.inhibit_login).then(|| self.open_session(&mut write, &user_id, device));
         self.store.commit(write).await.map_err(RegisterError::from)?;
         info!(user.id = %user_id, "{user_id} registered");

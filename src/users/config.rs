@@ -54,6 +54,21 @@ impl Default for AccountsConfig {
     }
 }
 
+/// `[applications]`: back ends of others that may use this server.
+#[derive(Clone, Debug)]
+pub struct ApplicationsConfig {
+    /// How far the time in a signed request may be from now, before and after.
+    pub signature_window: Duration,
+    /// How long a session goes on at most that an application opens for a user.
+    pub session_lifetime: Duration,
+}
+
+impl Default for ApplicationsConfig {
+    fn default() -> Self {
+        Self { signature_window: Duration::from_mins(5), session_lifetime: Duration::from_hours(24 * 30) }
+    }
+}
+
 /// `[registration]`: who may make an account.
 #[derive(Clone, Default)]
 pub struct RegistrationConfig {
@@ -116,7 +131,7 @@ impl Default for RateLimitsConfig {
 }
 
 /// So many in a span of time, and so many at once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Rate {
     /// How many…
     pub count: NonZeroU32,

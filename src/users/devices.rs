@@ -23,6 +23,8 @@ pub struct Device {
     pub last_seen_at: Option<Millis>,
     /// Where it was last seen.
     pub last_seen_ip: Option<String>,
+    /// The name of the application that has opened it, instead of its owner.
+    pub application: Option<String>,
 }
 
 /// Why a device was not shown or changed.
@@ -101,6 +103,7 @@ impl Users {
             display_name: row.display_name,
             last_seen_at: row.last_seen_at,
             last_seen_ip: row.last_seen_ip,
+            application: row.application,
         };
         if let Some((at, address)) = self.last_seen.of(user_id, &device.device_id) {
             device.last_seen_at = Some(at);

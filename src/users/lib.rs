@@ -8,6 +8,7 @@
 
 mod accounts;
 mod admin_register;
+pub mod applications;
 mod approvals;
 mod config;
 mod cross_signing;
@@ -58,7 +59,7 @@ use store::Store;
 pub use accounts::{Account, AccountError, NewAccount, RegisterError, Registered, Registration};
 pub use admin_register::AdminRegistration;
 pub use approvals::{ApprovalError, PendingAccount};
-pub use config::{AccountsConfig, HashCosts, Rate, RateLimitsConfig, RegistrationConfig};
+pub use config::{AccountsConfig, ApplicationsConfig, HashCosts, Rate, RateLimitsConfig, RegistrationConfig};
 pub use cross_signing::{CrossSigningUpload, SignatureFailures};
 pub use device_keys::{ClaimedKeys, KeyError, KeyQuery, KeyUpload};
 pub use devices::{Device, DeviceError};
@@ -99,6 +100,8 @@ pub struct UsersConfig {
     pub rate_limits: RateLimitsConfig,
     /// `[federation] remote_user…`.
     pub remote_users: RemoteUsersConfig,
+    /// `[applications]`.
+    pub applications: ApplicationsConfig,
     /// `[cascade]`, what of it is about this server's own people.
     pub directory: DirectoryConfig,
 }
@@ -126,6 +129,8 @@ pub struct Users {
     passwords: passwords::Passwords,
     sessions: tokens::Sessions,
     tickets: tickets::Tickets,
+    /// What is remembered of the requests of applications.
+    signed: applications::Signed,
     last_seen: last_seen::LastSeen,
     remote_users: RemoteUsers,
     list_fetches: remote_fetch::ListFetches,
@@ -184,6 +189,7 @@ impl Users {
             server_name,
             signer: secrets::Signer::open(&store).await?,
             limits: Arc::new(Limits::new(&config.rate_limits, &cache)),
+            signed: applications::Signed::new(&cache),
             lookups: discovery::Lookups::default(),
             failures: failures::Failures::new(config.accounts.failed_logins_allowed, cache),
             passwords: passwords::Passwords::new(config.accounts.concurrent_hashes, config.accounts.hash_costs),

@@ -136,6 +136,40 @@ impl<K: Hash + Eq + Clone + Display> SharedBuckets<K> {
     }
 }
 
+/// A bucket for each of many, each of a size of its own, out of which all nodes take. They hold whether other limits do or not.
+pub(crate) struct OwnSizes {
+    kind: &'static str,
+    // One that is given another size is another bucket.
+    own: Cache<(String, Rate), Arc<DefaultDirectRateLimiter>>,
+    clock: DefaultClock,
+    cache: SharedCache,
+}
+
+impl OwnSizes {
+    pub(crate) fn new(kind: &'static str, cache: &SharedCache) -> Self {
+        Self { kind, own: Cache::new(BUCKETS), clock: DefaultClock::default(), cache: cache.clone() }
+    }
+
+    pub(crate) async fn take(&self, key: &str, rate: Rate) -> Result<(), Limited> {
+        let bucket = || Ok::<_, std::convert::Infallible>(Arc::new(RateLimiter::direct(quota_of(rate))));
+        let Ok(own) = self.own.get_or_insert_with(&(key.to_owned(), rate), bucket);
+        own.check().map_err(|until| Limited { retry_after: until.wait_time_from(self.clock.now()) })?;
+        if !self.cache.is_shared() {
+            return Ok(());
+        }
+        let bucket = Bucket { period: rate.period(), burst: rate.burst.get() };
+        match self.cache.take(&Key::rate(self.kind, key), bucket).await {
+            Ok(Some(retry_after)) => Err(Limited { retry_after }),
+            // Away: this node's own bucket has decided.
+            Ok(None) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn quota_of(rate: Rate) -> Quota {
+    Quota::with_period(rate.period()).expect("a period is longer than nothing").allow_burst(rate.burst)
+}
+
 /// A bucket for each of many.
 pub(crate) struct Buckets<K> {
     quota: Quota,
@@ -145,8 +179,7 @@ pub(crate) struct Buckets<K> {
 
 impl<K: Hash + Eq + Clone> Buckets<K> {
     pub(crate) fn new(rate: Rate) -> Self {
-        let quota = Quota::with_period(rate.period()).expect("a period is longer than nothing").allow_burst(rate.burst);
-        Self { quota, clock: DefaultClock::default(), buckets: Cache::new(BUCKETS) }
+        Self { quota: quota_of(rate), clock: DefaultClock::default(), buckets: Cache::new(BUCKETS) }
     }
 
     pub(crate) fn take(&self, key: K) -> Result<(), Limited> {

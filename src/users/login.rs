@@ -175,8 +175,8 @@ impl Users {
             }
             Credentials::Token(token) => self.use_login_token(token).await?,
         };
-        let device =
-            NewDevice { device_id: request.device_id, display_name: request.device_name, tokens: request.tokens };
+        let LoginRequest { device_id, device_name: display_name, tokens, .. } = request;
+        let device = NewDevice { device_id, display_name, tokens, application: None };
         let mut write = Write::new();
         let session = self.open_session(&mut write, &user_id, device);
         self.store.commit(write).await?;

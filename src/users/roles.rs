@@ -52,6 +52,9 @@ impl FromStr for Role {
 impl Users {
     /// What the user of a session may do.
     pub async fn role(&self, session: &Session) -> Result<Role, store::Error> {
+        if session.app_key.is_some() {
+            return Ok(Role::User);
+        }
         if session.is_admin {
             return Ok(Role::Admin);
         }

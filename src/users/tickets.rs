@@ -92,7 +92,10 @@ impl Users {
         }
         let account = self.store.accounts().find(&user_id).await?.filter(|account| account.deactivated_at.is_none());
         let device = self.store.devices().find(&user_id, &device_id).await?;
-        let (Some(account), Some(_)) = (account, device) else { return Err(TicketError::Unknown) };
+        let (Some(account), Some(device)) = (account, device) else { return Err(TicketError::Unknown) };
+        if let Some(app_key) = device.app_key {
+            return Ok(Session::of_application(user_id, device_id, app_key, now));
+        }
         Ok(Session::new(user_id, device_id, account.admin_since.is_some(), now))
     }
 

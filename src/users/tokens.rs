@@ -13,7 +13,7 @@ use quick_cache::sync::Cache;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 use store::{
     Write,
-    devices::insert_device,
+    devices::{OfApplication, insert_device},
     tokens::{
         Descent, Refreshed, insert_access_token, insert_refresh_token, refresh, remove_tokens_of_device,
         retire_predecessor,
@@ -29,6 +29,8 @@ use crate::{
 
 /// How long a session is believed without asking the database: another node may have ended it.
 const BELIEVED_FOR: Millis = 60_000;
+/// The same for one that an application has opened: switching the application off ends many at once, and not for nothing.
+const OF_APPLICATION_BELIEVED_FOR: Millis = 5_000;
 
 /// By what kind of tokens a session is opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,8 +55,10 @@ pub struct SessionData {
     pub user_id: OwnedUserId,
     /// The device.
     pub device_id: OwnedDeviceId,
-    /// The user administrates this server.
+    /// The user administrates this server, and has opened the session.
     pub is_admin: bool,
+    /// The application that has opened the session for the user, or acts as the user. It never does what only staff may.
+    pub app_key: Option<String>,
     expires_at: Option<Millis>,
     loaded_at: Millis,
     seen_at: AtomicI64,
@@ -74,6 +78,25 @@ impl Session {
             user_id,
             device_id,
             is_admin,
+            app_key: None,
+            expires_at: None,
+            loaded_at,
+            seen_at: AtomicI64::new(0),
+        }))
+    }
+
+    /// As [`Self::new`], for an application that stands in for the user, who is nobody's staff meanwhile.
+    pub(crate) fn of_application(
+        user_id: OwnedUserId,
+        device_id: OwnedDeviceId,
+        app_key: String,
+        loaded_at: Millis,
+    ) -> Self {
+        Self(Arc::new(SessionData {
+            user_id,
+            device_id,
+            is_admin: false,
+            app_key: Some(app_key),
             expires_at: None,
             loaded_at,
             seen_at: AtomicI64::new(0),
@@ -84,6 +107,11 @@ impl Session {
     #[doc(hidden)]
     pub fn for_tests(user_id: OwnedUserId, device_id: OwnedDeviceId) -> Self {
         Self::new(user_id, device_id, false, 0)
+    }
+
+    /// How long it is believed without asking the database.
+    fn believed_for(&self) -> Millis {
+        if self.app_key.is_some() { OF_APPLICATION_BELIEVED_FOR } else { BELIEVED_FOR }
     }
 
     /// Whether so much time has passed since it was last seen that it should be noted.
@@ -205,7 +233,7 @@ impl Users {
         let now = self.now();
         let digest = digest_of(token);
         if let Some(session) = self.sessions.known.get(&digest)
-            && now - session.loaded_at < BELIEVED_FOR
+            && now - session.loaded_at < session.believed_for()
         {
             return match session.expires_at {
                 Some(expires_at) if expires_at <= now => Err(TokenError::Expired),
@@ -231,7 +259,8 @@ impl Users {
         let session = Session(Arc::new(SessionData {
             user_id: row.user_id,
             device_id: row.device_id,
-            is_admin: row.is_admin,
+            is_admin: row.is_admin && row.app_key.is_none(),
+            app_key: row.app_key,
             expires_at: row.expires_at,
             loaded_at: now,
             seen_at: AtomicI64::new(0),
@@ -269,6 +298,7 @@ impl Users {
 
         let lifetime = self.lifetime_of(style).unwrap_or(self.config.accounts.access_token_lifetime);
         let now = self.now();
+        let lifetime = until_end(lifetime, now, row.ends_at).ok_or(LoginError::UnknownRefreshToken)?;
         let expires_at = now + millis(lifetime);
         let access_token = self.new_access_token(style, &row.user_id, &row.device_id, now, Some(expires_at));
         let next = RefreshToken::after(refresh_token, row.generation);
@@ -342,7 +372,9 @@ impl Users {
     pub(crate) fn open_session(&self, write: &mut Write, user_id: &UserId, device: NewDevice<'_>) -> NewSession {
         let now = self.now();
         let device_id = device.device_id.map_or_else(DeviceId::new, ToOwned::to_owned);
-        let lifetime = self.lifetime_of(device.tokens);
+        let ends_at = device.application.map(|of| of.ends_at);
+        let lifetime =
+            self.lifetime_of(device.tokens).map(|lifetime| until_end(lifetime, now, ends_at).unwrap_or_default());
         let expires_at = lifetime.map(|lifetime| now + millis(lifetime));
         let access_token = self.new_access_token(device.tokens, user_id, &device_id, now, expires_at);
         let first = lifetime.is_some().then(RefreshToken::first);
@@ -351,7 +383,7 @@ impl Users {
 
         // A device that logs in anew loses its old tokens.
         remove_tokens_of_device(write, user_id, &device_id);
-        insert_device(write, user_id, &device_id, device.display_name, now);
+        insert_device(write, user_id, &device_id, device.display_name, now, device.application);
         let hash = hash_of(&access_token);
         insert_access_token(write, &hash, user_id, &device_id, now, expires_at, refresh_hash.as_deref());
         if let (Some(refresh_hash), Some(first)) = (&refresh_hash, &first) {
@@ -376,6 +408,15 @@ pub(crate) struct NewDevice<'a> {
     pub(crate) display_name: Option<&'a str>,
     /// By what it is opened.
     pub(crate) tokens: TokenStyle,
+    /// It is opened by an application.
+    pub(crate) application: Option<OfApplication<'a>>,
+}
+
+/// As long as `lifetime`, and no longer than until `ends_at`; `None`: it is over.
+fn until_end(lifetime: std::time::Duration, now: Millis, ends_at: Option<Millis>) -> Option<std::time::Duration> {
+    let Some(ends_at) = ends_at else { return Some(lifetime) };
+    let left = u64::try_from(ends_at - now).ok().filter(|left| *left > 0)?;
+    Some(lifetime.min(std::time::Duration::from_millis(left)))
 }
 
 /// What a refresh token says: of which family it is, and the how-manieth of it. What nobody can guess is the family's name, and the rest

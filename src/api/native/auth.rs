@@ -102,7 +102,7 @@ struct Refreshing {
 
 /// A session that was opened.
 #[derive(Serialize, ToSchema)]
-struct OpenedSession {
+pub(super) struct OpenedSession {
     /// As Matrix spells it: `@alice:a.example`.
     #[schema(value_type = String)]
     user_id: OwnedUserId,
@@ -212,7 +212,7 @@ fn named(user: &str) -> String {
     }
 }
 
-fn opened(session: NewSession) -> OpenedSession {
+pub(super) fn opened(session: NewSession) -> OpenedSession {
     let NewSession { user_id, device_id, access_token, refresh_token, expires_in } = session;
     OpenedSession {
         address: user_id.clone().into(),

@@ -11,6 +11,7 @@ use ruma::{
 use serde::{Deserialize, Serialize};
 use serde_json::Map;
 use sync::{ConversationsWanted, Mark};
+use users::applications::AppScope;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Answer, Call, Created, Endpoint, Nothing, delete, get, message::Person, patch, post};
@@ -37,22 +38,34 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         clients: the tag `m.favourite`, a push rule for the room, and account data.";
     let read_text = "Up to a message or a number, everything before it included; what was read never becomes unread.";
     vec![
-        get("/api/v1/conversations", "One's conversations.", list).explained(list_text),
-        post("/api/v1/conversations", "Begins a conversation.", create).explained(create_text),
-        get("/api/v1/conversations/{conversation_id}", "One conversation.", one),
-        get("/api/v1/conversations/{conversation_id}/members", "Who is in a conversation.", members),
+        get("/api/v1/conversations", "One's conversations.", list)
+            .explained(list_text)
+            .open_to(AppScope::ConversationsRead),
+        post("/api/v1/conversations", "Begins a conversation.", create)
+            .explained(create_text)
+            .open_to(AppScope::ConversationsWrite),
+        get("/api/v1/conversations/{conversation_id}", "One conversation.", one).open_to(AppScope::ConversationsRead),
+        get("/api/v1/conversations/{conversation_id}/members", "Who is in a conversation.", members)
+            .open_to(AppScope::ConversationsRead),
         patch("/api/v1/conversations/{conversation_id}/settings", "How one wants to have it.", settings)
-            .explained(settings_text),
-        post("/api/v1/conversations/{conversation_id}/typing", "One types, or no longer does.", typing),
-        post("/api/v1/conversations/{conversation_id}/read", "One has read it.", read).explained(read_text),
-        post("/api/v1/conversations/{conversation_id}/join", "One accepts an invitation, or joins.", join),
-        post("/api/v1/conversations/{conversation_id}/leave", "One leaves, or declines an invitation.", leave),
+            .explained(settings_text)
+            .open_to(AppScope::ConversationsWrite),
+        post("/api/v1/conversations/{conversation_id}/typing", "One types, or no longer does.", typing)
+            .open_to(AppScope::ConversationsWrite),
+        post("/api/v1/conversations/{conversation_id}/read", "One has read it.", read)
+            .explained(read_text)
+            .open_to(AppScope::ConversationsWrite),
+        post("/api/v1/conversations/{conversation_id}/join", "One accepts an invitation, or joins.", join)
+            .open_to(AppScope::ConversationsWrite),
+        post("/api/v1/conversations/{conversation_id}/leave", "One leaves, or declines an invitation.", leave)
+            .open_to(AppScope::ConversationsWrite),
         delete(
             "/api/v1/conversations/{conversation_id}/history",
             "One wants to see nothing of it that was said so far.",
             clear,
         )
-        .explained("For oneself only: what is cleared stays in the conversation, and others see it as before."),
+        .explained("For oneself only: what is cleared stays in the conversation, and others see it as before.")
+        .open_to(AppScope::ConversationsWrite),
     ]
 }
 

@@ -7,6 +7,7 @@ use futures_util::FutureExt as _;
 use http::{HeaderMap, Method, Request, request::Parts};
 use serde::de::DeserializeOwned;
 use tracing::error;
+use users::applications::AppScope;
 use utoipa::{
     IntoParams, PartialSchema as _, ToSchema as _,
     openapi::{
@@ -17,7 +18,10 @@ use utoipa::{
     },
 };
 
-use super::payload::{Nothing, Payload, Reply, Schemas, misread};
+use super::{
+    applications::{OpenTo, SCHEME, acting, is_signed},
+    payload::{Nothing, Payload, Reply, Schemas, misread},
+};
 use crate::{
     Incoming, Problem, Route, Services, Session, SharedServices,
     endpoint::{address_of, path_arguments, user_of},
@@ -83,16 +87,20 @@ impl Caller for Anybody {
     }
 }
 
-/// A user of this server, by the same access token as on the Matrix client API.
+/// A user of this server, by the same access token as on the Matrix client API; or an application that acts as one, where
+/// [`Endpoint::open_to`] lets it.
 impl Caller for Session {
     const SCHEMES: &'static [&'static str] = &["access_token"];
 
     async fn authenticate(
         parts: &Parts,
-        _: &mut Incoming,
+        body: &mut Incoming,
         address: IpAddr,
         services: &Services,
     ) -> Result<Self, Problem> {
+        if is_signed(parts) {
+            return acting(parts, body, address, services).await;
+        }
         Ok(user_of(parts, address, services).await?)
     }
 }
@@ -104,12 +112,29 @@ pub struct Endpoint {
     pub(super) method: HttpMethod,
     pub(super) operation: Operation,
     pub(super) schemas: Schemas,
+    /// What an application needs to come here; `None`: none may.
+    pub(super) scope: Option<AppScope>,
 }
 
 impl Endpoint {
     /// Where it is, as it is described.
     pub(super) fn path(&self) -> &'static str {
         self.route.paths.first().copied().unwrap_or_default()
+    }
+
+    /// Lets applications with this scope come here, too.
+    #[must_use]
+    pub fn open_to(mut self, scope: AppScope) -> Self {
+        let inner = self.route.handler.clone();
+        self.route.handler = Arc::new(move |mut request, services| {
+            request.extensions_mut().insert(OpenTo(scope));
+            inner(request, services)
+        });
+        self.scope = Some(scope);
+        let security = self.operation.security.get_or_insert_default();
+        security.retain(|known| *known != SecurityRequirement::new(SCHEME, [] as [&str; 0]));
+        security.push(SecurityRequirement::new(SCHEME, [scope.as_str()]));
+        self
     }
 
     /// Says more of it than its one sentence, in Markdown.
@@ -183,7 +208,7 @@ where
             })
         }),
     };
-    Endpoint { route, method: described, operation, schemas }
+    Endpoint { route, method: described, operation, schemas, scope: None }
 }
 
 /// The names in `/users/{user_id}`.

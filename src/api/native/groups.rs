@@ -7,6 +7,7 @@ use ruma::{OwnedRoomId, OwnedUserId, events::TimelineEventType, events::room::me
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use users::applications::AppScope;
 use utoipa::ToSchema;
 
 use super::{
@@ -30,30 +31,46 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     let people_text = "Each has a result of its own. Members of this server and of others have to accept.";
     let approve_text = "Who is of this server is in the group then; who is of another is invited.";
     vec![
-        post("/api/v1/groups", "Makes a group.", create).explained(create_text),
-        post("/api/im/groups", "Makes a group.", create).explained("As `/api/v1/groups`."),
-        get("/api/v1/groups/{group_id}", "A group.", one).explained(roles_text),
-        patch("/api/v1/groups/{group_id}", "Changes a group.", change),
+        post("/api/v1/groups", "Makes a group.", create).explained(create_text).open_to(AppScope::GroupsWrite),
+        post("/api/im/groups", "Makes a group.", create)
+            .explained("As `/api/v1/groups`.")
+            .open_to(AppScope::GroupsWrite),
+        get("/api/v1/groups/{group_id}", "A group.", one).explained(roles_text).open_to(AppScope::GroupsRead),
+        patch("/api/v1/groups/{group_id}", "Changes a group.", change).open_to(AppScope::GroupsWrite),
         delete("/api/v1/groups/{group_id}", "Dissolves a group.", dissolve)
-            .explained("Everybody is put out, and nothing can be said there any more. For its owner."),
-        get("/api/v1/groups/{group_id}/members", "Who is in a group.", members),
-        post("/api/v1/groups/{group_id}/members", "Invites people.", invite).explained(people_text),
+            .explained("Everybody is put out, and nothing can be said there any more. For its owner.")
+            .open_to(AppScope::GroupsWrite),
+        get("/api/v1/groups/{group_id}/members", "Who is in a group.", members).open_to(AppScope::GroupsRead),
+        post("/api/v1/groups/{group_id}/members", "Invites people.", invite)
+            .explained(people_text)
+            .open_to(AppScope::GroupsWrite),
         post("/api/im/groups/{group_id}/members", "Invites people.", invite)
-            .explained("As `/api/v1/groups/{group_id}/members`."),
-        post("/api/im/groups/{group_id}/messages", "Says something.", send).explained("As `/api/v1/messages`."),
-        delete("/api/v1/groups/{group_id}/members/{user_id}", "Puts somebody out, or takes an invitation back.", kick),
-        put("/api/v1/groups/{group_id}/members/{user_id}/role", "Makes somebody an admin, or a member.", role),
-        put("/api/v1/groups/{group_id}/members/{user_id}/mute", "Lets somebody say nothing, or something again.", mute),
-        put("/api/v1/groups/{group_id}/mute", "Lets only admins say something, or everybody again.", mute_all),
-        put("/api/v1/groups/{group_id}/nickname", "What one is called in a group.", nickname),
+            .explained("As `/api/v1/groups/{group_id}/members`.")
+            .open_to(AppScope::GroupsWrite),
+        post("/api/im/groups/{group_id}/messages", "Says something.", send)
+            .explained("As `/api/v1/messages`.")
+            .open_to(AppScope::MessagesSend),
+        delete("/api/v1/groups/{group_id}/members/{user_id}", "Puts somebody out, or takes an invitation back.", kick)
+            .open_to(AppScope::GroupsWrite),
+        put("/api/v1/groups/{group_id}/members/{user_id}/role", "Makes somebody an admin, or a member.", role)
+            .open_to(AppScope::GroupsWrite),
+        put("/api/v1/groups/{group_id}/members/{user_id}/mute", "Lets somebody say nothing, or something again.", mute)
+            .open_to(AppScope::GroupsWrite),
+        put("/api/v1/groups/{group_id}/mute", "Lets only admins say something, or everybody again.", mute_all)
+            .open_to(AppScope::GroupsWrite),
+        put("/api/v1/groups/{group_id}/nickname", "What one is called in a group.", nickname)
+            .open_to(AppScope::GroupsWrite),
         post("/api/v1/groups/{group_id}/transfer", "Hands a group over.", transfer)
-            .explained("To a member, who owns it from then on. For its owner, who is an admin afterwards."),
-        post("/api/v1/groups/{group_id}/leave", "One leaves a group.", leave),
-        post("/api/v1/groups/{group_id}/requests", "One asks to be let in.", ask),
-        get("/api/v1/groups/{group_id}/requests", "Who asks to be let in.", asking),
+            .explained("To a member, who owns it from then on. For its owner, who is an admin afterwards.")
+            .open_to(AppScope::GroupsWrite),
+        post("/api/v1/groups/{group_id}/leave", "One leaves a group.", leave).open_to(AppScope::GroupsWrite),
+        post("/api/v1/groups/{group_id}/requests", "One asks to be let in.", ask).open_to(AppScope::GroupsWrite),
+        get("/api/v1/groups/{group_id}/requests", "Who asks to be let in.", asking).open_to(AppScope::GroupsRead),
         put("/api/v1/groups/{group_id}/requests/{user_id}", "Lets somebody in who asked.", approve)
-            .explained(approve_text),
-        delete("/api/v1/groups/{group_id}/requests/{user_id}", "Refuses somebody who asked.", kick),
+            .explained(approve_text)
+            .open_to(AppScope::GroupsWrite),
+        delete("/api/v1/groups/{group_id}/requests/{user_id}", "Refuses somebody who asked.", kick)
+            .open_to(AppScope::GroupsWrite),
     ]
 }
 

@@ -12,6 +12,7 @@ use rooms::{Edge, LiveRoom, Reader, Recall, Sight, StretchRequest};
 use ruma::{OwnedEventId, OwnedRoomId, api::Direction, serde::Raw};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use users::applications::AppScope;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -45,20 +46,31 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         "In their order, a hundred at most. Each has a result of its own, and one that fails stops no other.";
     let mut endpoints = scheduled::endpoints();
     endpoints.extend([
-        post("/api/v1/messages", "Says something.", send::send).explained(send_text),
-        post("/api/v1/messages/batch", "Says several things.", send::batch).explained(batch_text),
-        get("/api/v1/messages", "What was said.", history).explained(history_text),
-        get("/api/v1/messages/{message_id}", "One message.", one),
-        patch("/api/v1/messages/{message_id}", "Changes what one has said.", edit).explained(edit_text),
+        post("/api/v1/messages", "Says something.", send::send).explained(send_text).open_to(AppScope::MessagesSend),
+        post("/api/v1/messages/batch", "Says several things.", send::batch)
+            .explained(batch_text)
+            .open_to(AppScope::MessagesSend),
+        get("/api/v1/messages", "What was said.", history).explained(history_text).open_to(AppScope::MessagesRead),
+        get("/api/v1/messages/{message_id}", "One message.", one).open_to(AppScope::MessagesRead),
+        patch("/api/v1/messages/{message_id}", "Changes what one has said.", edit)
+            .explained(edit_text)
+            .open_to(AppScope::MessagesSend),
         delete("/api/v1/messages/{message_id}", "One wants to see a message no more.", hide)
-            .explained("For oneself only, on the native API: it stays in the conversation."),
-        post("/api/v1/messages/{message_id}/recall", "Takes a message back.", recall).explained(recall_text),
+            .explained("For oneself only, on the native API: it stays in the conversation.")
+            .open_to(AppScope::MessagesSend),
+        post("/api/v1/messages/{message_id}/recall", "Takes a message back.", recall)
+            .explained(recall_text)
+            .open_to(AppScope::MessagesSend),
         put("/api/v1/messages/{message_id}/reactions/{key}", "Reacts to a message.", react)
-            .explained("Once for each key. Once more does nothing."),
-        delete("/api/v1/messages/{message_id}/reactions/{key}", "Takes a reaction back.", unreact),
-        get("/api/v1/messages/{message_id}/readers", "Who has read a message.", readers),
+            .explained("Once for each key. Once more does nothing.")
+            .open_to(AppScope::MessagesSend),
+        delete("/api/v1/messages/{message_id}/reactions/{key}", "Takes a reaction back.", unreact)
+            .open_to(AppScope::MessagesSend),
+        get("/api/v1/messages/{message_id}/readers", "Who has read a message.", readers)
+            .open_to(AppScope::MessagesRead),
         get("/api/v1/messages/{message_id}/delivery", "What became of a message.", delivery)
-            .explained("As `/api/v1/rooms/{room_id}/events/{event_id}/delivery`."),
+            .explained("As `/api/v1/rooms/{room_id}/events/{event_id}/delivery`.")
+            .open_to(AppScope::MessagesRead),
     ]);
     endpoints
 }

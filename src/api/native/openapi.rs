@@ -78,17 +78,24 @@ fn document(endpoints: &[Endpoint]) -> OpenApi {
 }
 
 /// The ways to show who one is.
-fn schemes() -> [(&'static str, SecurityScheme); 4] {
+fn schemes() -> [(&'static str, SecurityScheme); 5] {
     let bearer =
         |text| SecurityScheme::Http(HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(text)).build());
     [
         ("access_token", bearer("An access token of a user, as the Matrix client API gives it out.")),
+        (
+            "application",
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("X-App-Key", APPLICATION))),
+        ),
         ("realtime_ticket", SecurityScheme::ApiKey(ApiKey::Query(ApiKeyValue::with_description("ticket", TICKET)))),
         ("server_token", bearer(SERVER_TOKEN)),
         ("x_matrix", SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description("Authorization", X_MATRIX)))),
     ]
 }
 
+const APPLICATION: &str = "\
+    The key of an application, in a request that is signed with its secret: with `X-App-Timestamp`, `X-App-Nonce`, `X-App-Signature` and, \
+    where the application acts as a user, `X-App-User`. See docs/applications.md. The words are the scopes that it needs.";
 const TICKET: &str = "What `POST /api/v1/realtime/tickets` answers: good once, for 30 seconds.";
 const SERVER_TOKEN: &str = "\
     A JWT of another server, signed by its ed25519 key (`alg` EdDSA, `kid` the key's id as published at \

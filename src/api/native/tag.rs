@@ -36,14 +36,14 @@ impl<T: Serialize + ToSchema + Send + 'static> Reply for Tagged<T> {
 }
 
 /// The tag of something that reads so: the same on every node.
-pub(super) fn tag_of(text: &(impl Hash + ?Sized)) -> String {
+pub(crate) fn tag_of(text: &(impl Hash + ?Sized)) -> String {
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     format!("\"{:016x}\"", hasher.finish())
 }
 
 /// Refuses who says in `If-Match` to know another state than that of `tag`. Who says nothing is let through.
-pub(super) fn check_match(headers: &HeaderMap, tag: &str) -> Result<(), Problem> {
+pub(crate) fn check_match(headers: &HeaderMap, tag: &str) -> Result<(), Problem> {
     let mut named = headers.get_all(header::IF_MATCH).iter().filter_map(|value| value.to_str().ok()).peekable();
     if named.peek().is_none() {
         return Ok(());

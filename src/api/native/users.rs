@@ -7,7 +7,7 @@ use model::{Address, Millis, Refusal as _};
 use ruma::{OwnedServerName, OwnedUserId, UserId, presence::PresenceState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use users::native_name;
+use users::{applications::AppScope, native_name};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{Answer, Call, Endpoint, directory::Work, get};
@@ -20,12 +20,12 @@ pub(super) fn routes() -> Vec<Endpoint> {
             "`user_id` is written `alice@b.example` or `@alice:b.example`. What a user of another server says of themselves \
              is what that server said a while ago: see `fetched_at`. While the server is away, what it said before is \
              answered, and `stale` is true.",
-        ),
+        ).open_to(AppScope::UsersRead),
         get("/api/v1/users", "Looks for people.", search).explained(
             "Of this server, by a part of their name or localpart; or, with `server`, of that server, as far as the two servers \
              trust each other: by a part of the name, or by the whole of it. Of a full peer that shares its directory it is answered \
              from what that has told, see docs/cascade.md.",
-        ),
+        ).open_to(AppScope::UsersRead),
     ];
     [people, me::endpoints(), blocked::endpoints()].concat()
 }

@@ -32,6 +32,9 @@ struct SessionView {
     last_seen_at: Option<Millis>,
     /// Where it was last seen.
     last_seen_ip: Option<String>,
+    /// The application whose back end has opened the session; absent: the caller has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    application: Option<String>,
     /// It is the one that asks.
     is_current: bool,
 }
@@ -56,9 +59,9 @@ async fn logout_all(call: Call<Session>) -> Answer<Nothing> {
 async fn list(call: Call<Session>) -> Answer<SessionList> {
     let devices = call.services.users.devices(&call.caller.user_id).await?;
     let view = |device: Device| {
-        let Device { device_id, display_name, last_seen_at, last_seen_ip } = device;
+        let Device { device_id, display_name, last_seen_at, last_seen_ip, application } = device;
         let is_current = device_id == call.caller.device_id;
-        SessionView { device_id, device_name: display_name, last_seen_at, last_seen_ip, is_current }
+        SessionView { device_id, device_name: display_name, last_seen_at, last_seen_ip, application, is_current }
     };
     Ok(SessionList { sessions: devices.into_iter().map(view).collect() })
 }

@@ -4,6 +4,7 @@ use model::Millis;
 use rooms::Scheduled;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use users::AppScope;
 use utoipa::ToSchema;
 
 use super::{
@@ -23,10 +24,15 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         `msg_id`, which it is given here if the client gives none. What can't be said when its time has come stays in the list for a \
         month as `failed`.";
     vec![
-        post("/api/v1/messages/scheduled", "Has something said later.", schedule).explained(schedule_text),
-        get("/api/v1/messages/scheduled", "What one has scheduled.", list).explained("The earliest first."),
+        post("/api/v1/messages/scheduled", "Has something said later.", schedule)
+            .explained(schedule_text)
+            .open_to(AppScope::MessagesSend),
+        get("/api/v1/messages/scheduled", "What one has scheduled.", list)
+            .explained("The earliest first.")
+            .open_to(AppScope::MessagesRead),
         delete("/api/v1/messages/scheduled/{scheduled_id}", "Takes back what isn't said yet.", unschedule)
-            .explained("`too_late` while it is being said. What could not be said is taken off the list."),
+            .explained("`too_late` while it is being said. What could not be said is taken off the list.")
+            .open_to(AppScope::MessagesSend),
     ]
 }
 
