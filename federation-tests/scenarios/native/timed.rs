@@ -97,18 +97,18 @@ async fn what_expires_is_gone_on_both_domains_and_so_is_what_it_was_edited_to() 
         .await;
         bob.join(&room).await;
 
-        let short = json!({ "conversation_id": room, "content": "the code is 1234", "expires_in_ms": 4000, "priority": "urgent" });
+        let short = json!({ "conversation_id": room, "content": "the word is tulip", "expires_in_ms": 4000, "priority": "urgent" });
         let short = done(alice.post(MESSAGES, short).await);
         assert_eq!(short["priority"], "urgent");
         let (expires, sent) = (short["expires_at"].as_i64().expect("a time"), short["sent_at"].as_i64().expect("a time"));
         assert!((sent - 1000..=sent).contains(&(expires - 4000)), "{short}");
         let path = format!("{MESSAGES}/{}", short["id"].as_str().expect("text"));
-        let edit = json!({ "content": "the code is 5678" });
+        let edit = json!({ "content": "the word is orchid" });
         done(alice.attempt(Method::PATCH, &path, Some(&edit)).await.expect("it answers"));
-        eventually("bob sees it", async || is_anywhere(&bob, &room, "5678").await.then_some(())).await;
+        eventually("bob sees it", async || is_anywhere(&bob, &room, "orchid").await.then_some(())).await;
         for client in [&alice, &bob] {
             eventually("it is gone, with its edit", async || {
-                let is_there = is_anywhere(client, &room, "1234").await || is_anywhere(client, &room, "5678").await;
+                let is_there = is_anywhere(client, &room, "tulip").await || is_anywhere(client, &room, "orchid").await;
                 (!is_there).then_some(())
             })
             .await;

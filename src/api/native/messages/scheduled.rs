@@ -4,7 +4,7 @@ use model::Millis;
 use rooms::Scheduled;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use users::AppScope;
+use users::applications::AppScope;
 use utoipa::ToSchema;
 
 use super::{
