@@ -24,7 +24,7 @@ pub use self::{
     secret::Secret,
     sections::{
         Accounts, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Email, EmailTls, Events, Federation, LinkKind,
-        Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Realtime, Registration, Rooms, Sync, Tls,
+        Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Realtime, Registration, Rooms, Search, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -57,6 +57,7 @@ pub struct Config {
     pub accounts: Accounts,
     pub rate_limits: RateLimits,
     pub rooms: Rooms,
+    pub search: Search,
     pub sync: Sync,
     pub realtime: Realtime,
     pub client_api: ClientApi,
@@ -86,6 +87,7 @@ impl Default for Config {
             accounts: Accounts::default(),
             rate_limits: RateLimits::default(),
             rooms: Rooms::default(),
+            search: Search::default(),
             sync: Sync::default(),
             realtime: Realtime::default(),
             client_api: ClientApi::default(),

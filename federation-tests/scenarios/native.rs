@@ -4,3 +4,4 @@ mod auth;
 mod conversations;
 mod people;
 mod realtime;
+mod search;

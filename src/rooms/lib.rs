@@ -46,6 +46,7 @@ mod receive;
 mod relations;
 mod resolve;
 mod roles;
+mod search;
 mod send;
 mod serve;
 mod servers;
@@ -96,6 +97,9 @@ pub use reactions::Reactions;
 pub use receive::{ReceiveError, Received};
 pub use relations::{RECURSION_DEPTH, Related, RelationsRequest};
 pub use roles::{Member, Role};
+pub use search::{
+    Cursor as SearchCursor, Found, Order as SearchOrder, Search, SearchConfig, SearchError, SearchKey, SearchPage, SearchRequest,
+};
 pub use send::{Sent, Wish};
 pub use spaces::{Branch, Tree, TreeRequest};
 pub use timeline::Transaction;
