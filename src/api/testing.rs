@@ -59,12 +59,7 @@ async fn with_server_of(peers: impl Fn(Store) -> Peers, story: impl AsyncFn(Serv
 }
 
 impl Server {
-    async fn new(
-        peers: Peers,
-        store: Store,
-        notifier: sync::Notifier,
-        heard_by: &OnceLock<rooms::Search>,
-    ) -> Self {
+    async fn new(peers: Peers, store: Store, notifier: sync::Notifier, heard_by: &OnceLock<rooms::Search>) -> Self {
         let config = UsersConfig {
             registration: RegistrationConfig { enabled: true, ..RegistrationConfig::default() },
             rate_limits: RateLimitsConfig { enabled: false, ..RateLimitsConfig::default() },

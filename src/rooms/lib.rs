@@ -98,7 +98,8 @@ pub use receive::{ReceiveError, Received};
 pub use relations::{RECURSION_DEPTH, Related, RelationsRequest};
 pub use roles::{Member, Role};
 pub use search::{
-    Cursor as SearchCursor, Found, Order as SearchOrder, Search, SearchConfig, SearchError, SearchKey, SearchPage, SearchRequest,
+    Cursor as SearchCursor, Found, Order as SearchOrder, Search, SearchConfig, SearchError, SearchKey, SearchPage,
+    SearchRequest,
 };
 pub use send::{Sent, Wish};
 pub use spaces::{Branch, Tree, TreeRequest};

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, fs};
 
 use federation_tests::{Client, Server, enc, eventually, on_each_engine};
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// The ids of all that is found by Matrix clients, and how many were counted, page by page.
 async fn find_all(client: &Client, text: &str, order: &str, limit: usize) -> (Vec<String>, u64) {
@@ -113,7 +113,9 @@ async fn two_hundred_are_paged_through_while_others_go_on_talking() {
                 }
             })
         };
-        for (text, order, limit) in [("needle hay", "recent", 7), ("needle hay", "rank", 7), ("根针", "recent", 50), ("根针", "rank", 90)] {
+        for (text, order, limit) in
+            [("needle hay", "recent", 7), ("needle hay", "rank", 7), ("根针", "recent", 50), ("根针", "rank", 90)]
+        {
             let (found, count) = find_all(&alice, text, order, limit).await;
             let once: HashSet<String> = found.iter().cloned().collect();
             let expected = if text == "根针" { 200 } else { 160 };
@@ -124,7 +126,9 @@ async fn two_hundred_are_paged_through_while_others_go_on_talking() {
         let mut texts = Vec::new();
         loop {
             let page = bob.get(&path).await.ok();
-            texts.extend(page["messages"].as_array().expect("a list").iter().map(|one| one["content"]["text"].to_string()));
+            texts.extend(
+                page["messages"].as_array().expect("a list").iter().map(|one| one["content"]["text"].to_string()),
+            );
             let Some(next) = page["next"].as_str() else { break };
             path = format!("/api/v1/messages/search?q={}&limit=30&cursor={next}", enc("根针"));
         }

@@ -208,8 +208,7 @@ async fn rendered(services: &Services, session: &Session, page: &mut SearchPage<
     for (nid, found) in by_room {
         let Some(sight) = page.sights.get_mut(&nid) else { continue };
         let events: Vec<Arc<TimelineEvent>> = found.iter().map(|found| found.event.clone()).collect();
-        let shown: Vec<Raw<Value>> =
-            services.rooms.render_all(&found[0].room, &events, reader(session), sight).await?;
+        let shown: Vec<Raw<Value>> = services.rooms.render_all(&found[0].room, &events, reader(session), sight).await?;
         for (event, shown) in events.iter().zip(shown) {
             let mut value = shown.deserialize().unwrap_or_default();
             // What the sender was called before version 1 of the specification, which readers of searches look for still.
@@ -284,11 +283,7 @@ async fn profiles(services: &Services, event: &TimelineEvent, senders: BTreeSet<
 }
 
 /// Which results belong together. `next`: where a group goes on after its last result.
-fn groups(
-    groupings: &Groupings,
-    found: &[Found],
-    next: impl Fn(Group) -> Option<String>,
-) -> Result<Value, Error> {
+fn groups(groupings: &Groupings, found: &[Found], next: impl Fn(Group) -> Option<String>) -> Result<Value, Error> {
     let mut groups = Map::new();
     for grouping in &groupings.group_by {
         let by_room = match &grouping.key {

@@ -276,8 +276,7 @@ async fn people_find_what_they_may_see_and_nothing_else() {
                 "initial_state": [{ "type": "m.room.history_visibility", "state_key": "", "content": content }],
             })
         };
-        let (joined, shared) =
-            (alice.create(visibility("joined")).await, alice.create(visibility("shared")).await);
+        let (joined, shared) = (alice.create(visibility("joined")).await, alice.create(visibility("shared")).await);
         let hidden = alice.say(&joined, "secret before").await;
         let before = alice.say(&shared, "secret before").await;
         assert_eq!(bob.find("secret").await, nothing(), "a stranger");

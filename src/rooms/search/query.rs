@@ -87,7 +87,7 @@ pub enum Cursor {
 }
 
 /// Something that was found.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Found {
     /// The event.
     pub event: Arc<TimelineEvent>,

@@ -158,7 +158,9 @@ mod tests {
         let question = Question::of("tea").expect("it is short");
         let rank = |text: &str| question.answered_by(text).map(|found| found.rank);
         let long = format!("tea {}", "and more ".repeat(50));
-        assert!(rank("tea") > rank("teapot") && rank("tea tea now") > rank("tea now then") && rank("tea") > rank(&long));
+        assert!(
+            rank("tea") > rank("teapot") && rank("tea tea now") > rank("tea now then") && rank("tea") > rank(&long)
+        );
         assert_eq!(question.answered_by("a teapot, TEA").expect("it is there").words, ["teapot", "tea"]);
     }
 

@@ -90,7 +90,8 @@ async fn terms_are_found_in_ones_rooms_latest_first() {
         let bob: OwnedUserId = user_id!("@bob.'\"x/y:a.test").to_owned();
         let [one, two, three, four, late] =
             [(1, 1), (2, 1), (3, 2), (4, 2), (5, 1)].map(|(nid, room)| event(nid, room, bob.as_str()));
-        put(&store, &[(&one, 10, "hello 北京 京"), (&two, 20, "hello and or not near"), (&late, -5, "hello 👍")]).await?;
+        put(&store, &[(&one, 10, "hello 北京 京"), (&two, 20, "hello and or not near"), (&late, -5, "hello 👍")])
+            .await?;
         put(&store, &[(&three, 30, "hello हिन्दी"), (&four, 50, "hello")]).await?;
         let rooms = [RoomNid(1), RoomNid(2), RoomNid(3)];
         for (text, expected) in [
@@ -112,7 +113,10 @@ async fn terms_are_found_in_ones_rooms_latest_first() {
         assert_eq!(found(&store, &HitsWanted { rooms: &rooms[..1], ..all.clone() }).await?, [20, 10, -5]);
         assert_eq!(found(&store, &HitsWanted { rooms: &[], ..all.clone() }).await?, [0; 0]);
         assert_eq!(found(&store, &HitsWanted { limit: 2, before: Position(30), ..all.clone() }).await?, [20, 10]);
-        assert_eq!(found(&store, &HitsWanted { from: Position(-5), before: Position(20), ..all.clone() }).await?, [10, -5]);
+        assert_eq!(
+            found(&store, &HitsWanted { from: Position(-5), before: Position(20), ..all.clone() }).await?,
+            [10, -5]
+        );
         assert_eq!(found(&store, &HitsWanted { made_from: 1002, made_before: 1003, ..all.clone() }).await?, [20]);
         assert_eq!(found(&store, &HitsWanted { senders: &[&bob], ..all.clone() }).await?, [30, 20, 10, -5]);
         assert_eq!(found(&store, &HitsWanted { senders: &[alice], ..all.clone() }).await?, [0; 0]);

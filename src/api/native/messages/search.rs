@@ -80,7 +80,9 @@ pub(super) async fn search(call: Call<Session, Wanted>) -> Answer<MessagesFound>
     let moment = |moment: Option<u64>, otherwise| moment.map_or(otherwise, |at| i64::try_from(at).unwrap_or(i64::MAX));
     let cleared = call.services.sync.cleared(&call.caller.user_id).await?;
     let mut cursor: Option<SearchCursor> = match &wanted.cursor {
-        Some(cursor) => Some(cursor.parse().map_err(|error: rooms::SearchError| Problem::from(error).with("field", "cursor"))?),
+        Some(cursor) => {
+            Some(cursor.parse().map_err(|error: rooms::SearchError| Problem::from(error).with("field", "cursor"))?)
+        }
         None => None,
     };
     let mut answer = MessagesFound { messages: Vec::new(), highlights: Vec::new(), next: None };
@@ -104,7 +106,9 @@ pub(super) async fn search(call: Call<Session, Wanted>) -> Answer<MessagesFound>
             }
         }
         let messages = messages(&call.services, &call.caller, &mut page).await?;
-        answer.messages.extend(messages.into_iter().filter(|message| wanted.kind.is_none_or(|kind| message.kind == kind)));
+        answer
+            .messages
+            .extend(messages.into_iter().filter(|message| wanted.kind.is_none_or(|kind| message.kind == kind)));
         cursor = page.next;
         if cursor.is_none() || answer.messages.len() >= limit {
             break;

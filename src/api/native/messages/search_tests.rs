@@ -32,7 +32,12 @@ impl<'a> Person<'a> {
 
     async fn found(&self, query: &str) -> Vec<String> {
         let answer = self.search(query).await;
-        answer["messages"].as_array().expect("a list").iter().map(|message| message["id"].as_str().expect("an id").to_owned()).collect()
+        answer["messages"]
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|message| message["id"].as_str().expect("an id").to_owned())
+            .collect()
     }
 }
 
@@ -48,7 +53,11 @@ async fn messages_are_found_as_they_read_now_and_as_far_as_one_wants_them() {
         let two = bob.say(&room, json!("北京 is far")).await;
         let north = "q=%E5%8C%97%E4%BA%AC";
         let answer = bob.search(north).await;
-        assert_eq!(answer["messages"].as_array().map(Vec::len), Some(2), "the conversation's name is no message: {answer}");
+        assert_eq!(
+            answer["messages"].as_array().map(Vec::len),
+            Some(2),
+            "the conversation's name is no message: {answer}"
+        );
         let latest = &answer["messages"][0];
         assert_eq!((&latest["id"], &latest["content"]["text"]), (&json!(two), &json!("北京 is far")));
         assert_eq!((&latest["type"], &latest["sender"]["address"]), (&json!("text"), &json!("bob@a.test")));
@@ -78,12 +87,14 @@ async fn messages_are_found_as_they_read_now_and_as_far_as_one_wants_them() {
         assert!(status.is_success());
         assert_eq!(bob.found(north).await, [""; 0]);
         assert_eq!(alice.found(north).await, [one.clone()]);
-        let (status, answer) = alice.ask(Method::DELETE, &format!("/api/v1/conversations/{room}/history"), Value::Null).await;
+        let (status, answer) =
+            alice.ask(Method::DELETE, &format!("/api/v1/conversations/{room}/history"), Value::Null).await;
         assert!(status.is_success(), "{answer}");
         assert_eq!(alice.found(north).await, [""; 0]);
 
         for (query, field) in [("q=", "q"), ("q=x&cursor=w1", "cursor")] {
-            let (status, problem) = bob.ask(Method::GET, &format!("/api/v1/messages/search?{query}"), Value::Null).await;
+            let (status, problem) =
+                bob.ask(Method::GET, &format!("/api/v1/messages/search?{query}"), Value::Null).await;
             assert_eq!((status.as_u16(), &problem["code"], &problem["field"]), (400, &json!("invalid"), &json!(field)));
         }
     })
