@@ -31,8 +31,9 @@ use recent::Recent;
 pub use query::{Cursor, Found, Order, SearchPage, SearchRequest};
 pub use store::search::Key as SearchKey;
 
-/// For so long a question waits for the index to come to where the stream was when it was asked.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// For so long a question waits for the index to come to where the stream was when it was asked. A node that isn't told by others
+/// hears of what they commit within a second.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// It doesn't if the index is so many positions behind: then it makes up for what was before.
 const TOO_FAR: i64 = 5_000;
 /// How often it is looked how far another node's index has come.

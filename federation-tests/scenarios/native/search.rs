@@ -2,7 +2,7 @@
 
 use std::{collections::HashSet, fs};
 
-use federation_tests::{Client, Server, enc, eventually, on_each_engine};
+use federation_tests::{Client, Engine, Network, Server, enc, eventually, on_each_engine};
 use serde_json::json;
 
 /// The ids of all that is found by Matrix clients, and how many were counted, page by page.
@@ -183,4 +183,66 @@ async fn the_index_makes_up_for_what_was_before_it_however_often_it_dies() {
         assert!(server.figure("comity_search_indexed_total").await <= indexed, "nothing is done again");
     })
     .await;
+}
+
+#[tokio::test]
+async fn history_that_came_from_another_server_is_found_too() {
+    on_each_engine(async |engine| {
+        let (_network, [a, b]) = Network::start(&engine, ["a.test", "b.test"]).await;
+        let alice = a.register_with_secret("alice").await;
+        let bob = b.register_with_secret("bob").await;
+        let room = alice.create_public_room().await;
+        let mut said = Vec::new();
+        for number in 0..60 {
+            said.push(alice.say(&room, &format!("很久以前 {number}")).await);
+        }
+        let edit = json!({
+            "msgtype": "m.text", "body": "* 改了", "m.new_content": { "msgtype": "m.text", "body": "改了" },
+            "m.relates_to": { "rel_type": "m.replace", "event_id": said[10] },
+        });
+        alice.send(&room, "m.room.message", edit).await.ok();
+        redact(&alice, &room, &said[20]).await;
+        bob.join_via(&room, &["a.test"]).await;
+        // Reading back is what brings it here.
+        bob.history(&room).await;
+        assert_eq!(find(&bob, "改了").await, [said[10].clone()]);
+        let mut expected: HashSet<String> = said.iter().cloned().collect();
+        expected.retain(|id| *id != said[10] && *id != said[20]);
+        let (found, count) = find_all(&bob, "以前", "recent", 25).await;
+        assert_eq!((found.len(), count), (58, 58));
+        assert_eq!(found.into_iter().collect::<HashSet<_>>(), expected);
+
+        let reply = alice.say(&room, "以前 and now").await;
+        eventually("it has arrived", async || (find(&bob, "以前 now").await == [reply.clone()]).then_some(())).await;
+        redact(&alice, &room, &reply).await;
+        eventually("it is gone", async || find(&bob, "以前 now").await.is_empty().then_some(())).await;
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn each_node_finds_what_was_said_at_another_and_one_that_ends_is_followed() {
+    let Some(engine) = Engine::postgres() else {
+        eprintln!("SKIPPED: nodes share a PostgreSQL, and COMITY_TEST_POSTGRES_URL isn't set");
+        return;
+    };
+    let mut first = Server::start(&engine).await;
+    let second = first.another_node().await;
+    let alice = first.register("alice").await;
+    let there = second.login("alice").await;
+    let room = alice.create_public_room().await;
+    for number in 0..10 {
+        let (here, other) = if number % 2 == 0 { (&alice, &there) } else { (&there, &alice) };
+        let id = here.say(&room, &format!("第{number}句")).await;
+        assert_eq!(find(other, &format!("第{number}句")).await, [id]);
+    }
+    // Whichever of them kept the index.
+    first.kill();
+    let id = there.say(&room, "the last 句").await;
+    eventually("the other goes on with the index", async || (find(&there, "last").await == [id.clone()]).then_some(()))
+        .await;
+    assert_eq!(find(&there, "句").await.len(), 11);
+    first.restart().await;
+    let id = alice.say(&room, "again").await;
+    eventually("it is back", async || (find(&alice, "again").await == [id.clone()]).then_some(())).await;
 }

@@ -75,6 +75,7 @@ impl Search {
             changes.mark_unchanged();
             let Some(duty) = duties.of(NAME) else {
                 self.recent().end();
+                gauge!("comity_search_lag_positions").set(0.0);
                 // The sender is part of the store, which is here.
                 let _ = changes.changed().await;
                 continue;

@@ -141,7 +141,7 @@ struct Asking<'a, 'r> {
 impl Search {
     /// What was said and is looked for, in the rooms that the user is in, or was in until then.
     ///
-    /// Waits up to a second for what was said just now. Answers fewer than it could where much is found that the user may not see;
+    /// Waits up to two seconds for what was said just now. Answers fewer than it could where much is found that the user may not see;
     /// then `next` goes on.
     pub async fn search(&self, user_id: &UserId, request: &SearchRequest<'_>) -> Result<SearchPage<'_>, SearchError> {
         if !self.shared.is_enabled {
