@@ -1,5 +1,7 @@
 //! People look for what was said, in their own script, and find what they may see: once, whatever happens meanwhile.
 
+#![allow(clippy::cloned_ref_to_slice_refs, reason = "a list of one is compared as lists of more are")]
+
 use std::{collections::HashSet, fs};
 
 use federation_tests::{Client, Engine, Network, Server, enc, eventually, on_each_engine};

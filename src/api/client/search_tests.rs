@@ -1,5 +1,7 @@
 //! Looking for what was said, as a client meets it.
 
+#![allow(clippy::cloned_ref_to_slice_refs, reason = "a list of one is compared as lists of more are")]
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Method;

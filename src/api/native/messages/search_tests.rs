@@ -1,5 +1,7 @@
 //! Looking for messages, through the router.
 
+#![allow(clippy::cloned_ref_to_slice_refs, reason = "a list of one is compared as lists of more are")]
+
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
