@@ -25,7 +25,7 @@ pub use self::{
     sections::{
         Accounts, Applications, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Email, EmailTls, Events,
         Federation, LinkKind, Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Realtime, Registration,
-        Rooms, Sync, Tls,
+        Rooms, Search, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -59,6 +59,7 @@ pub struct Config {
     pub applications: Applications,
     pub rate_limits: RateLimits,
     pub rooms: Rooms,
+    pub search: Search,
     pub sync: Sync,
     pub realtime: Realtime,
     pub client_api: ClientApi,
@@ -89,6 +90,7 @@ impl Default for Config {
             applications: Applications::default(),
             rate_limits: RateLimits::default(),
             rooms: Rooms::default(),
+            search: Search::default(),
             sync: Sync::default(),
             realtime: Realtime::default(),
             client_api: ClientApi::default(),

@@ -23,6 +23,7 @@ use peers::{
     Links, LinksError, PeerError, Peers,
     vault::{Vault, VaultError},
 };
+use rooms::Search;
 use serde_json::json;
 use store::Store;
 use sync::Sync;
@@ -178,6 +179,8 @@ impl Homeserver {
         });
         let stream = Stream::new(store.clone(), config.server_name.clone());
         core.audience.stream.get_or_init(|| stream.clone());
+        let search = Search::new(rooms.clone(), &settings::search_config(&config));
+        core.audience.search.get_or_init(|| search.clone());
         let bus = settings::bus_config(&config)
             .map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone(), announcements.clone()))
             .transpose()?;
@@ -220,6 +223,8 @@ impl Homeserver {
         following.spawn(|stop| async move { hooks.run(stop).await });
         let shared = cascade.clone();
         following.spawn(|stop| async move { shared.run(stop).await });
+        let index = search.clone();
+        following.spawn(|stop| async move { index.run(stop).await });
         if let Some(bus) = bus.clone() {
             following.spawn(|stop| async move { bus.run(stop).await });
         }
@@ -240,6 +245,7 @@ impl Homeserver {
             limits: users.limits(),
             media,
             sync,
+            search,
             ledger: outward.sender.ledger(),
             carrier: outward.carrier,
             inbound: outward.inbound,

@@ -6,4 +6,5 @@ mod conversations;
 mod equivalence;
 mod people;
 mod realtime;
+mod search;
 mod timed;

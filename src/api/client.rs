@@ -34,6 +34,7 @@ mod reading_tests;
 mod receipts;
 mod register;
 mod relations;
+mod search;
 mod send;
 pub(crate) mod spaces;
 mod sync;
@@ -73,6 +74,7 @@ pub(crate) fn routes() -> Vec<Route> {
         receipts::routes(),
         register::routes(),
         relations::routes(),
+        search::routes(),
         send::routes(),
         spaces::routes(),
         sync::routes(),

@@ -45,6 +45,8 @@ pub struct Services {
     pub limits: Arc<users::Limits>,
     /// Rooms.
     pub rooms: rooms::Rooms,
+    /// What was said in them, by its words.
+    pub search: rooms::Search,
     /// Images and files.
     pub media: media::Media,
     /// What is new for somebody.

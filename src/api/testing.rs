@@ -1,6 +1,6 @@
 //! A server for tests: every face of it, without a socket.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::body::Body;
 use http::{HeaderValue, Method, Request, StatusCode, header};
@@ -42,18 +42,25 @@ pub(crate) async fn with_federating_server(known: &[&ServerName], story: impl As
 async fn with_server_of(peers: impl Fn(Store) -> Peers, story: impl AsyncFn(Server)) {
     let listener = || {
         let notifier = sync::Notifier::new(&sync::SyncConfig::default());
-        let ear = notifier.clone();
-        (Arc::new(move |committed| ear.ingest(&committed)) as store::OnCommit, notifier)
+        let search: Arc<OnceLock<rooms::Search>> = Arc::default();
+        let ears = (notifier.clone(), search.clone());
+        let on_commit = Arc::new(move |committed| {
+            ears.0.ingest(&committed);
+            if let Some(search) = ears.1.get() {
+                search.ingest(&committed);
+            }
+        });
+        (on_commit as store::OnCommit, (notifier, search))
     };
-    on_each_engine_heard(listener, async |store, notifier| {
-        story(Server::new(peers(store.clone()), store, notifier).await).await;
+    on_each_engine_heard(listener, async |store, (notifier, search)| {
+        story(Server::new(peers(store.clone()), store, notifier, &search).await).await;
         Ok::<_, store::Error>(())
     })
     .await;
 }
 
 impl Server {
-    async fn new(peers: Peers, store: Store, notifier: sync::Notifier) -> Self {
+    async fn new(peers: Peers, store: Store, notifier: sync::Notifier, heard_by: &OnceLock<rooms::Search>) -> Self {
         let config = UsersConfig {
             registration: RegistrationConfig { enabled: true, ..RegistrationConfig::default() },
             rate_limits: RateLimitsConfig { enabled: false, ..RateLimitsConfig::default() },
@@ -64,6 +71,10 @@ impl Server {
             .expect("any seed makes a key");
         let key = Arc::new(key);
         let rooms = rooms::Rooms::new(store.clone(), peers.clone(), key.clone(), rooms::RoomsConfig::default());
+        let search = rooms::Search::new(rooms.clone(), &rooms::SearchConfig::default());
+        heard_by.get_or_init(|| search.clone());
+        let index = search.clone();
+        tokio::spawn(async move { index.run(tokio_util::sync::CancellationToken::new()).await });
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let config = media::MediaConfig { max_upload: 200_000, ..media::MediaConfig::at(folder.path()) };
         let media = media::Media::open(config, store.clone(), peers.clone()).await.expect("the folder is ours");
@@ -120,6 +131,7 @@ impl Server {
             peers,
             public_baseurl: Some("https://chat.a.test".into()),
             rooms,
+            search,
             media,
             sync,
             carrier,

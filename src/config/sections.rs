@@ -498,6 +498,20 @@ impl Default for Rooms {
     }
 }
 
+/// `[search]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Search {
+    /// Whether people can look for what was said.
+    pub enabled: bool,
+}
+
+impl Default for Search {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
 /// `[sync]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]

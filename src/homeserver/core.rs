@@ -7,7 +7,7 @@ use federation::{Bridge, Sender};
 use integrations::{Announcements, Stream};
 use model::{Committed, SigningKey};
 use peers::{Peers, vault::Vault};
-use rooms::Rooms;
+use rooms::{Rooms, Search};
 use store::Store;
 use sync::Notifier;
 use users::{RemoteUsers, Shared, Users};
@@ -84,6 +84,8 @@ pub(super) struct Audience {
     pub(super) announcements: OnceLock<Announcements>,
     /// Takes note of what other programs are told.
     pub(super) stream: OnceLock<Stream>,
+    /// Puts what is said where it can be found.
+    pub(super) search: OnceLock<Search>,
 }
 
 impl Audience {
@@ -97,6 +99,7 @@ impl Audience {
             bridge: OnceLock::new(),
             announcements: OnceLock::new(),
             stream: OnceLock::new(),
+            search: OnceLock::new(),
         }
     }
 
@@ -123,6 +126,9 @@ impl Audience {
         }
         if let Some(stream) = self.stream.get() {
             stream.ingest(committed);
+        }
+        if let Some(search) = self.search.get() {
+            search.ingest(committed);
         }
         if let Some(remote_users) = self.remote_users.get() {
             remote_users.ingest(committed);

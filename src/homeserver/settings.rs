@@ -12,7 +12,7 @@ use integrations::{
 use media::MediaConfig;
 use model::SigningKey;
 use peers::{LinksConfig, PeersConfig, TrustConfig, links::LinkTls};
-use rooms::RoomsConfig;
+use rooms::{RoomsConfig, SearchConfig};
 use store::Location;
 use sync::{SyncConfig, feed::ConnectionsConfig};
 use url::Url;
@@ -148,6 +148,10 @@ pub(super) fn rooms_config(config: &Config) -> RoomsConfig {
         recall_window: config.rooms.recall_window,
         ..RoomsConfig::default()
     }
+}
+
+pub(super) fn search_config(config: &Config) -> SearchConfig {
+    SearchConfig { enabled: config.search.enabled }
 }
 
 pub(super) fn media_config(config: &Config) -> MediaConfig {

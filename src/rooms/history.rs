@@ -215,7 +215,7 @@ fn is_wanted_member(key: &model::StateKey, senders: &BTreeSet<OwnedUserId>) -> b
 }
 
 /// Whether the filter lets an event through. Types may end in `*`.
-fn passes(filter: &RoomEventFilter, event: &TimelineEvent) -> bool {
+pub(crate) fn passes(filter: &RoomEventFilter, event: &TimelineEvent) -> bool {
     let pdu = &event.pdu;
     let kind = pdu.kind.to_string();
     let matches = |pattern: &String| match pattern.strip_suffix('*') {

@@ -48,6 +48,7 @@ mod relations;
 mod resolve;
 mod roles;
 mod scheduled;
+mod search;
 mod send;
 mod serve;
 mod servers;
@@ -100,6 +101,10 @@ pub use receive::{ReceiveError, Received};
 pub use relations::{RECURSION_DEPTH, Related, RelationsRequest};
 pub use roles::{Member, Role};
 pub use scheduled::{Scheduled, ScheduledState};
+pub use search::{
+    Cursor as SearchCursor, Found, Order as SearchOrder, Search, SearchConfig, SearchError, SearchKey, SearchPage,
+    SearchRequest,
+};
 pub use send::{Sent, Wish};
 pub use spaces::{Branch, Tree, TreeRequest};
 pub use timeline::Transaction;

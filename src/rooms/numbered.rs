@@ -185,7 +185,7 @@ impl Rooms {
     }
 }
 
-fn is_cleared(event: &TimelineEvent, upto: i64) -> bool {
+pub(crate) fn is_cleared(event: &TimelineEvent, upto: i64) -> bool {
     upto > 0 && event.seq.is_none_or(|seq| seq <= upto)
 }
 

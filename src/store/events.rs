@@ -174,7 +174,7 @@ pub struct Relations<'a> {
 /// Reads events.
 pub struct Events<'a>(pub(crate) &'a Store);
 
-const COLUMNS: &str = "
+pub(crate) const COLUMNS: &str = "
     SELECT nid, event_id, room_nid, position, state_before_nid, json, transaction_id, rejected_at, soft_failed_at,
         redacted_by, room_state_nid, withheld_below, seq
     FROM events";

@@ -56,6 +56,7 @@ pub mod remote_devices;
 pub mod remote_users;
 pub mod roles;
 pub mod rooms;
+pub mod search;
 pub mod second_factors;
 pub mod server_keys;
 pub mod sip_phones;

@@ -52,10 +52,10 @@ const SHARED: &[Step] = migrations![
 ];
 
 /// What only SQLite knows.
-const SQLITE: &[Step] = &[];
+const SQLITE: &[Step] = migrations![35 "0035_search_sqlite"];
 
 /// What only PostgreSQL knows.
-const POSTGRES: &[Step] = &[];
+const POSTGRES: &[Step] = migrations![35 "0035_search_postgres"];
 
 pub(crate) fn for_engine(is_postgres: bool) -> Migrator {
     up_to(i64::MAX, is_postgres)

@@ -1,6 +1,7 @@
 //! Messages: what is said in conversations, and what becomes of it.
 
 mod scheduled;
+mod search;
 mod send;
 
 pub(super) use send::{NewMessage, say};
@@ -42,6 +43,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     let recall_text = "For everybody, on all servers. Who said it may for as long as `rooms.recall_window` says, and gets \
         `recall_too_late` afterwards; who moderates may always. Once more does nothing.";
     let edit_text = "Only one's own. Matrix clients see the edit as theirs.";
+    let search_text = "In the conversations that one is in, or was in until then, the latest first, as far as one sees them; what one has \
+        hidden or cleared isn't found, nor what is encrypted. Full width, capitals and the forms of letters make no difference.";
     let batch_text =
         "In their order, a hundred at most. Each has a result of its own, and one that fails stops no other.";
     let mut endpoints = scheduled::endpoints();
@@ -51,6 +54,9 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
             .explained(batch_text)
             .open_to(AppScope::MessagesSend),
         get("/api/v1/messages", "What was said.", history).explained(history_text).open_to(AppScope::MessagesRead),
+        get("/api/v1/messages/search", "Looks for messages.", search::search)
+            .explained(search_text)
+            .open_to(AppScope::MessagesRead),
         get("/api/v1/messages/{message_id}", "One message.", one).open_to(AppScope::MessagesRead),
         patch("/api/v1/messages/{message_id}", "Changes what one has said.", edit)
             .explained(edit_text)
@@ -340,5 +346,7 @@ async fn delivery(call: Call<Session>) -> Answer<super::delivery::Delivery> {
     super::delivery::delivery_of(&call.services, &call.caller, &room_id, &id).await
 }
 
+#[cfg(test)]
+mod search_tests;
 #[cfg(test)]
 mod tests;

@@ -147,6 +147,16 @@ impl Sync {
         Ok(content.and_then(|content| content["seq"].as_i64()).unwrap_or_default())
     }
 
+    /// Up to which number the user has cleared rooms; those that aren't there, not at all.
+    pub async fn cleared(&self, user_id: &UserId) -> Result<HashMap<OwnedRoomId, i64>, SyncError> {
+        let rows = self.shared.store.conversations().kept(user_id, &[CLEARED]).await?;
+        let cleared = rows.into_iter().filter_map(|(room_id, _, content)| {
+            let content: Value = serde_json::from_str(&content).ok()?;
+            Some((room_id.parse().ok()?, content["seq"].as_i64()?))
+        });
+        Ok(cleared.collect())
+    }
+
     /// The user has read a room up to an event, and everything before it. What was read never becomes unread by this.
     pub async fn mark_read(
         &self,
