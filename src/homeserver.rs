@@ -157,6 +157,9 @@ impl Homeserver {
         let (notifier, sync_config) = (core.notifier.clone(), settings::sync_config(&config));
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config, ending.clone());
         sync.connections().say_in(nodes.cache().clone(), nodes.name());
+        if store.is_shared() {
+            sync.connections().ask_others_by(nodes.others(store));
+        }
         let node = store.is_shared().then(|| nodes.name());
         if let Some(node) = &node {
             sync.share(nodes.cache().clone(), node.clone());
@@ -186,7 +189,7 @@ impl Homeserver {
         let cascade = Cascade::open(store.clone(), peers.clone(), users.clone(), sharing).await?;
         // Before anybody can come, so that nothing is done without asking who wants to be asked.
         let content_rules = ContentRules::open(store.clone(), webhooks.gate().await?).await?;
-        let gate = content_rules.gate();
+        let gate = users.suspension_gate(content_rules.gate());
         for slot in [rooms.gate(), users.gate(), media.gate()] {
             slot.set(gate.clone());
         }
@@ -195,6 +198,13 @@ impl Homeserver {
         users.on_session_end(Box::new(move |user_id| {
             connections.check(Some(user_id));
             ended.ended(user_id);
+        }));
+
+        let (connections, banned) = (sync.connections().clone(), Arc::downgrade(users));
+        users.on_bans_changed(Box::new(move || {
+            if let Some(users) = banned.upgrade() {
+                connections.disconnect_from(|address| users.is_banned(address));
+            }
         }));
 
         let following = Tasks::until(ending.clone());

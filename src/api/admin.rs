@@ -6,15 +6,20 @@ mod approvals;
 mod audit;
 mod bus;
 mod cascade;
+mod connections;
 mod delivery;
 mod directory;
 mod doctor;
+mod ip_bans;
 mod lists;
 mod peering;
 mod peers;
+mod reports;
 mod room_acls;
 pub(crate) mod staff;
+mod users;
 mod webhooks;
+mod why;
 mod word_sets;
 
 use crate::native::Endpoint;
@@ -35,6 +40,10 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         directory::endpoints(),
         cascade::endpoints(),
         approvals::endpoints(),
+        users::endpoints(),
+        connections::endpoints(),
+        reports::endpoints(),
+        ip_bans::endpoints(),
     ]
     .concat()
 }

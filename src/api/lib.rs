@@ -14,6 +14,7 @@ pub mod federation;
 mod file_answer;
 mod json_path;
 pub mod native;
+mod needs;
 mod operator;
 mod problem;
 mod router;
@@ -22,6 +23,7 @@ mod testing;
 
 pub use endpoint::{Answer, Ask, Authenticate, Incoming, Route, endpoint, json_endpoint};
 pub use error::Error;
+pub use needs::Needs;
 pub use operator::Dependency;
 pub use problem::Problem;
 pub use router::{ApiConfig, router};

@@ -41,6 +41,7 @@ mod offline;
 mod openapi;
 mod payload;
 mod realtime;
+mod reports;
 mod tag;
 mod users;
 
@@ -64,7 +65,7 @@ pub(crate) fn routes() -> Vec<Route> {
 }
 
 /// The endpoints, a list for each group.
-fn endpoints() -> Vec<Endpoint> {
+pub(crate) fn endpoints() -> Vec<Endpoint> {
     [
         auth::endpoints(),
         federation::endpoints(),
@@ -82,6 +83,7 @@ fn endpoints() -> Vec<Endpoint> {
         offline::endpoints(),
         directory::endpoints(),
         realtime::endpoints(),
+        reports::endpoints(),
         crate::admin::endpoints(),
     ]
     .concat()

@@ -24,6 +24,8 @@ use crate::{ApiConfig, Services, router};
 pub(crate) struct Server {
     router: axum::Router,
     peers: Peers,
+    /// The people of it.
+    pub(crate) users: Arc<Users>,
     /// Where its media are.
     pub(crate) folder: tempfile::TempDir,
 }
@@ -84,7 +86,7 @@ impl Server {
             inbound.clone(),
             curves,
         );
-        let known = peers.clone();
+        let (known, people) = (peers.clone(), users.clone());
         let way = Arc::new(peers.clone());
         let config = ::federation::FederationConfig::default();
         let sender = ::federation::Sender::new(store.clone(), rooms.clone(), users.clone(), way, config);
@@ -104,6 +106,10 @@ impl Server {
         let webhooks = Webhooks::new(store.clone(), stream, vault, client);
         let gate = webhooks.gate().await.expect("the store can be read");
         let content_rules = integrations::ContentRules::open(store.clone(), gate).await.expect("the store can be read");
+        let gate = users.suspension_gate(content_rules.gate());
+        for slot in [rooms.gate(), users.gate(), media.gate()] {
+            slot.set(gate.clone());
+        }
         let sharing = integrations::CascadeConfig::default();
         let cascade = integrations::Cascade::open(store.clone(), peers.clone(), users.clone(), sharing);
         let cascade = cascade.await.expect("the store is fresh");
@@ -129,7 +135,7 @@ impl Server {
             dependencies: Vec::new(),
             metrics: None,
         };
-        Self { router: router(Arc::new(services)), peers: known, folder }
+        Self { router: router(Arc::new(services)), peers: known, users: people, folder }
     }
 
     /// Trusts `server` so far from now on.

@@ -113,12 +113,17 @@ impl Refusal for RoomError {
             Self::BadAlias(_) => Some("M_BAD_ALIAS"),
             Self::AliasTaken(_) => Some("M_ROOM_IN_USE"),
             Self::BadContent(_) | Self::Pdu(PduError::Malformed(_)) => Some("M_BAD_JSON"),
+            Self::Gate(error) => error.errcode(),
             _ => None,
         }
     }
 
     fn code(&self) -> Option<&'static str> {
-        matches!(self, Self::RecallTooLate(_)).then_some("recall_too_late")
+        match self {
+            Self::RecallTooLate(_) => Some("recall_too_late"),
+            Self::Gate(error) => error.code(),
+            _ => None,
+        }
     }
 
     fn remedy(&self) -> Option<String> {

@@ -47,6 +47,7 @@ const SHARED: &[Step] = migrations![
     29 "0029_people",
     31 "0031_uploads",
     32 "0032_word_sets",
+    34 "0034_admin",
 ];
 
 /// What only SQLite knows.

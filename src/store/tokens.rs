@@ -20,6 +20,8 @@ pub struct AccessTokenRow {
     pub refresh_hash: Option<String>,
     /// The user administrates this server.
     pub is_admin: bool,
+    /// The user may do nothing but log out.
+    pub is_locked: bool,
 }
 
 /// Who a refresh token stands for.
@@ -186,7 +188,7 @@ impl Tokens<'_> {
     /// Who the access token with this hash stands for.
     pub async fn find_access_token(&self, hash: &str) -> Result<Option<AccessTokenRow>, Error> {
         const FIND: &str = "
-            SELECT t.user_id, t.device_id, t.expires_at, t.refresh_hash, a.admin_since
+            SELECT t.user_id, t.device_id, t.expires_at, t.refresh_hash, a.admin_since, a.locked_at
             FROM access_tokens t
             JOIN accounts a ON a.user_id = t.user_id
             WHERE t.hash = $1 AND a.deactivated_at IS NULL";
@@ -198,6 +200,7 @@ impl Tokens<'_> {
             expires_at: row.opt_int(2)?,
             refresh_hash: row.opt_text(3)?,
             is_admin: row.opt_int(4)?.is_some(),
+            is_locked: row.opt_int(5)?.is_some(),
         }))
     }
 

@@ -503,16 +503,22 @@ impl Users {
     /// `erase`: what the user said shall not be shown to those who come later.
     pub async fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<(), AccountError> {
         self.get_account(user_id).await?;
+        let write = self.closing(user_id, erase).await?;
+        self.store.commit(write).await?;
+        self.sessions.end(user_id, None);
+        info!(user.id = %user_id, erase, "the account of {user_id} was deactivated");
+        Ok(())
+    }
+
+    /// What closes an account.
+    pub(crate) async fn closing(&self, user_id: &UserId, erase: bool) -> Result<Write, store::Error> {
         let now = self.now();
         let mut write = Write::new();
         deactivate_account(&mut write, user_id, now, erase.then_some(now));
         remove_profile(&mut write, user_id);
         remove_cross_signing_keys(&mut write, user_id);
         self.remove_devices_of(&mut write, user_id, None).await?;
-        self.store.commit(write).await?;
-        self.sessions.end(user_id, None);
-        info!(user.id = %user_id, erase, "the account of {user_id} was deactivated");
-        Ok(())
+        Ok(write)
     }
 
     /// Makes a user an administrator, or an ordinary user again.
@@ -525,7 +531,7 @@ impl Users {
         Ok(())
     }
 
-    async fn remove_devices_of(
+    pub(crate) async fn remove_devices_of(
         &self,
         write: &mut Write,
         user_id: &UserId,
