@@ -15,7 +15,8 @@ use std::{
 use api::{Dependency, Services};
 use fabric::{Broker, BrokerError, Cache, CacheError, MailError};
 use integrations::{
-    Announcements, Cascade, ContentRuleError, ContentRules, Integration, Stream, Webhooks, system_events::Severity,
+    Announcements, Cascade, ContentRuleError, ContentRules, Integration, RuntimeSettings, Statistics, Stream, Webhooks,
+    system_events::Severity,
 };
 use media::{Media, MediaConfig};
 use model::Millis;
@@ -181,6 +182,10 @@ impl Homeserver {
         });
         let stream = Stream::new(store.clone(), config.server_name.clone());
         core.audience.stream.get_or_init(|| stream.clone());
+        let (configured, defaults) = settings::runtime_settings(&config);
+        let settings = RuntimeSettings::open(store.clone(), users.clone(), rooms.clone(), configured, defaults).await?;
+        let statistics = Statistics::new(store.clone(), config.server_name.clone());
+        core.audience.statistics.get_or_init(|| statistics.clone());
         let bus = settings::bus_config(&config)
             .map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone(), announcements.clone()))
             .transpose()?;
@@ -224,6 +229,10 @@ impl Homeserver {
         following.spawn(|stop| async move { trust.tend(stop).await });
         let rules = content_rules.clone();
         following.spawn(|stop| async move { rules.tend(stop).await });
+        let set = settings.clone();
+        following.spawn(|stop| async move { set.tend(stop).await });
+        let counting = statistics.clone();
+        following.spawn(|stop| async move { counting.run(stop).await });
         let hooks = webhooks.clone();
         following.spawn(|stop| async move { hooks.run(stop).await });
         let shared = cascade.clone();
@@ -253,6 +262,9 @@ impl Homeserver {
             inbound: outward.inbound,
             bridge: outward.bridge,
             announcements,
+            settings: settings.clone(),
+            statistics,
+            logs: telemetry.logs(),
             links,
             webhooks,
             cascade,

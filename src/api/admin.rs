@@ -12,11 +12,14 @@ mod directory;
 mod doctor;
 mod ip_bans;
 mod lists;
+mod logs;
 mod peering;
 mod peers;
 mod reports;
 mod room_acls;
+mod settings;
 pub(crate) mod staff;
+mod status;
 mod users;
 mod webhooks;
 mod why;
@@ -43,6 +46,9 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         users::endpoints(),
         connections::endpoints(),
         reports::endpoints(),
+        status::endpoints(),
+        settings::endpoints(),
+        logs::endpoints(),
         ip_bans::endpoints(),
     ]
     .concat()

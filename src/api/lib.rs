@@ -13,6 +13,7 @@ mod error;
 pub mod federation;
 mod file_answer;
 mod json_path;
+pub mod logs;
 pub mod native;
 mod needs;
 mod operator;
@@ -69,6 +70,12 @@ pub struct Services {
     pub announcements: integrations::Announcements,
     /// The links with the brokers of peers, if this server manages its broker.
     pub links: Option<peers::Links>,
+    /// What is set while the server runs.
+    pub settings: integrations::RuntimeSettings,
+    /// How much there is.
+    pub statistics: integrations::Statistics,
+    /// The last lines of the log.
+    pub logs: Arc<logs::Logs>,
     /// What the operator is told of besides the database.
     pub dependencies: Vec<Dependency>,
     /// Writes the metrics out, if they are on.

@@ -42,7 +42,7 @@ mod openapi;
 mod payload;
 mod realtime;
 mod reports;
-mod tag;
+pub(crate) mod tag;
 mod users;
 
 pub use endpoint::{Answer, Anybody, Call, Caller, Endpoint, delete, get, patch, post, put};

@@ -110,12 +110,28 @@ impl Server {
         for slot in [rooms.gate(), users.gate(), media.gate()] {
             slot.set(gate.clone());
         }
+        let as_configured = integrations::runtime_settings::Configured {
+            registration: true,
+            approval: false,
+            recall_window: rooms::RoomsConfig::default().recall_window,
+        };
+        let settings = integrations::RuntimeSettings::open(
+            store.clone(),
+            users.clone(),
+            rooms.clone(),
+            as_configured,
+            as_configured,
+        );
+        let settings = settings.await.expect("the store is fresh");
         let sharing = integrations::CascadeConfig::default();
         let cascade = integrations::Cascade::open(store.clone(), peers.clone(), users.clone(), sharing);
         let cascade = cascade.await.expect("the store is fresh");
         let services = Services {
             announcements,
+            settings,
             cascade,
+            statistics: integrations::Statistics::new(store.clone(), peers.server_name().to_owned()),
+            logs: Arc::default(),
             ledger: sender.ledger(),
             content_rules,
             webhooks,

@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use fabric::{Courier, Mailer};
 use federation::{Bridge, Sender};
-use integrations::{Announcements, Stream};
+use integrations::{Announcements, Statistics, Stream};
 use model::{Committed, SigningKey};
 use peers::{Peers, vault::Vault};
 use rooms::Rooms;
@@ -84,6 +84,8 @@ pub(super) struct Audience {
     pub(super) announcements: OnceLock<Announcements>,
     /// Takes note of what other programs are told.
     pub(super) stream: OnceLock<Stream>,
+    /// Counts what is said.
+    pub(super) statistics: OnceLock<Statistics>,
 }
 
 impl Audience {
@@ -97,6 +99,7 @@ impl Audience {
             bridge: OnceLock::new(),
             announcements: OnceLock::new(),
             stream: OnceLock::new(),
+            statistics: OnceLock::new(),
         }
     }
 
@@ -123,6 +126,9 @@ impl Audience {
         }
         if let Some(stream) = self.stream.get() {
             stream.ingest(committed);
+        }
+        if let Some(statistics) = self.statistics.get() {
+            statistics.ingest(committed);
         }
         if let Some(remote_users) = self.remote_users.get() {
             remote_users.ingest(committed);

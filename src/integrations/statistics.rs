@@ -150,9 +150,8 @@ impl Statistics {
     pub async fn days(&self, days: u32) -> Result<Vec<Day>, store::Error> {
         let today = now().div_euclid(DAY);
         let first = today - i64::from(days.max(1)) + 1;
-        let mut by_day: BTreeMap<i64, Day> = (first..=today)
-            .map(|day| (day, Day { began_at: day * DAY, messages: 0, local_messages: 0 }))
-            .collect();
+        let mut by_day: BTreeMap<i64, Day> =
+            (first..=today).map(|day| (day, Day { began_at: day * DAY, messages: 0, local_messages: 0 })).collect();
         let mut add = |day: i64, figure: &str, count: i64| {
             let Some(known) = by_day.get_mut(&day) else { return };
             match figure {

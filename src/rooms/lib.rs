@@ -61,7 +61,7 @@ mod timeline;
 mod visibility;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -156,6 +156,8 @@ struct Shared {
     /// Rooms whose access control lists this server keeps.
     acls: kept_acl::KeptAcls,
     gate: GateSlot,
+    /// For how long people may take back what they said, in milliseconds; 0: for ever.
+    recall_window: AtomicU64,
     /// Held by whoever changes which rooms are somebody's direct chats.
     direct_edits: tokio::sync::Mutex<()>,
 }
@@ -171,7 +173,22 @@ impl Rooms {
         let acls = kept_acl::KeptAcls::default();
         let gate = GateSlot::default();
         let direct_edits = tokio::sync::Mutex::default();
-        let shared = Shared { store, peers, key, config, live, memory, states, sent, told, acls, gate, direct_edits };
+        let recall_window = AtomicU64::new(messages::millis(config.recall_window));
+        let shared = Shared {
+            store,
+            peers,
+            key,
+            config,
+            live,
+            memory,
+            states,
+            sent,
+            told,
+            acls,
+            gate,
+            recall_window,
+            direct_edits,
+        };
         Self { shared: Arc::new(shared) }
     }
 

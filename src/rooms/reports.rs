@@ -182,7 +182,12 @@ impl Rooms {
 
     /// Up to `limit` reports that wait, the oldest first, those after number `after`; or those that were decided, the latest first,
     /// those before that number.
-    pub async fn reports(&self, is_decided: bool, from: Option<i64>, limit: u32) -> Result<Vec<ReportRow>, ReportError> {
+    pub async fn reports(
+        &self,
+        is_decided: bool,
+        from: Option<i64>,
+        limit: u32,
+    ) -> Result<Vec<ReportRow>, ReportError> {
         let reports = self.shared.store.reports();
         Ok(match is_decided {
             false => reports.waiting(from.unwrap_or(0), limit).await?,
@@ -230,7 +235,8 @@ impl Rooms {
                 reports::decide(&mut write, number, &decided);
                 let NewReport { kind, room_id, event_id, user_id, .. } = &row.report;
                 let before = json!({ "kind": kind, "room_id": room_id, "event_id": event_id, "user_id": user_id });
-                let (before, after) = (Some(before.to_string()), Some(json!({ "decision": decision.as_str() }).to_string()));
+                let (before, after) =
+                    (Some(before.to_string()), Some(json!({ "decision": decision.as_str() }).to_string()));
                 let outcome = ReportRow { decision: Some(decided), ..row };
                 Ok::<_, ReportError>(Audited { write, before, after, outcome })
             }
@@ -251,15 +257,18 @@ impl Rooms {
             return Ok(());
         }
         let room = self.get(&event.pdu.room_id).await?;
-        let sender = self.who_may_redact(&room, &event.pdu.sender).await?.ok_or_else(|| {
-            RoomError::Forbidden("nobody of this server who is in the room may redact this".into())
-        })?;
+        let sender = self
+            .who_may_redact(&room, &event.pdu.sender)
+            .await?
+            .ok_or_else(|| RoomError::Forbidden("nobody of this server who is in the room may redact this".into()))?;
         let after = json!({ "room_id": event.pdu.room_id, "in_the_name_of": sender }).to_string();
         let trust = self.trust();
-        trust.note_act("event.redacted", event_id.as_str(), author, Some(after)).await.map_err(|error| match error {
-            ChangeError::Store(error) => RoomError::Store(error),
-            error => RoomError::Invalid(error.to_string()),
-        })?;
+        trust.note_act("event.redacted", event_id.as_str(), author, Some(after)).await.map_err(
+            |error| match error {
+                ChangeError::Store(error) => RoomError::Store(error),
+                error => RoomError::Invalid(error.to_string()),
+            },
+        )?;
         let content = to_raw_value(&json!({ "reason": author.reason }));
         let wish = Wish {
             sender,

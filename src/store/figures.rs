@@ -67,7 +67,8 @@ impl Figures<'_> {
             SELECT COUNT(*), COUNT(deactivated_at),
                 COUNT(CASE WHEN deactivated_at IS NULL THEN COALESCE(locked_at, suspended_at) END)
             FROM accounts";
-        const FILES: &str = "SELECT COUNT(*), CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM media WHERE sha256 IS NOT NULL";
+        const FILES: &str =
+            "SELECT COUNT(*), CAST(COALESCE(SUM(size), 0) AS BIGINT) FROM media WHERE sha256 IS NOT NULL";
         let rows = self.0.query(ACCOUNTS, Vec::new()).await?;
         let mut census = Census::default();
         if let Some(row) = rows.first() {

@@ -32,8 +32,7 @@ static IP_BANS: Table = Table {
 /// Keeps a network out, or changes how.
 pub fn put(write: &mut Write, row: &IpBanRow) {
     let IpBanRow { network, reason, banned_by, banned_at, expires_at, revision } = row;
-    let values =
-        args![network.as_str(), reason.as_str(), banned_by.as_str(), *banned_at, *expires_at, *revision];
+    let values = args![network.as_str(), reason.as_str(), banned_by.as_str(), *banned_at, *expires_at, *revision];
     write.insert(&IP_BANS, values);
 }
 

@@ -265,7 +265,9 @@ mod tests {
         with_users(async |users, clock| {
             let heard = Arc::new(AtomicU32::new(0));
             let ear = heard.clone();
-            users.on_bans_changed(Box::new(move || drop(ear.fetch_add(1, Ordering::SeqCst))));
+            users.on_bans_changed(Box::new(move || {
+                ear.fetch_add(1, Ordering::SeqCst);
+            }));
             let from = ip("198.51.100.1");
             let until = users.now() + 1_000;
             users.ban_network(net("203.0.113.77/24"), Some(until), from, &root()).await.expect("it can be");
@@ -284,11 +286,8 @@ mod tests {
             assert_eq!(heard.load(Ordering::SeqCst), 3);
             let audit = users.peers.trust().audit(None, None, 10).await.expect("it reads");
             let did: Vec<_> = audit.iter().map(|entry| (entry.action.as_str(), entry.subject.as_str())).collect();
-            let expected = [
-                ("ip_ban.lifted", "2001:db8::/32"),
-                ("ip_ban.set", "2001:db8::/32"),
-                ("ip_ban.set", "203.0.113.0/24"),
-            ];
+            let expected =
+                [("ip_ban.lifted", "2001:db8::/32"), ("ip_ban.set", "2001:db8::/32"), ("ip_ban.set", "203.0.113.0/24")];
             assert_eq!(did, expected);
         })
         .await;

@@ -147,6 +147,7 @@ pub struct Users {
     watch: security::Watch,
     suspensions: suspensions::Suspensions,
     bans: ip_bans::Bans,
+    door: accounts::Door,
     gate: GateSlot,
 }
 
@@ -207,6 +208,7 @@ impl Users {
             watch: security::Watch::default(),
             suspensions: suspensions::Suspensions::default(),
             bans: ip_bans::Bans::default(),
+            door: accounts::Door::of(&config.registration),
             gate: GateSlot::default(),
             config,
             store,

@@ -56,7 +56,10 @@ impl Users {
     pub(crate) async fn tend_suspensions(&self) {
         loop {
             if let Err(error) = self.look_at_suspensions().await {
-                warn!(error = &error as &dyn std::error::Error, "could not read who is suspended; who was known still is");
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "could not read who is suspended; who was known still is"
+                );
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }

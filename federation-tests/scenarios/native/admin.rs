@@ -63,7 +63,10 @@ async fn who_is_suspended_reads_and_takes_back_and_says_nothing_by_any_way() {
         admin.post(&of(&bob, "suspend"), why()).await.ok();
         bob.leave(&room).await;
         let record = admin.get(&format!("{ADMIN}/users/{}", enc(&bob.user_id))).await.ok();
-        assert_eq!((&record["state"], &record["rooms"], &record["role"]), (&json!("suspended"), &json!(0), &json!("user")));
+        assert_eq!(
+            (&record["state"], &record["rooms"], &record["role"]),
+            (&json!("suspended"), &json!(0), &json!("user"))
+        );
         let listed = admin.get(&format!("{ADMIN}/users?state=suspended")).await.ok();
         assert_eq!(listed["users"][0]["address"], "bob@a.test", "{listed}");
         assert_eq!(acts(&admin).await[0], ("account.suspended".to_owned(), bob.user_id.clone()));
@@ -216,7 +219,10 @@ async fn what_is_reported_waits_for_a_decision() {
         let rest = admin.get(&format!("{path}?cursor={}", page["next"])).await.ok();
         assert_eq!(rest["reports"][0]["address"], "bob@a.test", "{rest}");
         let first = admin.get(&format!("{path}/1")).await.ok();
-        assert_eq!((&first["reason"], &first["event"]["content"]["body"]), (&json!("it is rude"), &json!("something rude")));
+        assert_eq!(
+            (&first["reason"], &first["event"]["content"]["body"]),
+            (&json!("it is rude"), &json!("something rude"))
+        );
 
         let decide = |number: u32| format!("{path}/{number}/decide");
         let wish = json!({ "decision": "acted", "note": "it was", "redact": true, "suspend": true });
@@ -269,6 +275,92 @@ async fn a_banned_address_is_refused_on_every_face_and_this_machine_never_is() {
         assert_eq!(ask("203.0.113.9", versions).await.status, 200);
         let did: Vec<String> = acts(&admin).await.into_iter().map(|(action, _)| action).collect();
         assert_eq!(did, ["ip_ban.lifted", "ip_ban.set"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_set_while_the_server_runs_holds_and_is_told_from_where_it_is() {
+    on_each_engine(async |engine| {
+        let mut server = Server::builder(&engine).set("rooms", "recall_window", "1h").start().await;
+        let admin = server.admin().await;
+        let alice = server.register("alice").await;
+        let path = format!("{ADMIN}/settings");
+        let listed = admin.get(&path).await.ok();
+        let find = |name: &str| {
+            let settings = listed["settings"].as_array().expect("a list");
+            settings.iter().find(|setting| setting["name"] == name).expect("it is there").clone()
+        };
+        let window = find("rooms.recall_window");
+        assert_eq!((&window["value"], &window["source"]), (&json!(3_600_000), &json!("configuration")), "{listed}");
+        assert_eq!(find("registration.approval")["source"], "default");
+        alice.get(&path).await.problem(403, "forbidden");
+
+        let one = format!("{path}/registration.enabled");
+        let wish = |value: Value| json!({ "value": value, "reason": "enough of them" });
+        admin.put(&one, wish(json!("perhaps"))).await.problem(400, "invalid");
+        admin.put(&format!("{path}/nothing"), wish(json!(true))).await.problem(404, "not_found");
+        assert_eq!(admin.put(&one, wish(json!(false))).await.ok()["changed_by"], admin.user_id.as_str());
+        let join = json!({ "name": "bob", "password": "correct horse" });
+        server.anonymous().post("/api/v1/auth/register", join.clone()).await.problem(403, "registration_closed");
+        let bearer = format!("Bearer {}", admin.token.as_deref().expect("a token"));
+        let headers = [("authorization", bearer.as_str()), ("if-match", "\"0\"")];
+        let body = wish(json!(true)).to_string().into_bytes();
+        let late = admin.raw_saying(Method::PUT, &one, "application/json", body, &headers).await.expect("an answer");
+        late.problem(412, "precondition_failed");
+        // It outlasts a restart, until it is taken away.
+        server.stop().await;
+        server.restart().await;
+        server.anonymous().post("/api/v1/auth/register", join.clone()).await.problem(403, "registration_closed");
+        let unset = format!("{one}?reason=again");
+        let unset = admin.attempt(Method::DELETE, &unset, None).await.expect("it answers").ok();
+        assert_eq!((&unset["value"], &unset["changed_by"]), (&json!(true), &Value::Null), "{unset}");
+        assert_eq!(server.anonymous().post("/api/v1/auth/register", join).await.status, 201);
+
+        let room = alice.create_public_room().await;
+        let carol = server.register("carol").await;
+        carol.join(&room).await;
+        let said = carol.say(&room, "a slip").await;
+        admin.put(&format!("{path}/rooms.recall_window"), wish(json!(1))).await.ok();
+        let recall = format!("/api/v1/messages/{}/recall", enc(&said));
+        carol.post(&recall, json!({})).await.problem(403, "recall_too_late");
+        let did: Vec<String> = acts(&admin).await.into_iter().map(|(_, subject)| subject).collect();
+        assert_eq!(did, ["rooms.recall_window", "registration.enabled", "registration.enabled"]);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn how_the_server_is_and_what_it_says() {
+    on_each_engine(async |engine| {
+        let server = Server::start(&engine).await;
+        let admin = server.admin().await;
+        let alice = server.register("alice").await;
+        let room = alice.create_public_room().await;
+        for _ in 0..3 {
+            alice.say(&room, "hello").await;
+        }
+        let status = admin.get(&format!("{ADMIN}/status")).await.ok();
+        assert_eq!((&status["users"]["accounts"], &status["rooms"]), (&json!(2), &json!(1)), "{status}");
+        assert_eq!((&status["server_name"], &status["federation_backlog"]), (&json!("a.test"), &json!(0)), "{status}");
+        let days = admin.get(&format!("{ADMIN}/statistics?days=2")).await.ok();
+        let days = days["days"].as_array().expect("a list").clone();
+        let said: i64 = days.iter().filter_map(|day| day["local_messages"].as_i64()).sum();
+        assert_eq!((days.len(), said), (2, 3), "{days:?}");
+
+        let logs = format!("{ADMIN}/logs");
+        alice.get(&logs).await.problem(403, "forbidden");
+        let lines = admin.get(&format!("{logs}?level=info&text=alice&limit=1000")).await.ok();
+        let found = lines["lines"].as_array().expect("a list");
+        assert!(found.iter().any(|line| line["message"] == "@alice:a.test registered"), "{lines}");
+        // Who waits is told as soon as there is something.
+        let next = &lines["next"];
+        let follow = format!("{logs}?after={next}&text=zoe&wait_ms=30000");
+        let (told, _) = tokio::join!(admin.get(&follow), server.register("zoe"));
+        assert_eq!(told.ok()["lines"][0]["level"], "info");
+        let token = alice.token.as_deref().expect("a token");
+        let all = admin.get(&format!("{logs}?limit=1000")).await;
+        assert!(!all.text.contains(token) && !all.text.contains("alice's password"), "{}", all.text);
     })
     .await;
 }

@@ -113,7 +113,18 @@ impl From<ReportRow> for ReportView {
         });
         let address = user_id.as_deref().and_then(|user_id| UserId::parse(user_id).ok()).map(Address::from);
         let (conversation_id, message_id) = (room_id, event_id);
-        Self { number: nid, reporter, kind, conversation_id, message_id, user_id, address, reason, reported_at, decision }
+        Self {
+            number: nid,
+            reporter,
+            kind,
+            conversation_id,
+            message_id,
+            user_id,
+            address,
+            reason,
+            reported_at,
+            decision,
+        }
     }
 }
 

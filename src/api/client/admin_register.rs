@@ -18,7 +18,10 @@ const PATH: &str = "/_synapse/admin/v1/register";
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![plain_endpoint(Method::GET, PATH, Needs::Nobody, nonce), plain_endpoint(Method::POST, PATH, Needs::Proof, register)]
+    vec![
+        plain_endpoint(Method::GET, PATH, Needs::Nobody, nonce),
+        plain_endpoint(Method::POST, PATH, Needs::Proof, register),
+    ]
 }
 
 #[derive(Deserialize)]

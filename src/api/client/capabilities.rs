@@ -10,9 +10,9 @@ use ruma::api::client::discovery::{
     get_capabilities::{
         self,
         v3::{
-            AccountModerationCapability, Capabilities, ChangePasswordCapability, GetLoginTokenCapability, ProfileFieldsCapability,
-            RoomVersionStability, RoomVersionsCapability, SetAvatarUrlCapability, SetDisplayNameCapability,
-            ThirdPartyIdChangesCapability,
+            AccountModerationCapability, Capabilities, ChangePasswordCapability, GetLoginTokenCapability,
+            ProfileFieldsCapability, RoomVersionStability, RoomVersionsCapability, SetAvatarUrlCapability,
+            SetDisplayNameCapability, ThirdPartyIdChangesCapability,
         },
     },
     get_supported_versions,

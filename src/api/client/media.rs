@@ -29,7 +29,8 @@ pub(crate) fn routes() -> Vec<Route> {
         endpoint(config),
         endpoint(config_of_old),
         endpoint(create),
-        streamed_endpoint(Method::POST, "/_matrix/media/v3/upload", Needs::User, upload).also_at("/_matrix/media/r0/upload"),
+        streamed_endpoint(Method::POST, "/_matrix/media/v3/upload", Needs::User, upload)
+            .also_at("/_matrix/media/r0/upload"),
         streamed_endpoint(Method::PUT, "/_matrix/media/v3/upload/{server_name}/{media_id}", Needs::User, fill),
         raw_endpoint(download),
         raw_endpoint(download_as),

@@ -43,7 +43,7 @@ pub(super) fn tag_of(text: &(impl Hash + ?Sized)) -> String {
 }
 
 /// Refuses who says in `If-Match` to know another state than that of `tag`. Who says nothing is let through.
-pub(super) fn check_match(headers: &HeaderMap, tag: &str) -> Result<(), Problem> {
+pub(crate) fn check_match(headers: &HeaderMap, tag: &str) -> Result<(), Problem> {
     let mut named = headers.get_all(header::IF_MATCH).iter().filter_map(|value| value.to_str().ok()).peekable();
     if named.peek().is_none() {
         return Ok(());

@@ -309,7 +309,8 @@ impl Trust {
     ) -> Result<(), ChangeError> {
         let step = |_| {
             let after = after.clone();
-            async move { Ok::<_, ChangeError>(Audited { write: Write::new(), before: None, after, outcome: () }) }.boxed()
+            async move { Ok::<_, ChangeError>(Audited { write: Write::new(), before: None, after, outcome: () }) }
+                .boxed()
         };
         self.audited(action, subject, author, step).await
     }

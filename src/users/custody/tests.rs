@@ -76,7 +76,8 @@ async fn nobody_does_it_to_themselves_or_without_a_reason() {
 #[tokio::test]
 async fn sessions_password_role_and_end_of_an_account() {
     with_users(async |users, _| {
-        let wish = NewAccount { username: "alice".into(), password: Some("a password".into()), ..NewAccount::default() };
+        let wish =
+            NewAccount { username: "alice".into(), password: Some("a password".into()), ..NewAccount::default() };
         let made = users.create_account_by(wish.clone(), Role::Operator, &root()).await.expect("the name is free");
         assert_eq!((made.role, made.state()), (Role::Operator, AccountState::Active));
         let again = users.create_account_by(wish, Role::User, &root()).await;
