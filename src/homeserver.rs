@@ -15,7 +15,8 @@ use std::{
 use api::{Dependency, Services};
 use fabric::{Broker, BrokerError, Cache, CacheError, MailError};
 use integrations::{
-    Announcements, Cascade, ContentRuleError, ContentRules, Integration, Stream, Webhooks, system_events::Severity,
+    Announcements, Cascade, ContentRuleError, ContentRules, Integration, RuntimeSettings, Statistics, Stream, Webhooks,
+    system_events::Severity,
 };
 use media::{Media, MediaConfig};
 use model::Millis;
@@ -158,6 +159,9 @@ impl Homeserver {
         let (notifier, sync_config) = (core.notifier.clone(), settings::sync_config(&config));
         let sync = Sync::new(store.clone(), rooms.clone(), notifier, sync_config, ending.clone());
         sync.connections().say_in(nodes.cache().clone(), nodes.name());
+        if store.is_shared() {
+            sync.connections().ask_others_by(nodes.others(store));
+        }
         let node = store.is_shared().then(|| nodes.name());
         if let Some(node) = &node {
             sync.share(nodes.cache().clone(), node.clone());
@@ -181,6 +185,10 @@ impl Homeserver {
         core.audience.stream.get_or_init(|| stream.clone());
         let search = Search::new(rooms.clone(), &settings::search_config(&config));
         core.audience.search.get_or_init(|| search.clone());
+        let (configured, defaults) = settings::runtime_settings(&config);
+        let settings = RuntimeSettings::open(store.clone(), users.clone(), rooms.clone(), configured, defaults).await?;
+        let statistics = Statistics::new(store.clone(), config.server_name.clone());
+        core.audience.statistics.get_or_init(|| statistics.clone());
         let bus = settings::bus_config(&config)
             .map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone(), announcements.clone()))
             .transpose()?;
@@ -189,7 +197,7 @@ impl Homeserver {
         let cascade = Cascade::open(store.clone(), peers.clone(), users.clone(), sharing).await?;
         // Before anybody can come, so that nothing is done without asking who wants to be asked.
         let content_rules = ContentRules::open(store.clone(), webhooks.gate().await?).await?;
-        let gate = content_rules.gate();
+        let gate = users.suspension_gate(content_rules.gate());
         for slot in [rooms.gate(), users.gate(), media.gate()] {
             slot.set(gate.clone());
         }
@@ -198,6 +206,13 @@ impl Homeserver {
         users.on_session_end(Box::new(move |user_id| {
             connections.check(Some(user_id));
             ended.ended(user_id);
+        }));
+
+        let (connections, banned) = (sync.connections().clone(), Arc::downgrade(users));
+        users.on_bans_changed(Box::new(move || {
+            if let Some(users) = banned.upgrade() {
+                connections.disconnect_from(|address| users.is_banned(address));
+            }
         }));
 
         let following = Tasks::until(ending.clone());
@@ -219,6 +234,10 @@ impl Homeserver {
         following.spawn(|stop| async move { trust.tend(stop).await });
         let rules = content_rules.clone();
         following.spawn(|stop| async move { rules.tend(stop).await });
+        let set = settings.clone();
+        following.spawn(|stop| async move { set.tend(stop).await });
+        let counting = statistics.clone();
+        following.spawn(|stop| async move { counting.run(stop).await });
         let hooks = webhooks.clone();
         following.spawn(|stop| async move { hooks.run(stop).await });
         let shared = cascade.clone();
@@ -251,6 +270,9 @@ impl Homeserver {
             inbound: outward.inbound,
             bridge: outward.bridge,
             announcements,
+            settings: settings.clone(),
+            statistics,
+            logs: telemetry.logs(),
             links,
             webhooks,
             cascade,

@@ -3,6 +3,8 @@
 //! What is said is a pointer, and what it points to is read from the database. It is said over the cache that nodes share, and where
 //! there is none, or it is away, over the broker. When neither is there, the store looks by itself once a second.
 
+mod asking;
+
 use std::{
     borrow::Cow,
     collections::HashMap,
@@ -23,7 +25,10 @@ use rand::Rng as _;
 use ruma::{OwnedServerName, OwnedUserId, ServerName, UserId};
 use serde::{Deserialize, Serialize};
 use store::{Store, duties::Duties};
-use sync::Sync;
+use sync::{
+    Sync,
+    feed::{NodeQuestion, NodeReply, OtherNodes},
+};
 use tokio::{
     sync::{Notify, broadcast, watch},
     task::JoinHandle,
@@ -31,6 +36,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 use users::Users;
+
+use asking::{Asked, Asking};
 
 /// Where nodes talk.
 const CHANNEL: &str = "im:nodes";
@@ -95,6 +102,10 @@ enum Word {
     Alive(OwnedServerName),
     /// Sessions of a user have ended.
     Ended(OwnedUserId),
+    /// It wants to know something of all others.
+    Asks { number: u64, question: NodeQuestion },
+    /// What it was asked by the node `asker` under that number.
+    Answers { number: u64, asker: String, reply: NodeReply },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -123,6 +134,8 @@ pub(crate) struct Nodes {
     words: broadcast::Sender<Word>,
     /// When it was last said of a server that it is there.
     alive: Arc<Mutex<HashMap<OwnedServerName, Instant>>>,
+    /// Who waits for what others answer.
+    asked: Arc<Asked>,
 }
 
 impl Nodes {
@@ -130,7 +143,7 @@ impl Nodes {
     pub(crate) fn new(cache: Cache, broker: Option<&Broker>, name: Name) -> Self {
         let (committed, words) = (watch::Sender::new(Position(0)), broadcast::Sender::new(UNSAID));
         let bus = broker.map(|broker| WakeUps::new(broker.clone(), name.name.clone()));
-        Self { cache, bus, name: Arc::new(name), committed, words, alive: Arc::default() }
+        Self { cache, bus, name: Arc::new(name), committed, words, alive: Arc::default(), asked: Arc::default() }
     }
 
     /// A process that uses the database of nodes and is none.
@@ -207,6 +220,11 @@ impl Nodes {
     pub(crate) fn ended(&self, user_id: &UserId) {
         // With nobody to say it, it is said to nobody.
         let _ = self.words.send(Word::Ended(user_id.to_owned()));
+    }
+
+    /// How the other nodes are asked something.
+    pub(crate) fn others(&self, store: &Store) -> Arc<dyn OtherNodes> {
+        Arc::new(Asking::new(self.clone(), store.clone()))
     }
 
     // === what is heard ===
@@ -305,6 +323,12 @@ impl Nodes {
                     listeners.users.forget_sessions(Some(&user_id));
                     listeners.sync.connections().check(Some(&user_id));
                 }
+                Word::Asks { number, question } => {
+                    let reply = listeners.sync.connections().answer(&question);
+                    let _ = self.words.send(Word::Answers { number, asker: node.into_owned(), reply });
+                }
+                Word::Answers { number, asker, reply } if *asker == *self.name.name => self.asked.hear(number, reply),
+                Word::Answers { .. } => {}
             }
         }
     }

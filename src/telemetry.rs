@@ -1,20 +1,25 @@
-//! What the operator sees: logs on stderr, figures for Prometheus.
+//! What the operator sees: logs on stderr, the last lines of them for administrators, figures for Prometheus.
 //!
 //! The subscriber and the recorder are the only process-wide things; [`start`] installs both, once.
+
+mod tail;
 
 use std::{
     env,
     io::{self, IsTerminal as _},
     panic,
+    sync::Arc,
     time::Duration,
 };
 
+use api::logs::Logs;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use tracing::error;
 use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt as _, util::SubscriberInitExt as _};
 
 use crate::config::{self, LogFormat};
+use tail::Tail;
 
 /// What wins over `logging.filter`, first one first.
 const FILTER_VARIABLES: [&str; 2] = ["COMITY_LOG", "RUST_LOG"];
@@ -49,6 +54,7 @@ pub enum TelemetryError {
 #[derive(Clone, Default)]
 pub struct Telemetry {
     metrics: Option<Figures>,
+    logs: Arc<Logs>,
 }
 
 #[derive(Clone)]
@@ -59,10 +65,11 @@ struct Figures {
 
 /// Starts logging and, if they are wanted, figures; from here on panics are logged.
 pub fn start(logging: &config::Logging, metrics: &config::Metrics) -> Result<Telemetry, TelemetryError> {
-    start_logging(logging)?;
+    let logs = Arc::<Logs>::default();
+    start_logging(logging, logs.clone())?;
     log_panics();
     let metrics = if metrics.enabled { Some(start_metrics()?) } else { None };
-    Ok(Telemetry { metrics })
+    Ok(Telemetry { metrics, logs })
 }
 
 impl Telemetry {
@@ -71,6 +78,11 @@ impl Telemetry {
         let Figures { recorder, process } = self.metrics.as_ref()?;
         process.collect();
         Some(recorder.render())
+    }
+
+    /// The last lines of the log.
+    pub fn logs(&self) -> Arc<Logs> {
+        self.logs.clone()
     }
 
     /// Keeps the figures small. Runs until dropped.
@@ -86,7 +98,7 @@ impl Telemetry {
 
 // === logs ===
 
-fn start_logging(logging: &config::Logging) -> Result<(), TelemetryError> {
+fn start_logging(logging: &config::Logging, logs: Arc<Logs>) -> Result<(), TelemetryError> {
     let lines = match logging.format {
         LogFormat::Text => {
             let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
@@ -99,8 +111,9 @@ fn start_logging(logging: &config::Logging) -> Result<(), TelemetryError> {
             .with_current_span(false)
             .boxed(),
     };
-    let filter = filter(logging, |variable| env::var(variable).ok())?;
-    Ok(Registry::default().with(lines.with_filter(filter)).try_init()?)
+    let filter = || filter(logging, |variable| env::var(variable).ok());
+    let tail = Tail::new(logs).with_filter(filter()?);
+    Ok(Registry::default().with(lines.with_filter(filter()?)).with(tail).try_init()?)
 }
 
 fn filter(
@@ -167,7 +180,10 @@ mod tests {
 
     #[test]
     fn latencies_have_buckets_and_the_process_is_measured() {
-        let telemetry = Telemetry { metrics: Some(start_metrics().expect("nothing else installs a recorder")) };
+        let telemetry = Telemetry {
+            metrics: Some(start_metrics().expect("nothing else installs a recorder")),
+            ..Telemetry::default()
+        };
         metrics::histogram!("comity_test_seconds").record(0.002);
         let page = telemetry.render().expect("figures are on");
         assert!(page.contains("comity_test_seconds_bucket{le=\"0.003\"} 1"), "{page}");

@@ -1,5 +1,6 @@
 //! Stories that people live with the native API, `/api/v1`.
 
+mod admin;
 mod applications;
 mod auth;
 mod conversations;

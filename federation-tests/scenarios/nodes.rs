@@ -1,5 +1,6 @@
 //! One deployment on two nodes: two processes, one PostgreSQL, with a Redis between them, or a RabbitMQ, or nothing.
 
+mod admin;
 mod presence;
 
 use std::time::{Duration, Instant};

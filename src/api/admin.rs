@@ -7,15 +7,23 @@ mod approvals;
 mod audit;
 mod bus;
 mod cascade;
+mod connections;
 mod delivery;
 mod directory;
 mod doctor;
+mod ip_bans;
 mod lists;
+mod logs;
 mod peering;
 mod peers;
+mod reports;
 mod room_acls;
+mod settings;
 pub(crate) mod staff;
+mod status;
+mod users;
 mod webhooks;
+mod why;
 mod word_sets;
 
 use crate::native::Endpoint;
@@ -37,6 +45,13 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         cascade::endpoints(),
         approvals::endpoints(),
         applications::endpoints(),
+        users::endpoints(),
+        connections::endpoints(),
+        reports::endpoints(),
+        status::endpoints(),
+        settings::endpoints(),
+        logs::endpoints(),
+        ip_bans::endpoints(),
     ]
     .concat()
 }

@@ -4,6 +4,7 @@
 
 mod account;
 mod account_data;
+mod account_moderation;
 #[cfg(test)]
 mod account_tests;
 mod admin_register;
@@ -34,6 +35,7 @@ mod reading_tests;
 mod receipts;
 mod register;
 mod relations;
+mod reporting;
 mod search;
 mod send;
 pub(crate) mod spaces;
@@ -52,6 +54,7 @@ pub(crate) fn routes() -> Vec<Route> {
     [
         account::routes(),
         account_data::routes(),
+        account_moderation::routes(),
         admin_register::routes(),
         aliases::routes(),
         capabilities::routes(),
@@ -74,6 +77,7 @@ pub(crate) fn routes() -> Vec<Route> {
         receipts::routes(),
         register::routes(),
         relations::routes(),
+        reporting::routes(),
         search::routes(),
         send::routes(),
         spaces::routes(),

@@ -5,7 +5,7 @@ use std::{future::Future, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{
     body::Body,
-    extract::{ConnectInfo, FromRequestParts as _, RawPathParams},
+    extract::{ConnectInfo, FromRequestParts as _, MatchedPath, RawPathParams},
     response::{IntoResponse as _, Response},
 };
 use bytes::{Bytes, BytesMut};
@@ -18,9 +18,9 @@ use ruma::api::{
     path_builder::PathBuilder,
 };
 
-use users::{Session, TokenError};
+use users::{Role, Session, TokenError};
 
-use crate::{Error, Services, SharedServices, json_path::path_at};
+use crate::{Error, Needs, Services, SharedServices, json_path::path_at};
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
@@ -65,6 +65,9 @@ pub trait Authenticate: AuthScheme {
     /// Who asks.
     type Session: Send;
 
+    /// Who may ask.
+    const NEEDS: Needs;
+
     /// Finds out who asks. A scheme that covers the body reads it.
     fn authenticate(
         parts: &Parts,
@@ -85,6 +88,8 @@ pub enum Incoming {
 impl Authenticate for auth_scheme::NoAuthentication {
     type Session = ();
 
+    const NEEDS: Needs = Needs::Nobody;
+
     async fn authenticate(_: &Parts, _: &mut Incoming, _: IpAddr, _: &Services) -> Result<(), Error> {
         Ok(())
     }
@@ -93,6 +98,8 @@ impl Authenticate for auth_scheme::NoAuthentication {
 impl Authenticate for auth_scheme::NoAccessToken {
     type Session = ();
 
+    const NEEDS: Needs = Needs::Nobody;
+
     async fn authenticate(_: &Parts, _: &mut Incoming, _: IpAddr, _: &Services) -> Result<(), Error> {
         Ok(())
     }
@@ -100,6 +107,8 @@ impl Authenticate for auth_scheme::NoAccessToken {
 
 impl Authenticate for auth_scheme::AccessToken {
     type Session = Session;
+
+    const NEEDS: Needs = Needs::User;
 
     async fn authenticate(
         parts: &Parts,
@@ -113,6 +122,8 @@ impl Authenticate for auth_scheme::AccessToken {
 
 impl Authenticate for auth_scheme::AccessTokenOptional {
     type Session = Option<Session>;
+
+    const NEEDS: Needs = Needs::Nobody;
 
     async fn authenticate(
         parts: &Parts,
@@ -131,6 +142,8 @@ impl Authenticate for auth_scheme::AccessTokenOptional {
 impl Authenticate for auth_scheme::AppserviceTokenOptional {
     type Session = ();
 
+    const NEEDS: Needs = Needs::Nobody;
+
     async fn authenticate(_: &Parts, _: &mut Incoming, _: IpAddr, _: &Services) -> Result<(), Error> {
         Ok(())
     }
@@ -139,7 +152,16 @@ impl Authenticate for auth_scheme::AppserviceTokenOptional {
 /// The user whose access token came with a request.
 pub(crate) async fn user_of(parts: &Parts, address: IpAddr, services: &Services) -> Result<Session, Error> {
     let token = bearer_token(parts).ok_or(TokenError::Missing).map_err(refuse_token)?;
+    if is_leaving(parts) {
+        return services.users.authenticate_to_leave(&token).await.map_err(refuse_token);
+    }
     session_of(&token, address, services).await
+}
+
+/// Whether somebody wants to log out: that one may whose account is locked, too.
+fn is_leaving(parts: &Parts) -> bool {
+    let path = parts.extensions.get::<MatchedPath>().map_or("", |path| path.as_str());
+    path.ends_with("/logout") || path.ends_with("/logout/all")
 }
 
 async fn session_of(token: &str, address: IpAddr, services: &Services) -> Result<Session, Error> {
@@ -162,6 +184,7 @@ pub(crate) type Handler =
 pub struct Route {
     pub(crate) method: Method,
     pub(crate) paths: Vec<&'static str>,
+    pub(crate) needs: Needs,
     pub(crate) handler: Arc<Handler>,
 }
 
@@ -172,6 +195,38 @@ impl Route {
         self.paths.push(path);
         self
     }
+
+    /// Who may use it.
+    pub fn needs(&self) -> Needs {
+        self.needs
+    }
+
+    /// Only users may use it, and if roles are named, only those who have one of them: where ruma's scheme for the request demands less.
+    #[must_use]
+    pub(crate) fn for_users(self, roles: &'static [Role]) -> Self {
+        let needs = if roles.is_empty() { Needs::User } else { Needs::Role(roles) };
+        let handler = self.handler;
+        let handler: Arc<Handler> = Arc::new(move |request, services| {
+            let handler = handler.clone();
+            Box::pin(async move {
+                let (parts, body) = request.into_parts();
+                match check_user(&parts, &services, roles).await {
+                    Ok(()) => handler(Request::from_parts(parts, body), services).await,
+                    Err(error) => error.into_response(),
+                }
+            })
+        });
+        Self { needs, handler, ..self }
+    }
+}
+
+async fn check_user(parts: &Parts, services: &Services, roles: &'static [Role]) -> Result<(), Error> {
+    let session = user_of(parts, address_of(parts), services).await?;
+    if roles.is_empty() || roles.contains(&services.users.role(&session).await?) {
+        return Ok(());
+    }
+    let names: Vec<&str> = roles.iter().map(|role| role.as_str()).collect();
+    Err(Error::forbidden(format!("this needs one of the roles {}", names.join(", "))).with("roles", names))
 }
 
 /// Makes a route of an async function from [`Ask`] to [`Answer`].
@@ -223,6 +278,7 @@ where
     Route {
         method: R::METHOD,
         paths,
+        needs: R::Authentication::NEEDS,
         handler: Arc::new(move |request, services| {
             Box::pin(async move {
                 let answer = match read::<R>(request, arguments, services).await {
@@ -235,13 +291,14 @@ where
     }
 }
 
-/// Makes a route of an async function that looks at the request itself: for the few endpoints that ruma doesn't know.
-pub fn plain_endpoint<F, Fut>(method: Method, path: &'static str, handler: F) -> Route
+/// Makes a route of an async function that looks at the request itself: for the few endpoints that ruma doesn't know. `needs`: who may
+/// use it, which the handler sees to.
+pub(crate) fn plain_endpoint<F, Fut>(method: Method, path: &'static str, needs: Needs, handler: F) -> Route
 where
     F: Fn(PlainAsk) -> Fut + Copy + Send + Sync + 'static,
     Fut: Future<Output = Result<Response, Error>> + Send + 'static,
 {
-    streamed_endpoint(method, path, move |ask| async move {
+    streamed_endpoint(method, path, needs, move |ask| async move {
         let PlainAsk { parts, arguments, body, address, services } = ask;
         let body = read_body(body, services.config.max_body).await?;
         handler(PlainAsk { parts, arguments, body, address, services }).await
@@ -249,7 +306,7 @@ where
 }
 
 /// As [`plain_endpoint`], for a handler that takes the body piece by piece, and sees to its size and its time.
-pub(crate) fn streamed_endpoint<F, Fut>(method: Method, path: &'static str, handler: F) -> Route
+pub(crate) fn streamed_endpoint<F, Fut>(method: Method, path: &'static str, needs: Needs, handler: F) -> Route
 where
     F: Fn(PlainAsk<Body>) -> Fut + Copy + Send + Sync + 'static,
     Fut: Future<Output = Result<Response, Error>> + Send + 'static,
@@ -257,6 +314,7 @@ where
     Route {
         method,
         paths: vec![path],
+        needs,
         handler: Arc::new(move |request, services| {
             Box::pin(async move {
                 let answer = async {

@@ -13,7 +13,9 @@ mod error;
 pub mod federation;
 mod file_answer;
 mod json_path;
+pub mod logs;
 pub mod native;
+mod needs;
 mod operator;
 mod problem;
 mod router;
@@ -22,6 +24,7 @@ mod testing;
 
 pub use endpoint::{Answer, Ask, Authenticate, Incoming, Route, endpoint, json_endpoint};
 pub use error::Error;
+pub use needs::Needs;
 pub use operator::Dependency;
 pub use problem::Problem;
 pub use router::{ApiConfig, router};
@@ -69,6 +72,12 @@ pub struct Services {
     pub announcements: integrations::Announcements,
     /// The links with the brokers of peers, if this server manages its broker.
     pub links: Option<peers::Links>,
+    /// What is set while the server runs.
+    pub settings: integrations::RuntimeSettings,
+    /// How much there is.
+    pub statistics: integrations::Statistics,
+    /// The last lines of the log.
+    pub logs: Arc<logs::Logs>,
     /// What the operator is told of besides the database.
     pub dependencies: Vec<Dependency>,
     /// Writes the metrics out, if they are on.

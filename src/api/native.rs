@@ -44,6 +44,7 @@ mod offline;
 mod openapi;
 mod payload;
 mod realtime;
+mod reports;
 pub(crate) mod tag;
 mod users;
 
@@ -70,7 +71,7 @@ pub(crate) fn routes() -> Vec<Route> {
 }
 
 /// The endpoints, a list for each group.
-fn endpoints() -> Vec<Endpoint> {
+pub(crate) fn endpoints() -> Vec<Endpoint> {
     [
         applications::endpoints(),
         auth::endpoints(),
@@ -89,6 +90,7 @@ fn endpoints() -> Vec<Endpoint> {
         offline::endpoints(),
         directory::endpoints(),
         realtime::endpoints(),
+        reports::endpoints(),
         crate::admin::endpoints(),
     ]
     .concat()

@@ -24,7 +24,13 @@ impl Dependency {
         Self { name, findings: Box::new(findings) }
     }
 
-    fn findings(&self) -> Vec<String> {
+    /// The word for it.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// What is wrong with it.
+    pub(crate) fn findings(&self) -> Vec<String> {
         (self.findings)()
     }
 }

@@ -1,11 +1,11 @@
 //! Mounts the routes, and what surrounds every request: limits, CORS, counting, panics kept from taking a connection.
 
-use std::{convert::Infallible, pin::Pin, task, time::Instant};
+use std::{convert::Infallible, net::SocketAddr, pin::Pin, task, time::Instant};
 
 use axum::{
     Router,
     body::Body,
-    extract::MatchedPath,
+    extract::{ConnectInfo, MatchedPath, State},
     middleware::{self, Next},
     response::{IntoResponse as _, Response},
     routing::{MethodFilter, on_service},
@@ -62,9 +62,10 @@ pub fn router(services: SharedServices) -> Router {
         .expose_headers([header::LOCATION, header::ETAG].into_iter().chain(native::files::HEADERS).collect::<Vec<_>>());
     router
         .merge(docs::router())
-        .merge(operator::router(services))
+        .merge(operator::router(services.clone()))
         .fallback(unknown_path)
         .method_not_allowed_fallback(wrong_method)
+        .layer(middleware::from_fn_with_state(services, refuse_banned))
         .layer(middleware::from_fn(measure))
         .layer(cors)
         .layer(middleware::from_fn(native::files::options))
@@ -72,6 +73,19 @@ pub fn router(services: SharedServices) -> Router {
             tracing::error!("a handler panicked");
             Error::new(StatusCode::INTERNAL_SERVER_ERROR, "M_UNKNOWN", "internal server error").into_response()
         }))
+}
+
+/// Refuses addresses that are kept out, whatever they ask.
+async fn refuse_banned(State(services): State<SharedServices>, request: Request<Body>, next: Next) -> Response {
+    let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|ConnectInfo(asker)| asker.ip());
+    if !address.is_some_and(|address| services.users.is_banned(address)) {
+        return next.run(request).await;
+    }
+    let message = "your address is banned from this server: ask those who run it";
+    match native::is_native(request.uri().path()) {
+        true => Problem::new(StatusCode::FORBIDDEN, "address_banned", message).into_response(),
+        false => Error::forbidden(message).into_response(),
+    }
 }
 
 async fn unknown_path(uri: Uri) -> Response {

@@ -24,7 +24,8 @@ use crate::{ApiConfig, Services, router};
 pub(crate) struct Server {
     router: axum::Router,
     peers: Peers,
-    users: Arc<Users>,
+    /// The people of it.
+    pub(crate) users: Arc<Users>,
     /// Where its media are.
     pub(crate) folder: tempfile::TempDir,
 }
@@ -116,12 +117,32 @@ impl Server {
         let webhooks = Webhooks::new(store.clone(), stream, vault, client);
         let gate = webhooks.gate().await.expect("the store can be read");
         let content_rules = integrations::ContentRules::open(store.clone(), gate).await.expect("the store can be read");
+        let gate = users.suspension_gate(content_rules.gate());
+        for slot in [rooms.gate(), users.gate(), media.gate()] {
+            slot.set(gate.clone());
+        }
+        let as_configured = integrations::runtime_settings::Configured {
+            registration: true,
+            approval: false,
+            recall_window: rooms::RoomsConfig::default().recall_window,
+        };
+        let settings = integrations::RuntimeSettings::open(
+            store.clone(),
+            users.clone(),
+            rooms.clone(),
+            as_configured,
+            as_configured,
+        );
+        let settings = settings.await.expect("the store is fresh");
         let sharing = integrations::CascadeConfig::default();
         let cascade = integrations::Cascade::open(store.clone(), peers.clone(), users.clone(), sharing);
         let cascade = cascade.await.expect("the store is fresh");
         let services = Services {
             announcements,
+            settings,
             cascade,
+            statistics: integrations::Statistics::new(store.clone(), peers.server_name().to_owned()),
+            logs: Arc::default(),
             ledger: sender.ledger(),
             content_rules,
             webhooks,

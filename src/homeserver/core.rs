@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use fabric::{Courier, Mailer};
 use federation::{Bridge, Sender};
-use integrations::{Announcements, Stream};
+use integrations::{Announcements, Statistics, Stream};
 use model::{Committed, SigningKey};
 use peers::{Peers, vault::Vault};
 use rooms::{Rooms, Search};
@@ -86,6 +86,8 @@ pub(super) struct Audience {
     pub(super) stream: OnceLock<Stream>,
     /// Puts what is said where it can be found.
     pub(super) search: OnceLock<Search>,
+    /// Counts what is said.
+    pub(super) statistics: OnceLock<Statistics>,
 }
 
 impl Audience {
@@ -100,6 +102,7 @@ impl Audience {
             announcements: OnceLock::new(),
             stream: OnceLock::new(),
             search: OnceLock::new(),
+            statistics: OnceLock::new(),
         }
     }
 
@@ -129,6 +132,9 @@ impl Audience {
         }
         if let Some(search) = self.search.get() {
             search.ingest(committed);
+        }
+        if let Some(statistics) = self.statistics.get() {
+            statistics.ingest(committed);
         }
         if let Some(remote_users) = self.remote_users.get() {
             remote_users.ingest(committed);

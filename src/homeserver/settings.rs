@@ -7,7 +7,7 @@ use fabric::{AmqpConfig, CacheConfig, MailConfig, MailTls, ManagementConfig, man
 use federation::FederationConfig;
 use integrations::{
     AnnouncementsConfig, BusConfig, CascadeConfig, broadcasts::BroadcastsConfig, notices::NoticesConfig,
-    system_events::SystemEventsConfig,
+    runtime_settings::Configured, system_events::SystemEventsConfig,
 };
 use media::MediaConfig;
 use model::SigningKey;
@@ -152,6 +152,16 @@ pub(super) fn rooms_config(config: &Config) -> RoomsConfig {
 
 pub(super) fn search_config(config: &Config) -> SearchConfig {
     SearchConfig { enabled: config.search.enabled }
+}
+
+/// What can be set while the server runs: as it is configured, and as it would be if nothing were.
+pub(super) fn runtime_settings(config: &Config) -> (Configured, Configured) {
+    let said = |config: &Config| Configured {
+        registration: config.registration.enabled,
+        approval: config.registration.approval,
+        recall_window: config.rooms.recall_window,
+    };
+    (said(config), said(&Config::default()))
 }
 
 pub(super) fn media_config(config: &Config) -> MediaConfig {

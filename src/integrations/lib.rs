@@ -12,6 +12,8 @@ pub mod content_rules;
 mod follow;
 pub mod notices;
 pub mod notifications;
+pub mod runtime_settings;
+pub mod statistics;
 pub mod system_events;
 pub mod webhooks;
 
@@ -20,6 +22,8 @@ pub use bus::{BusConfig, Integration, Rule, RuleError};
 pub use cascade::{Cascade, CascadeConfig, CascadeError};
 pub use content_rules::{ContentRuleError, ContentRules};
 pub use follow::Stream;
+pub use runtime_settings::RuntimeSettings;
+pub use statistics::Statistics;
 pub use webhooks::{AnyWebhook, BeforeHook, Webhook, WebhookError, Webhooks};
 
 use std::time::{SystemTime, UNIX_EPOCH};

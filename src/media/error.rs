@@ -156,6 +156,7 @@ impl Refusal for MediaError {
             Self::QuotaExceeded { .. } => Some("M_USER_LIMIT_EXCEEDED"),
             Self::Remote { failure: RemoteFailure::TooLarge { .. }, .. } => Some("M_TOO_LARGE"),
             Self::Remote { failure: RemoteFailure::Unreachable, .. } => Some("M_NOT_FOUND"),
+            Self::Gate(error) => error.errcode(),
             _ => None,
         }
     }

@@ -222,10 +222,15 @@ impl Media {
         row.content.map(Found::There).ok_or(MediaError::NotFound)
     }
 
+    /// How many bytes the files of a user take up here.
+    pub async fn used_by(&self, uploader: &UserId) -> Result<u64, MediaError> {
+        Ok(self.shared.store.uploads().bytes_of(uploader, self.now()).await?.unsigned_abs())
+    }
+
     /// Refuses what would be more than `uploader` may have here.
     pub(crate) async fn check_quota(&self, uploader: &UserId, more: u64) -> Result<(), MediaError> {
         let Some(quota) = self.config().quota else { return Ok(()) };
-        let used = self.shared.store.uploads().bytes_of(uploader, self.now()).await?.unsigned_abs();
+        let used = self.used_by(uploader).await?;
         if used.saturating_add(more) > quota { Err(MediaError::QuotaExceeded { quota, used }) } else { Ok(()) }
     }
 

@@ -51,6 +51,12 @@ impl Act {
 pub struct Acts(u8);
 
 impl Acts {
+    /// Those that are among one, or the other.
+    #[must_use]
+    pub fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
     /// Whether `act` is among them.
     pub fn has(self, act: Act) -> bool {
         self.0 & (1 << act as u8) != 0
@@ -119,14 +125,25 @@ pub enum GateError {
     /// Whoever must be asked gave no answer that counts.
     #[error("a program that this server asks first did not answer, so nothing was done")]
     Silent,
+    /// The account may only read, leave, and take back what it said.
+    #[error("this account is suspended")]
+    Suspended,
 }
 
 impl Refusal for GateError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Refused(_) => Kind::Forbidden,
+            Self::Refused(_) | Self::Suspended => Kind::Forbidden,
             Self::Silent => Kind::Unavailable,
         }
+    }
+
+    fn errcode(&self) -> Option<&'static str> {
+        (*self == Self::Suspended).then_some("M_USER_SUSPENDED")
+    }
+
+    fn code(&self) -> Option<&'static str> {
+        (*self == Self::Suspended).then_some("user_suspended")
     }
 
     fn remedy(&self) -> Option<String> {
@@ -142,6 +159,11 @@ pub trait Gate: Send + Sync {
     /// What it wants to be asked about now. Quick: this is looked at on the way of every message.
     fn asks_about(&self) -> Acts;
 
+    /// Whether `sender` may do nothing now but read, leave, and take back what it said. Quick.
+    fn is_suspended(&self, _sender: &UserId) -> bool {
+        false
+    }
+
     /// Asks. Nothing may be held meanwhile that others wait for; it may take seconds, and it ends.
     fn ask<'a>(&'a self, proposal: Proposal<'a>) -> Answer<'a>;
 }
@@ -154,6 +176,14 @@ impl GateSlot {
     /// From now on `gate` is asked. The first one stays.
     pub fn set(&self, gate: Arc<dyn Gate>) {
         let _ = self.0.set(gate);
+    }
+
+    /// Refuses whose account is suspended: for acts that nobody else is asked about.
+    pub fn check(&self, sender: &UserId) -> Result<(), GateError> {
+        match self.0.get() {
+            Some(gate) if gate.is_suspended(sender) => Err(GateError::Suspended),
+            _ => Ok(()),
+        }
     }
 
     /// Whoever is to be asked before `sender` does `act`. What the server does itself, and guests of bridges, whose names begin

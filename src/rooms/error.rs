@@ -120,6 +120,7 @@ impl Refusal for RoomError {
             Self::BadAlias(_) => Some("M_BAD_ALIAS"),
             Self::AliasTaken(_) => Some("M_ROOM_IN_USE"),
             Self::BadContent(_) | Self::Pdu(PduError::Malformed(_)) => Some("M_BAD_JSON"),
+            Self::Gate(error) => error.errcode(),
             _ => None,
         }
     }
@@ -129,6 +130,7 @@ impl Refusal for RoomError {
             Self::RecallTooLate(_) => Some("recall_too_late"),
             Self::Unencrypted => Some("encrypted_conversation"),
             Self::TooLate => Some("too_late"),
+            Self::Gate(error) => error.code(),
             _ => None,
         }
     }

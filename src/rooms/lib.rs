@@ -45,6 +45,7 @@ mod policy;
 mod reactions;
 mod receive;
 mod relations;
+mod reports;
 mod resolve;
 mod roles;
 mod scheduled;
@@ -63,7 +64,7 @@ mod timeline;
 mod visibility;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::AtomicU64},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -99,6 +100,7 @@ pub use numbered::{Edge, Stretch, StretchRequest};
 pub use reactions::Reactions;
 pub use receive::{ReceiveError, Received};
 pub use relations::{RECURSION_DEPTH, Related, RelationsRequest};
+pub use reports::{Decision, ReportError, ReportTarget};
 pub use roles::{Member, Role};
 pub use scheduled::{Scheduled, ScheduledState};
 pub use search::{
@@ -163,6 +165,8 @@ struct Shared {
     /// Rooms whose access control lists this server keeps.
     acls: kept_acl::KeptAcls,
     gate: GateSlot,
+    /// For how long people may take back what they said, in milliseconds; 0: for ever.
+    recall_window: AtomicU64,
     /// Held by whoever changes which rooms are somebody's direct chats.
     direct_edits: tokio::sync::Mutex<()>,
     /// Something was scheduled, maybe for soon.
@@ -181,8 +185,23 @@ impl Rooms {
         let gate = GateSlot::default();
         let direct_edits = tokio::sync::Mutex::default();
         let timed = tokio::sync::Notify::new();
-        let shared =
-            Shared { store, peers, key, config, live, memory, states, sent, told, acls, gate, direct_edits, timed };
+        let recall_window = AtomicU64::new(messages::millis(config.recall_window));
+        let shared = Shared {
+            store,
+            peers,
+            key,
+            config,
+            live,
+            memory,
+            states,
+            sent,
+            told,
+            acls,
+            gate,
+            recall_window,
+            direct_edits,
+            timed,
+        };
         Self { shared: Arc::new(shared) }
     }
 

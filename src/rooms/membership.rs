@@ -68,6 +68,9 @@ impl Rooms {
         if change == Change::Leave && self.shared.store.notices().is_notices_room(&room.room_id).await? {
             return Err(RoomError::NoticesRoom);
         }
+        if change != Change::Leave {
+            self.shared.gate.check(&target.sender)?;
+        }
         match change {
             Change::Join => {
                 self.ask_to_join(&room.room_id, Some(room), &target.user_id, target.reason.as_deref()).await?;
@@ -180,6 +183,7 @@ impl Rooms {
         via: &[OwnedServerName],
         reason: Option<String>,
     ) -> Result<(), RoomError> {
+        self.shared.gate.check(user_id)?;
         let room = self.known(room_id).await?;
         if let Some(room) = &room
             && self.is_resident(room).await?

@@ -1,6 +1,9 @@
 //! What becomes of a message after it was sent: it is edited, or taken back.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use model::{Position, TimelineEvent};
 use ruma::{
@@ -24,6 +27,11 @@ pub struct Recall<'a> {
     pub event_id: &'a EventId,
     /// Why.
     pub reason: Option<&'a str>,
+}
+
+/// In milliseconds.
+pub(crate) fn millis(window: Duration) -> u64 {
+    u64::try_from(window.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Rooms {
@@ -52,6 +60,16 @@ impl Rooms {
         }
     }
 
+    /// For how long people may take back what they said; zero: for ever.
+    pub fn recall_window(&self) -> Duration {
+        Duration::from_millis(self.shared.recall_window.load(Ordering::Relaxed))
+    }
+
+    /// From now on people may take back what they said for so long; zero: for ever.
+    pub fn set_recall_window(&self, window: Duration) {
+        self.shared.recall_window.store(millis(window), Ordering::Relaxed);
+    }
+
     /// Takes a message back for everybody. Who said it may for a while (`rooms.recall_window`); who may redact what others say,
     /// always. Once more does nothing.
     ///
@@ -70,7 +88,7 @@ impl Rooms {
             if event.pdu.sender != sight.user_id {
                 return Err(RoomError::Forbidden("only who said it, and who moderates, may take it back".into()));
             }
-            let window = self.shared.config.recall_window;
+            let window = self.recall_window();
             let age = now().saturating_sub(i64::from(event.pdu.origin_server_ts.get()));
             if !window.is_zero() && u128::from(age.max(0).unsigned_abs()) > window.as_millis() {
                 return Err(RoomError::RecallTooLate(window));

@@ -160,6 +160,12 @@ struct PartRow {
 }
 
 impl Store {
+    /// The nodes that use this database, and those that were lost of late without a word; none: nobody shares it.
+    pub async fn node_names(&self) -> Result<Vec<String>, Error> {
+        let rows = self.query("SELECT node FROM nodes ORDER BY node", Vec::new()).await?;
+        rows.iter().map(|row| row.text(0)).collect()
+    }
+
     async fn beats(&self) -> Result<HashMap<String, i64>, Error> {
         let rows = self.query("SELECT node, beat FROM nodes", Vec::new()).await?;
         rows.iter().map(|row| Ok((row.text(0)?, row.int(1)?))).collect()

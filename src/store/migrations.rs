@@ -48,6 +48,7 @@ const SHARED: &[Step] = migrations![
     31 "0031_uploads",
     32 "0032_word_sets",
     33 "0033_applications",
+    34 "0034_admin",
     36 "0036_timed_messages",
 ];
 

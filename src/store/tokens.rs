@@ -22,6 +22,8 @@ pub struct AccessTokenRow {
     pub is_admin: bool,
     /// The application that has opened the session, instead of the user.
     pub app_key: Option<String>,
+    /// The user may do nothing but log out.
+    pub is_locked: bool,
 }
 
 /// Who a refresh token stands for.
@@ -190,7 +192,7 @@ impl Tokens<'_> {
     /// Who the access token with this hash stands for.
     pub async fn find_access_token(&self, hash: &str) -> Result<Option<AccessTokenRow>, Error> {
         const FIND: &str = "
-            SELECT t.user_id, t.device_id, t.expires_at, t.refresh_hash, a.admin_since, d.app_key
+            SELECT t.user_id, t.device_id, t.expires_at, t.refresh_hash, a.admin_since, d.app_key, a.locked_at
             FROM access_tokens t
             JOIN accounts a ON a.user_id = t.user_id
             LEFT JOIN devices d ON d.user_id = t.user_id AND d.device_id = t.device_id
@@ -204,6 +206,7 @@ impl Tokens<'_> {
             refresh_hash: row.opt_text(3)?,
             is_admin: row.opt_int(4)?.is_some(),
             app_key: row.opt_text(5)?,
+            is_locked: row.opt_int(6)?.is_some(),
         }))
     }
 

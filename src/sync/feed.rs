@@ -11,6 +11,7 @@
 
 mod connection;
 mod connections;
+mod elsewhere;
 mod gather;
 mod missed;
 mod news;
@@ -25,6 +26,7 @@ use ruma::{OwnedUserId, UserId, presence::PresenceState};
 
 pub use connection::{Connection, Ending, Word};
 pub use connections::{Connections, ConnectionsConfig, Crowded, OpenConnection};
+pub use elsewhere::{NodeQuestion, NodeReply, OtherNodes, PlaceInList, Replies};
 pub use news::{Item, News, Reset, Start};
 
 use crate::{

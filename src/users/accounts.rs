@@ -1,6 +1,9 @@
 //! Making accounts, changing them, and closing them.
 
-use std::net::IpAddr;
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use model::{
     Kind, Millis, Refusal,
@@ -252,10 +255,37 @@ impl Refusal for AccountError {
 
 // === Registration ===
 
+/// Who may make an account now. It is as configured until somebody sets it.
+pub(crate) struct Door {
+    is_open: AtomicBool,
+    needs_approval: AtomicBool,
+}
+
+impl Door {
+    pub(crate) fn of(config: &crate::RegistrationConfig) -> Self {
+        Self { is_open: config.enabled.into(), needs_approval: config.approval.into() }
+    }
+}
+
 impl Users {
+    /// From now on people may make accounts or not, and these wait for approval or not.
+    pub fn set_registration(&self, is_open: bool, needs_approval: bool) {
+        self.door.is_open.store(is_open, Ordering::Relaxed);
+        self.door.needs_approval.store(needs_approval, Ordering::Relaxed);
+    }
+
+    /// Whether people may make accounts.
+    pub fn is_registration_open(&self) -> bool {
+        self.door.is_open.load(Ordering::Relaxed)
+    }
+
+    fn needs_approval(&self) -> bool {
+        self.door.needs_approval.load(Ordering::Relaxed)
+    }
+
     /// Makes an account for whoever asks, if this server takes registrations, and logs in.
     pub async fn register(&self, wish: Registration<'_>, address: IpAddr) -> Result<Registered, Refused> {
-        if !self.config.registration.enabled {
+        if !self.is_registration_open() {
             return Err(RegisterError::Closed.into());
         }
         if wish.auth.is_some() {
@@ -286,7 +316,7 @@ impl Users {
             Some(proof) => Some(self.prove_new_email(proof).await.map_err(RegisterError::Email)?),
             None => None,
         };
-        if self.config.registration.approval {
+        if self.needs_approval() {
             self.put_in_queue(&user_id, hash, name, email).await?;
             return Ok(Registered { user_id, session: None, is_waiting: true });
         }
@@ -360,7 +390,7 @@ impl Users {
 
     /// Whether `token` lets one register, for anybody who asks.
     pub async fn ask_registration_token(&self, token: &str, address: IpAddr) -> Result<bool, RegisterError> {
-        if !self.config.registration.enabled {
+        if !self.is_registration_open() {
             return Err(RegisterError::Closed);
         }
         self.limits.check_registration_from(address).await?;
@@ -504,16 +534,22 @@ impl Users {
     /// `erase`: what the user said shall not be shown to those who come later.
     pub async fn deactivate(&self, user_id: &UserId, erase: bool) -> Result<(), AccountError> {
         self.get_account(user_id).await?;
+        let write = self.closing(user_id, erase).await?;
+        self.store.commit(write).await?;
+        self.sessions.end(user_id, None);
+        info!(user.id = %user_id, erase, "the account of {user_id} was deactivated");
+        Ok(())
+    }
+
+    /// What closes an account.
+    pub(crate) async fn closing(&self, user_id: &UserId, erase: bool) -> Result<Write, store::Error> {
         let now = self.now();
         let mut write = Write::new();
         deactivate_account(&mut write, user_id, now, erase.then_some(now));
         remove_profile(&mut write, user_id);
         remove_cross_signing_keys(&mut write, user_id);
         self.remove_devices_of(&mut write, user_id, None).await?;
-        self.store.commit(write).await?;
-        self.sessions.end(user_id, None);
-        info!(user.id = %user_id, erase, "the account of {user_id} was deactivated");
-        Ok(())
+        Ok(write)
     }
 
     /// Makes a user an administrator, or an ordinary user again.
@@ -526,7 +562,7 @@ impl Users {
         Ok(())
     }
 
-    async fn remove_devices_of(
+    pub(crate) async fn remove_devices_of(
         &self,
         write: &mut Write,
         user_id: &UserId,

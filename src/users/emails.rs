@@ -137,7 +137,7 @@ impl Users {
         if self.mailer.is_none() {
             return Err(EmailError::NoMail);
         }
-        if purpose == CodePurpose::Register && !self.config.registration.enabled {
+        if purpose == CodePurpose::Register && !self.is_registration_open() {
             return Err(EmailError::Closed);
         }
         self.limits.check_registration_from(address).await?;

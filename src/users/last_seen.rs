@@ -71,7 +71,14 @@ impl Users {
 
     /// Sees to what time does by itself, until it is dropped.
     pub async fn tend(self: Arc<Self>) {
-        tokio::join!(self.tend_last_seen(), self.tend_timeouts(), self.tend_applications(), self.remote_users().tend());
+        tokio::join!(
+            self.tend_last_seen(),
+            self.tend_timeouts(),
+            self.tend_applications(),
+            self.tend_suspensions(),
+            self.tend_bans(),
+            self.remote_users().tend()
+        );
     }
 
     /// Writes when devices were seen, now and then.

@@ -12,6 +12,7 @@ pub mod applications;
 mod approvals;
 mod config;
 mod cross_signing;
+mod custody;
 mod device_keys;
 mod devices;
 pub mod directory;
@@ -19,6 +20,7 @@ mod discovery;
 mod emails;
 mod failures;
 mod guests;
+mod ip_bans;
 mod jwt;
 mod key_backups;
 mod key_updates;
@@ -40,6 +42,7 @@ mod second_factor;
 mod secrets;
 mod security;
 mod server_user;
+mod suspensions;
 mod tickets;
 mod timeouts;
 mod tokens;
@@ -61,6 +64,7 @@ pub use admin_register::AdminRegistration;
 pub use approvals::{ApprovalError, PendingAccount};
 pub use config::{AccountsConfig, ApplicationsConfig, HashCosts, Rate, RateLimitsConfig, RegistrationConfig};
 pub use cross_signing::{CrossSigningUpload, SignatureFailures};
+pub use custody::{AccountState, CustodyError, Restriction, UserDetails, UserRecord};
 pub use device_keys::{ClaimedKeys, KeyError, KeyQuery, KeyUpload};
 pub use devices::{Device, DeviceError};
 pub use directory::{
@@ -68,6 +72,7 @@ pub use directory::{
 };
 pub use discovery::LookupError;
 pub use emails::{CodePurpose, EmailError, EmailProof};
+pub use ip_bans::{IpBanError, OnBansChanged};
 pub use jwt::PublicTokenKey;
 pub use key_backups::{KeyBackup, KeyBackupError};
 pub use limits::{Limited, Limits};
@@ -81,7 +86,10 @@ pub use search::{People, Person};
 pub use search_elsewhere::SearchElsewhereError;
 pub use second_factor::{Enrolment, SecondFactor, SecondFactorError};
 pub use security::{OnSecurityEvent, SecurityEvent};
-pub use store::key_backups::{BackedUpKeyRow as BackedUpKey, KeyRange};
+pub use store::{
+    custody::CustodySearch as AccountSearch,
+    key_backups::{BackedUpKeyRow as BackedUpKey, KeyRange},
+};
 pub use tickets::{TICKET_LIFETIME, TicketError};
 pub use tokens::{NewSession, OnSessionEnd, Session, SessionData, TokenError, TokenStyle};
 pub use uia::{Act, Refused};
@@ -142,6 +150,9 @@ pub struct Users {
     /// Where letters are handed over, if this server sends any.
     mailer: Option<Mailer>,
     watch: security::Watch,
+    suspensions: suspensions::Suspensions,
+    bans: ip_bans::Bans,
+    door: accounts::Door,
     gate: GateSlot,
 }
 
@@ -201,6 +212,9 @@ impl Users {
             vault,
             mailer,
             watch: security::Watch::default(),
+            suspensions: suspensions::Suspensions::default(),
+            bans: ip_bans::Bans::default(),
+            door: accounts::Door::of(&config.registration),
             gate: GateSlot::default(),
             config,
             store,

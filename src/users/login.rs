@@ -65,6 +65,9 @@ pub enum LoginError {
     /// The account has been closed.
     #[error("this account has been deactivated")]
     Deactivated,
+    /// Its owner may do nothing now.
+    #[error("this account is locked: ask those who run this server")]
+    Locked,
     /// The account was asked for, and no admin has decided yet.
     #[error("this account waits for an administrator's approval")]
     AwaitingApproval,
@@ -114,7 +117,7 @@ impl Refusal for LoginError {
         match self {
             Self::WrongPassword | Self::Deactivated | Self::UnknownLoginToken => Kind::Forbidden,
             Self::AwaitingApproval | Self::Refused { .. } | Self::CodeNeeded | Self::WrongCode => Kind::Forbidden,
-            Self::UnknownRefreshToken | Self::RefreshTokenReused => Kind::Unauthenticated,
+            Self::UnknownRefreshToken | Self::RefreshTokenReused | Self::Locked => Kind::Unauthenticated,
             Self::Vault(_) => Kind::Internal,
             Self::Identifier(_) | Self::DeviceId => Kind::Invalid,
             Self::Limited(limited) => limited.kind(),
@@ -126,6 +129,7 @@ impl Refusal for LoginError {
     fn errcode(&self) -> Option<&'static str> {
         match self {
             Self::Deactivated => Some("M_USER_DEACTIVATED"),
+            Self::Locked => Some("M_USER_LOCKED"),
             Self::Identifier(_) => Some("M_UNKNOWN"),
             _ => None,
         }
@@ -135,6 +139,7 @@ impl Refusal for LoginError {
         match self {
             Self::WrongPassword => Some("wrong_credentials"),
             Self::Deactivated => Some("deactivated"),
+            Self::Locked => Some("user_locked"),
             Self::AwaitingApproval => Some("awaiting_approval"),
             Self::Refused { .. } => Some("registration_refused"),
             Self::CodeNeeded => Some("code_needed"),
@@ -175,6 +180,10 @@ impl Users {
             }
             Credentials::Token(token) => self.use_login_token(token).await?,
         };
+        let account = self.store.custody().find(&user_id).await?;
+        if account.is_some_and(|account| account.locked_at.is_some()) {
+            return Err(LoginError::Locked);
+        }
         let LoginRequest { device_id, device_name: display_name, tokens, .. } = request;
         let device = NewDevice { device_id, display_name, tokens, application: None };
         let mut write = Write::new();

@@ -42,6 +42,9 @@ pub enum ProfileError {
     /// This server does not let its users change this.
     #[error("this server does not let its users change this")]
     Fixed,
+    /// The account may say nothing now, and be called nothing else.
+    #[error("this account is suspended")]
+    Suspended,
     /// The field's name can't be one.
     #[error("`{0}` is no name of a profile field: write m.something or com.example.something, in small letters")]
     Field(String),
@@ -77,7 +80,7 @@ impl Refusal for ProfileError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound(_) => Kind::NotFound,
-            Self::NotYours | Self::Fixed => Kind::Forbidden,
+            Self::NotYours | Self::Fixed | Self::Suspended => Kind::Forbidden,
             // The specification has the two of size as 400 as well.
             Self::Field(_) | Self::FieldTooLong | Self::Value { .. } | Self::NotText { .. } | Self::TooLarge => {
                 Kind::Invalid
@@ -90,10 +93,15 @@ impl Refusal for ProfileError {
     fn errcode(&self) -> Option<&'static str> {
         match self {
             Self::NotText { .. } => Some("M_BAD_JSON"),
+            Self::Suspended => Some("M_USER_SUSPENDED"),
             Self::FieldTooLong => Some("M_KEY_TOO_LARGE"),
             Self::TooLarge => Some("M_PROFILE_TOO_LARGE"),
             _ => None,
         }
+    }
+
+    fn code(&self) -> Option<&'static str> {
+        matches!(self, Self::Suspended).then_some("user_suspended")
     }
 
     fn retry_after_ms(&self) -> Option<u64> {
@@ -204,6 +212,9 @@ impl Users {
     fn check_may_change(&self, asker: &UserId, user_id: &UserId, field: &str) -> Result<(), ProfileError> {
         if asker != user_id {
             return Err(ProfileError::NotYours);
+        }
+        if self.is_suspended(asker) {
+            return Err(ProfileError::Suspended);
         }
         let is_fixed = match field {
             DISPLAY_NAME => !self.config.accounts.change_display_name,

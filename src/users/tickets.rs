@@ -90,7 +90,8 @@ impl Users {
             Err(store::Error::Duplicate) => return Err(TicketError::Unknown),
             Err(error) => return Err(error.into()),
         }
-        let account = self.store.accounts().find(&user_id).await?.filter(|account| account.deactivated_at.is_none());
+        let account = self.store.custody().find(&user_id).await?;
+        let account = account.filter(|account| account.deactivated_at.is_none() && account.locked_at.is_none());
         let device = self.store.devices().find(&user_id, &device_id).await?;
         let (Some(account), Some(device)) = (account, device) else { return Err(TicketError::Unknown) };
         if let Some(app_key) = device.app_key {
@@ -99,9 +100,13 @@ impl Users {
         Ok(Session::new(user_id, device_id, account.admin_since.is_some(), now))
     }
 
-    /// Whether the session goes on: its device is still there.
+    /// Whether the session goes on: its device is still there, and its user may do something.
     pub async fn goes_on(&self, session: &Session) -> Result<bool, store::Error> {
-        Ok(self.store.devices().find(&session.user_id, &session.device_id).await?.is_some())
+        if self.store.devices().find(&session.user_id, &session.device_id).await?.is_none() {
+            return Ok(false);
+        }
+        let account = self.store.custody().find(&session.user_id).await?;
+        Ok(account.is_some_and(|account| account.locked_at.is_none()))
     }
 }
 

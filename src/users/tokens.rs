@@ -59,6 +59,7 @@ pub struct SessionData {
     pub is_admin: bool,
     /// The application that has opened the session for the user, or acts as the user. It never does what only staff may.
     pub app_key: Option<String>,
+    is_locked: bool,
     expires_at: Option<Millis>,
     loaded_at: Millis,
     seen_at: AtomicI64,
@@ -79,6 +80,7 @@ impl Session {
             device_id,
             is_admin,
             app_key: None,
+            is_locked: false,
             expires_at: None,
             loaded_at,
             seen_at: AtomicI64::new(0),
@@ -97,6 +99,7 @@ impl Session {
             device_id,
             is_admin: false,
             app_key: Some(app_key),
+            is_locked: false,
             expires_at: None,
             loaded_at,
             seen_at: AtomicI64::new(0),
@@ -134,6 +137,9 @@ pub enum TokenError {
     /// It has expired, and can be refreshed: the client keeps its data.
     #[error("the access token has expired")]
     Expired,
+    /// Its user may do nothing but log out. The session goes on when that is over.
+    #[error("this account is locked: ask those who run this server")]
+    Locked,
     /// The store could not be asked.
     #[error("the session could not be looked up")]
     Store(#[from] store::Error),
@@ -142,14 +148,14 @@ pub enum TokenError {
 impl TokenError {
     /// Whether the client may keep what it knows, and log in again.
     pub fn soft_logout(&self) -> bool {
-        matches!(self, Self::Expired)
+        matches!(self, Self::Expired | Self::Locked)
     }
 }
 
 impl Refusal for TokenError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Missing | Self::Unknown | Self::Expired => Kind::Unauthenticated,
+            Self::Missing | Self::Unknown | Self::Expired | Self::Locked => Kind::Unauthenticated,
             Self::Store(error) => error.kind(),
         }
     }
@@ -158,8 +164,13 @@ impl Refusal for TokenError {
         match self {
             Self::Missing => Some("M_MISSING_TOKEN"),
             Self::Unknown | Self::Expired => Some("M_UNKNOWN_TOKEN"),
+            Self::Locked => Some("M_USER_LOCKED"),
             Self::Store(_) => None,
         }
+    }
+
+    fn code(&self) -> Option<&'static str> {
+        matches!(self, Self::Locked).then_some("user_locked")
     }
 }
 
@@ -230,6 +241,12 @@ impl Users {
 
     /// Who `token` stands for. A session that was active of late is answered from memory.
     pub async fn authenticate(&self, token: &str) -> Result<Session, TokenError> {
+        let session = self.authenticate_to_leave(token).await?;
+        if session.is_locked { Err(TokenError::Locked) } else { Ok(session) }
+    }
+
+    /// As [`Self::authenticate`], for who wants to log out: that a locked account may too.
+    pub async fn authenticate_to_leave(&self, token: &str) -> Result<Session, TokenError> {
         let now = self.now();
         let digest = digest_of(token);
         if let Some(session) = self.sessions.known.get(&digest)
@@ -261,6 +278,7 @@ impl Users {
             device_id: row.device_id,
             is_admin: row.is_admin && row.app_key.is_none(),
             app_key: row.app_key,
+            is_locked: row.is_locked,
             expires_at: row.expires_at,
             loaded_at: now,
             seen_at: AtomicI64::new(0),

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use http::request::Parts;
 use users::Role;
 
-use crate::{Incoming, Problem, Services, Session, native::Caller};
+use crate::{Incoming, Needs, Problem, Services, Session, native::Caller};
 
 /// Somebody who may look: an admin, an operator or an auditor.
 pub(crate) struct Viewer;
@@ -55,6 +55,7 @@ macro_rules! callers {
     ($($caller:ident, $roles:expr, $made:expr;)*) => {$(
         impl Caller for $caller {
             const SCHEMES: &'static [&'static str] = Session::SCHEMES;
+            const NEEDS: Needs = Needs::Role(&$roles);
 
             async fn authenticate(
                 parts: &Parts,

@@ -10,7 +10,12 @@ use crate::{Answer, Ask, Error, Route, Session, endpoint};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![endpoint(whoami), endpoint(change_password), endpoint(deactivate), endpoint(third_party_ids)]
+    vec![
+        endpoint(whoami),
+        endpoint(change_password).for_users(&[]),
+        endpoint(deactivate).for_users(&[]),
+        endpoint(third_party_ids),
+    ]
 }
 
 async fn whoami(ask: Ask<whoami::v3::Request>) -> Answer<whoami::v3::Response> {

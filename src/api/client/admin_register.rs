@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use users::{AdminRegistration, NewAccount};
 
 use crate::{
-    Error, Route,
+    Error, Needs, Route,
     endpoint::{PlainAsk, parse_json, plain_endpoint},
 };
 
@@ -18,7 +18,10 @@ const PATH: &str = "/_synapse/admin/v1/register";
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![plain_endpoint(Method::GET, PATH, nonce), plain_endpoint(Method::POST, PATH, register)]
+    vec![
+        plain_endpoint(Method::GET, PATH, Needs::Nobody, nonce),
+        plain_endpoint(Method::POST, PATH, Needs::Proof, register),
+    ]
 }
 
 #[derive(Deserialize)]

@@ -10,9 +10,9 @@ use ruma::api::client::discovery::{
     get_capabilities::{
         self,
         v3::{
-            Capabilities, ChangePasswordCapability, GetLoginTokenCapability, ProfileFieldsCapability,
-            RoomVersionStability, RoomVersionsCapability, SetAvatarUrlCapability, SetDisplayNameCapability,
-            ThirdPartyIdChangesCapability,
+            AccountModerationCapability, Capabilities, ChangePasswordCapability, GetLoginTokenCapability,
+            ProfileFieldsCapability, RoomVersionStability, RoomVersionsCapability, SetAvatarUrlCapability,
+            SetDisplayNameCapability, ThirdPartyIdChangesCapability,
         },
     },
     get_supported_versions,
@@ -50,6 +50,8 @@ async fn capabilities(ask: Ask<get_capabilities::v3::Request>) -> Answer<get_cap
     capabilities.set_avatar_url = SetAvatarUrlCapability::new(accounts.change_avatar);
     capabilities.thirdparty_id_changes = ThirdPartyIdChangesCapability::new(false);
     capabilities.get_login_token = GetLoginTokenCapability::new(true);
+    let is_admin = ask.services.users.role(&ask.session).await? == users::Role::Admin;
+    capabilities.account_moderation = AccountModerationCapability::new(is_admin, is_admin);
     capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
     Ok(get_capabilities::v3::Response::new(capabilities))
 }

@@ -26,7 +26,7 @@ use serde_json::json;
 use users::{Credentials, LoginRequest, TokenStyle};
 
 use crate::{
-    Answer, Ask, Error, Route,
+    Answer, Ask, Error, Needs, Route,
     endpoint::{self, PlainAsk, endpoint, plain_endpoint},
 };
 
@@ -34,7 +34,8 @@ use crate::{
 pub(crate) fn routes() -> Vec<Route> {
     vec![
         endpoint(login_types),
-        plain_endpoint(Method::POST, "/_matrix/client/v3/login", login).also_at("/_matrix/client/r0/login"),
+        plain_endpoint(Method::POST, "/_matrix/client/v3/login", Needs::Nobody, login)
+            .also_at("/_matrix/client/r0/login"),
         endpoint(refresh),
         endpoint(make_login_token),
         endpoint(logout),

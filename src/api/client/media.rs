@@ -18,7 +18,7 @@ use ruma::{
 use url::form_urlencoded;
 
 use crate::{
-    Answer, Ask, Error, Route, Services,
+    Answer, Ask, Error, Needs, Route, Services,
     endpoint::{PlainAsk, empty_answer, endpoint, raw_endpoint, streamed_endpoint, user_of},
     file_answer::{Cached, answer},
 };
@@ -29,8 +29,9 @@ pub(crate) fn routes() -> Vec<Route> {
         endpoint(config),
         endpoint(config_of_old),
         endpoint(create),
-        streamed_endpoint(Method::POST, "/_matrix/media/v3/upload", upload).also_at("/_matrix/media/r0/upload"),
-        streamed_endpoint(Method::PUT, "/_matrix/media/v3/upload/{server_name}/{media_id}", fill),
+        streamed_endpoint(Method::POST, "/_matrix/media/v3/upload", Needs::User, upload)
+            .also_at("/_matrix/media/r0/upload"),
+        streamed_endpoint(Method::PUT, "/_matrix/media/v3/upload/{server_name}/{media_id}", Needs::User, fill),
         raw_endpoint(download),
         raw_endpoint(download_as),
         raw_endpoint(thumbnail),

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use std::sync::Arc;
 
 use crate::{
-    Answer, Ask, Error, Route, Services,
+    Answer, Ask, Error, Needs, Route, Services,
     endpoint::{PlainAsk, empty_answer, endpoint, parse_json, plain_endpoint},
 };
 
@@ -30,7 +30,7 @@ pub(crate) fn routes() -> Vec<Route> {
         endpoint(join_by_id),
         endpoint(join_by_id_or_alias),
         endpoint(knock),
-        plain_endpoint(Method::POST, "/_matrix/client/v3/rooms/{room_id}/invite", invite)
+        plain_endpoint(Method::POST, "/_matrix/client/v3/rooms/{room_id}/invite", Needs::User, invite)
             .also_at("/_matrix/client/r0/rooms/{room_id}/invite"),
         endpoint(leave),
         endpoint(kick),

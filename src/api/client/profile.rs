@@ -15,7 +15,7 @@ use ruma::{
 use serde_json::{Map, Value};
 
 use crate::{
-    Answer, Ask, Authenticate, Error, Route, Services,
+    Answer, Ask, Authenticate, Error, Needs, Route, Services,
     endpoint::{PlainAsk, empty_answer, endpoint, parse_json, plain_endpoint},
 };
 
@@ -24,7 +24,7 @@ pub(crate) fn routes() -> Vec<Route> {
     vec![
         endpoint(get),
         endpoint(get_field),
-        plain_endpoint(Method::PUT, "/_matrix/client/v3/profile/{user_id}/{field}", set_field)
+        plain_endpoint(Method::PUT, "/_matrix/client/v3/profile/{user_id}/{field}", Needs::User, set_field)
             .also_at("/_matrix/client/r0/profile/{user_id}/{field}")
             .also_at("/_matrix/client/unstable/uk.tcpip.msc4133/profile/{user_id}/{field}"),
         endpoint(delete_field),

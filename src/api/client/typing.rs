@@ -8,7 +8,7 @@ use ruma::{RoomId, UserId};
 use serde::Deserialize;
 
 use crate::{
-    Error, Route,
+    Error, Needs, Route,
     endpoint::{PlainAsk, empty_answer, parse_json, plain_endpoint},
 };
 
@@ -18,7 +18,10 @@ const USUAL_TIMEOUT: i64 = 30_000;
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
     let path = "/_matrix/client/v3/rooms/{room_id}/typing/{user_id}";
-    vec![plain_endpoint(Method::PUT, path, set_typing).also_at("/_matrix/client/r0/rooms/{room_id}/typing/{user_id}")]
+    vec![
+        plain_endpoint(Method::PUT, path, Needs::User, set_typing)
+            .also_at("/_matrix/client/r0/rooms/{room_id}/typing/{user_id}"),
+    ]
 }
 
 #[derive(Deserialize)]

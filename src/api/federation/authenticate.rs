@@ -12,7 +12,7 @@ use peers::{AuthError, Peers};
 use ruma::{OwnedServerName, ServerName, api::federation::authentication::ServerSignatures};
 use tokio::{sync::SemaphorePermit, time::timeout};
 
-use crate::{Authenticate, Error, Services, endpoint::Incoming};
+use crate::{Authenticate, Error, Needs, Services, endpoint::Incoming};
 
 /// No request between servers is larger: a transaction has 50 events of 64 KiB and 100 messages beside them.
 const MAX_BODY: usize = 25 << 20;
@@ -30,6 +30,8 @@ pub struct Origin {
 
 impl Authenticate for ServerSignatures {
     type Session = Origin;
+
+    const NEEDS: Needs = Needs::Server;
 
     async fn authenticate(parts: &Parts, body: &mut Incoming, _: IpAddr, services: &Services) -> Result<Origin, Error> {
         let peers = &services.peers;

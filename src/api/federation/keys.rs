@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::check_is_enabled;
 use crate::{
-    Answer, Ask, Error, Route, endpoint,
+    Answer, Ask, Error, Needs, Route, endpoint,
     endpoint::{PlainAsk, plain_endpoint},
 };
 
@@ -26,7 +26,8 @@ const MOST_SERVERS: usize = 100;
 pub(crate) fn routes() -> Vec<Route> {
     vec![
         // With the id of a key, as servers used to ask; the answer was always the same.
-        plain_endpoint(Method::GET, "/_matrix/key/v2/server", ours).also_at("/_matrix/key/v2/server/{key_id}"),
+        plain_endpoint(Method::GET, "/_matrix/key/v2/server", Needs::Nobody, ours)
+            .also_at("/_matrix/key/v2/server/{key_id}"),
         endpoint(query_server),
         endpoint(query_servers),
     ]

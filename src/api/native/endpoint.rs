@@ -12,6 +12,7 @@ use utoipa::{
     IntoParams, PartialSchema as _, ToSchema as _,
     openapi::{
         Content, HttpMethod, Ref, RefOr, Required, Schema, SecurityRequirement,
+        extensions::ExtensionsBuilder,
         path::{Operation, OperationBuilder, ParameterBuilder, ParameterIn},
         response::ResponseBuilder,
         schema::{ObjectBuilder, Type},
@@ -23,7 +24,7 @@ use super::{
     payload::{Nothing, Payload, Reply, Schemas, misread},
 };
 use crate::{
-    Incoming, Problem, Route, Services, Session, SharedServices,
+    Incoming, Needs, Problem, Route, Services, Session, SharedServices,
     endpoint::{address_of, path_arguments, user_of},
     problem::Document,
 };
@@ -66,6 +67,9 @@ pub trait Caller: Sized + Send + 'static {
     /// The names of the security schemes of the description, of which one is needed; none: anybody may call.
     const SCHEMES: &'static [&'static str];
 
+    /// Who may call.
+    const NEEDS: Needs;
+
     /// Finds out who calls, before any of the body is read, unless that is part of the proof.
     fn authenticate(
         parts: &Parts,
@@ -81,6 +85,7 @@ pub struct Anybody;
 
 impl Caller for Anybody {
     const SCHEMES: &'static [&'static str] = &[];
+    const NEEDS: Needs = Needs::Nobody;
 
     async fn authenticate(_: &Parts, _: &mut Incoming, _: IpAddr, _: &Services) -> Result<Self, Problem> {
         Ok(Self)
@@ -91,6 +96,7 @@ impl Caller for Anybody {
 /// [`Endpoint::open_to`] lets it.
 impl Caller for Session {
     const SCHEMES: &'static [&'static str] = &["access_token"];
+    const NEEDS: Needs = Needs::User;
 
     async fn authenticate(
         parts: &Parts,
@@ -108,9 +114,9 @@ impl Caller for Session {
 /// An endpoint as it is mounted, and as it is described.
 #[derive(Clone)]
 pub struct Endpoint {
-    pub(super) route: Route,
+    pub(crate) route: Route,
     pub(super) method: HttpMethod,
-    pub(super) operation: Operation,
+    pub(crate) operation: Operation,
     pub(super) schemas: Schemas,
     /// What an application needs to come here; `None`: none may.
     pub(super) scope: Option<AppScope>,
@@ -190,6 +196,7 @@ where
     let route = Route {
         method,
         paths: vec![path],
+        needs: W::NEEDS,
         handler: Arc::new(move |request, services| {
             let names = names.clone();
             let answer = async move {
@@ -266,6 +273,10 @@ fn describe<W: Caller, Q: IntoParams, B: Payload, T: Reply>(
     }
     for scheme in W::SCHEMES {
         operation = operation.security(SecurityRequirement::new(*scheme, [] as [&str; 0]));
+    }
+    let roles: Vec<&str> = W::NEEDS.roles().iter().map(|role| role.as_str()).collect();
+    if !roles.is_empty() {
+        operation = operation.extensions(Some(ExtensionsBuilder::new().add("x-roles", roles).build()));
     }
     operation = T::describe(B::describe(operation, &mut schemas), &mut schemas);
     schemas.push((Document::name().into_owned(), Document::schema()));

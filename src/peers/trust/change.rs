@@ -298,6 +298,24 @@ impl Trust {
     }
 }
 
+impl Trust {
+    /// Writes down an act of which nothing else is written, before it is done.
+    pub async fn note_act(
+        &self,
+        action: &str,
+        subject: &str,
+        author: &Author,
+        after: Option<String>,
+    ) -> Result<(), ChangeError> {
+        let step = |_| {
+            let after = after.clone();
+            async move { Ok::<_, ChangeError>(Audited { write: Write::new(), before: None, after, outcome: () }) }
+                .boxed()
+        };
+        self.audited(action, subject, author, step).await
+    }
+}
+
 /// What is written together with an entry of the log.
 pub struct Audited<T> {
     /// What it is.

@@ -4,6 +4,7 @@
 //! connected to which node.
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
@@ -15,9 +16,13 @@ use futures_util::{StreamExt as _, stream};
 use metrics::gauge;
 use model::{Kind, Millis, Refusal};
 use ruma::{OwnedUserId, UserId};
+use serde::{Deserialize, Serialize};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::connection::{CHECK, Connection, FORCED, SUPERSEDED, Signal};
+use super::{
+    connection::{CHECK, Connection, FORCED, SUPERSEDED, Signal},
+    elsewhere::OtherNodes,
+};
 use crate::now;
 
 /// How often it is said again in the cache who is connected, and how long that counts there.
@@ -74,14 +79,16 @@ impl Refusal for Crowded {
 }
 
 /// A connection as an administrator sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OpenConnection {
+    /// This node's number of it.
+    pub number: u64,
     /// Whose.
     pub user_id: OwnedUserId,
     /// From which device.
     pub device_id: String,
     /// By which protocol.
-    pub protocol: &'static str,
+    pub protocol: Cow<'static, str>,
     /// From where.
     pub address: IpAddr,
     /// Since when, milliseconds since 1970.
@@ -91,7 +98,7 @@ pub struct OpenConnection {
 /// Everybody who is connected to this node. Cheap to clone.
 #[derive(Clone)]
 pub struct Connections {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 pub(super) struct Shared {
@@ -99,6 +106,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Where it is said who is connected, and what this node is called there.
     pub(super) said_in: OnceLock<(Cache, Arc<str>)>,
+    /// How the other nodes are asked, where there may be some.
+    pub(super) others: OnceLock<Arc<dyn OtherNodes>>,
     /// Cancelled when the server ends.
     pub(super) ending: CancellationToken,
     open: TaskTracker,
@@ -121,8 +130,8 @@ struct Open {
 
 impl Connections {
     pub(crate) fn new(config: ConnectionsConfig, ending: CancellationToken) -> Self {
-        let (state, said_in, open) = (Mutex::default(), OnceLock::new(), TaskTracker::new());
-        Self { shared: Arc::new(Shared { config, state, said_in, ending, open }) }
+        let (state, said_in, others, open) = (Mutex::default(), OnceLock::new(), OnceLock::new(), TaskTracker::new());
+        Self { shared: Arc::new(Shared { config, state, said_in, others, ending, open }) }
     }
 
     /// From now on it stands in `cache` who is connected to this node, which is called `node` there.
@@ -155,9 +164,10 @@ impl Connections {
         state.next += 1;
         let number = state.next;
         let is = OpenConnection {
+            number,
             user_id: user_id.to_owned(),
             device_id: device_id.to_owned(),
-            protocol,
+            protocol: protocol.into(),
             address,
             since: now(),
         };
@@ -182,6 +192,13 @@ impl Connections {
         let state = self.shared.lock();
         let open = state.users.get(user_id).into_iter().flatten();
         let ended = open.filter(|open| device_id.is_none_or(|device_id| open.is.device_id == device_id));
+        ended.map(|open| open.signal.tell(FORCED)).count()
+    }
+
+    /// Ends the connections from these addresses. Answers how many there are on this node.
+    pub fn disconnect_from(&self, is_meant: impl Fn(IpAddr) -> bool) -> usize {
+        let state = self.shared.lock();
+        let ended = state.users.values().flatten().filter(|open| is_meant(open.is.address));
         ended.map(|open| open.signal.tell(FORCED)).count()
     }
 

@@ -69,6 +69,9 @@ pub enum ActingError {
     /// The user administrates this server, or does what only some may.
     #[error("applications do nothing for people who have a role on this server")]
     Staff,
+    /// An admin has locked the account.
+    #[error("an administrator has locked this account")]
+    Locked,
     /// Somebody else has opened that device.
     #[error("this device is not of this application: leave `device_id` out, or choose another")]
     DeviceTaken,
@@ -91,7 +94,7 @@ impl Refusal for ActingError {
         match self {
             Self::NobodyNamed | Self::Device(_) | Self::Lifetime(_) => Kind::Invalid,
             Self::UnknownUser => Kind::NotFound,
-            Self::Staff | Self::Disabled => Kind::Forbidden,
+            Self::Staff | Self::Locked | Self::Disabled => Kind::Forbidden,
             Self::DeviceTaken => Kind::Conflict,
             Self::Store(error) => error.kind(),
         }
@@ -102,6 +105,7 @@ impl Refusal for ActingError {
             Self::NobodyNamed => Some("user_needed"),
             Self::UnknownUser => Some("unknown_user"),
             Self::Staff => Some("staff_account"),
+            Self::Locked => Some("user_locked"),
             Self::DeviceTaken => Some("device_taken"),
             Self::Disabled => Some("application_disabled"),
             _ => None,
@@ -288,11 +292,14 @@ impl Users {
     /// Refuses those for whom no application does anything.
     async fn check_served(&self, user_id: &UserId) -> Result<(), ActingError> {
         let account = match self.is_ours(user_id) {
-            true => self.store.accounts().find(user_id).await?,
+            true => self.store.custody().find(user_id).await?,
             false => None,
         };
-        if account.is_none_or(|account| account.deactivated_at.is_some()) {
+        let Some(account) = account.filter(|account| account.deactivated_at.is_none()) else {
             return Err(ActingError::UnknownUser);
+        };
+        if account.locked_at.is_some() {
+            return Err(ActingError::Locked);
         }
         if self.role_of(user_id).await? != Role::User {
             return Err(ActingError::Staff);

@@ -9,7 +9,7 @@ use users::{
     applications::{ActingError, AppScope, Application, SignatureError, SignedRequest},
 };
 
-use crate::{Incoming, Problem, Services, endpoint::read_body, native::Caller};
+use crate::{Incoming, Needs, Problem, Services, endpoint::read_body, native::Caller};
 
 /// The name of the security scheme in the description.
 pub(crate) const SCHEME: &str = "application";
@@ -32,6 +32,7 @@ pub(crate) struct Signer {
 
 impl Caller for Signer {
     const SCHEMES: &'static [&'static str] = &[SCHEME];
+    const NEEDS: Needs = Needs::Application;
 
     async fn authenticate(
         parts: &Parts,
@@ -77,7 +78,7 @@ async fn signer(
     address: IpAddr,
     services: &Services,
 ) -> Result<Application, Problem> {
-    if parts.headers.contains_key(header::AUTHORIZATION) {
+    if is_signed(parts) && parts.headers.contains_key(header::AUTHORIZATION) {
         let detail = "a request is of an application or of a user: with `Authorization` it can't be signed";
         return Err(Problem::invalid(detail));
     }

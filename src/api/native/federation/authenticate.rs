@@ -11,7 +11,7 @@ use peers::{Peers, Scope, TokenError, TrustError};
 use ruma::{OwnedServerName, ServerName};
 
 use crate::{
-    Incoming, Problem, Services,
+    Incoming, Needs, Problem, Services,
     federation::{read_once, signed_by},
     native::Caller,
 };
@@ -27,6 +27,7 @@ pub struct Peer {
 
 impl Caller for Peer {
     const SCHEMES: &'static [&'static str] = &["server_token", "x_matrix"];
+    const NEEDS: Needs = Needs::Server;
 
     async fn authenticate(parts: &Parts, body: &mut Incoming, _: IpAddr, services: &Services) -> Result<Self, Problem> {
         let peers = &services.peers;

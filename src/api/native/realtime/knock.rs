@@ -6,7 +6,7 @@ use axum::extract::{FromRequestParts as _, WebSocketUpgrade};
 use http::{StatusCode, header, request::Parts};
 use serde::Deserialize;
 
-use crate::{Incoming, Problem, Services, Session, endpoint::user_of, native::Caller};
+use crate::{Incoming, Needs, Problem, Services, Session, endpoint::user_of, native::Caller};
 
 /// Somebody who may open a WebSocket, and the connection that is to become one.
 pub(super) struct Knock {
@@ -16,6 +16,7 @@ pub(super) struct Knock {
 
 impl Caller for Knock {
     const SCHEMES: &'static [&'static str] = &["access_token", "realtime_ticket"];
+    const NEEDS: Needs = Needs::User;
 
     async fn authenticate(
         parts: &Parts,
