@@ -117,7 +117,7 @@ mod tests {
                 insert_account(&mut write, &row);
             }
             for phone in [device_id!("ONE"), device_id!("TWO")] {
-                devices::insert_device(&mut write, alice, phone, None, 1);
+                devices::insert_device(&mut write, alice, phone, None, 1, None);
                 devices::set_last_seen(&mut write, alice, phone, 7, None);
             }
             store.commit(write).await?;

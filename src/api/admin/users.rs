@@ -161,12 +161,15 @@ struct SessionSummary {
     /// From where.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_seen_ip: Option<String>,
+    /// The application that has opened it, instead of its owner.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    application: Option<String>,
 }
 
 impl From<Device> for SessionSummary {
     fn from(device: Device) -> Self {
-        let Device { device_id, display_name, last_seen_at, last_seen_ip } = device;
-        Self { device_id, display_name, last_seen_at, last_seen_ip }
+        let Device { device_id, display_name, last_seen_at, last_seen_ip, application } = device;
+        Self { device_id, display_name, last_seen_at, last_seen_ip, application }
     }
 }
 

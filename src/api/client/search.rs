@@ -31,7 +31,7 @@ use serde_json::{Map, Value, json};
 
 use super::history::{reader, token};
 use crate::{
-    Error, Route, Services, Session,
+    Error, Needs, Route, Services, Session,
     endpoint::{PlainAsk, parse_json, plain_endpoint},
 };
 
@@ -48,7 +48,8 @@ const MOST_SURROUNDING: usize = 1_000;
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![plain_endpoint(Method::POST, "/_matrix/client/v3/search", search).also_at("/_matrix/client/r0/search")]
+    let route = plain_endpoint(Method::POST, "/_matrix/client/v3/search", Needs::User, search);
+    vec![route.also_at("/_matrix/client/r0/search")]
 }
 
 /// Of ruma's type one can't tell whether context was asked for, and its answer leaves out what is empty.
