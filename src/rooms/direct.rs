@@ -4,7 +4,6 @@
 
 use ruma::{RoomId, UserId};
 use serde_json::{Map, Value, json};
-use store::{Write, account_data};
 
 use crate::{RoomError, Rooms};
 
@@ -48,18 +47,12 @@ impl Rooms {
     async fn edit_direct(
         &self,
         user_id: &UserId,
-        change: impl FnOnce(&mut Map<String, Value>) -> bool,
+        mut change: impl FnMut(&mut Map<String, Value>) -> bool,
     ) -> Result<(), RoomError> {
-        let shared = &self.shared;
-        let _one_at_a_time = shared.direct_edits.lock().await;
-        let stored = shared.store.account_data().find(user_id, None, DIRECT).await?;
-        let mut direct = stored.and_then(|json| serde_json::from_str(&json).ok()).unwrap_or_default();
-        if !change(&mut direct) {
-            return Ok(());
-        }
-        let mut write = Write::new();
-        account_data::put(&mut write, user_id, None, DIRECT, &Value::Object(direct).to_string());
-        shared.store.commit(write).await?;
-        Ok(())
+        let edit = |content: Option<&str>| {
+            let mut direct = content.and_then(|json| serde_json::from_str(json).ok()).unwrap_or_default();
+            Ok::<_, RoomError>(change(&mut direct).then(|| Value::Object(direct).to_string()))
+        };
+        self.shared.store.edit_account_data(user_id, None, DIRECT, edit).await
     }
 }

@@ -167,8 +167,6 @@ struct Shared {
     gate: GateSlot,
     /// For how long people may take back what they said, in milliseconds; 0: for ever.
     recall_window: AtomicU64,
-    /// Held by whoever changes which rooms are somebody's direct chats.
-    direct_edits: tokio::sync::Mutex<()>,
     /// Something was scheduled, maybe for soon.
     timed: tokio::sync::Notify,
 }
@@ -183,25 +181,10 @@ impl Rooms {
         let told = Cache::new(TOLD_ROOMS);
         let acls = kept_acl::KeptAcls::default();
         let gate = GateSlot::default();
-        let direct_edits = tokio::sync::Mutex::default();
         let timed = tokio::sync::Notify::new();
         let recall_window = AtomicU64::new(messages::millis(config.recall_window));
-        let shared = Shared {
-            store,
-            peers,
-            key,
-            config,
-            live,
-            memory,
-            states,
-            sent,
-            told,
-            acls,
-            gate,
-            recall_window,
-            direct_edits,
-            timed,
-        };
+        let shared =
+            Shared { store, peers, key, config, live, memory, states, sent, told, acls, gate, recall_window, timed };
         Self { shared: Arc::new(shared) }
     }
 

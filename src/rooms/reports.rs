@@ -9,16 +9,16 @@ use model::{Kind, Millis, Refusal, TimelineEvent};
 use peers::trust::{Audited, Author, ChangeError};
 use ruma::{
     EventId, OwnedUserId, RoomId, UserId,
-    events::{StateEventType, TimelineEventType, room::member::MembershipState},
+    events::{StateEventType, room::member::MembershipState},
 };
-use serde_json::{json, value::to_raw_value};
+use serde_json::json;
 use store::{
     Write,
     reports::{self, DecisionRow, NewReport, ReportRow},
 };
 use tracing::info;
 
-use crate::{RoomError, Rooms, Wish, live::SharedRoom, now};
+use crate::{RoomError, Rooms, live::SharedRoom, now};
 
 /// No longer reason is taken, in letters.
 const LONGEST_REASON: usize = 2_000;
@@ -269,16 +269,7 @@ impl Rooms {
                 error => RoomError::Invalid(error.to_string()),
             },
         )?;
-        let content = to_raw_value(&json!({ "reason": author.reason }));
-        let wish = Wish {
-            sender,
-            kind: TimelineEventType::RoomRedaction,
-            content: content.map_err(|error| RoomError::BadContent(error.to_string()))?,
-            state_key: None,
-            redacts: Some(event_id.to_owned()),
-            transaction: None,
-        };
-        self.send(&room, wish).await.map(drop)
+        self.take_back(&room, &event, &sender, Some(&author.reason)).await
     }
 
     /// Somebody of this server who may redact what `maker` said in the room.

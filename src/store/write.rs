@@ -1,6 +1,6 @@
 //! What a service asks the writer to do, as a value.
 
-use model::{Change, EventNid, RoomNid};
+use model::{Change, EventNid, Position, RoomNid};
 
 use crate::{duties::Duty, engine::Arg};
 
@@ -10,6 +10,7 @@ pub struct Write {
     pub(crate) statements: Vec<Statement>,
     pub(crate) room: Option<RoomStep>,
     pub(crate) duty: Option<Duty>,
+    pub(crate) unchanged: Option<Unchanged>,
     pub(crate) positions: u32,
     pub(crate) changes: Vec<(u32, Change)>,
     pub(crate) untold: bool,
@@ -31,6 +32,15 @@ pub(crate) struct RoomStep {
     pub(crate) room: RoomNid,
     pub(crate) from: RoomVersion,
     pub(crate) to: RoomVersion,
+}
+
+/// What somebody keeps was last set at a position; 0: it isn't there.
+#[derive(Debug)]
+pub(crate) struct Unchanged {
+    pub(crate) user_id: String,
+    pub(crate) room_id: String,
+    pub(crate) kind: String,
+    pub(crate) seen: Position,
 }
 
 /// A statement that runs inside the writer's transaction.
@@ -84,6 +94,12 @@ impl Write {
     /// default.
     pub fn room_step(&mut self, room: RoomNid, from: RoomVersion, to: RoomVersion) -> &mut Self {
         self.room = Some(RoomStep { room, from, to });
+        self
+    }
+
+    /// Takes effect only if what somebody keeps is still what it was.
+    pub(crate) fn unless_changed(&mut self, unchanged: Unchanged) -> &mut Self {
+        self.unchanged = Some(unchanged);
         self
     }
 

@@ -19,6 +19,7 @@ use tokio::{
 use tracing::{error, warn};
 
 use crate::{
+    account_data,
     duties::{self, Duties},
     engine::{Arg, Connection, Pool},
     error::Error,
@@ -308,6 +309,14 @@ impl Task {
             if write.duty.is_some_and(|duty| !duty.holds(&tokens)) {
                 answers.push(Err(Error::Superseded));
                 continue;
+            }
+            if let Some(unchanged) = &write.unchanged {
+                // What the Writes before it in this batch have set counts.
+                self.flush(connection, &mut rows).await?;
+                if !account_data::is_unchanged(connection, unchanged).await? {
+                    answers.push(Err(Error::Conflict));
+                    continue;
+                }
             }
             if let Some(step) = write.room {
                 let version = versions.entry(step.room).or_default();

@@ -14,7 +14,8 @@ const LIST: &str = "ignored_users";
 impl Sync {
     /// Whom the user ignores, by id.
     pub async fn ignored_users(&self, user_id: &UserId) -> Result<Vec<OwnedUserId>, SyncError> {
-        let content = self.ignored_content(user_id).await?;
+        let content = self.shared.store.account_data().find(user_id, None, IGNORED_USERS).await?;
+        let content = content_of(content.as_deref());
         let list = content.get(LIST).and_then(Value::as_object);
         let mut ids: Vec<OwnedUserId> =
             list.into_iter().flat_map(Map::keys).filter_map(|id| OwnedUserId::try_from(id.as_str()).ok()).collect();
@@ -27,31 +28,28 @@ impl Sync {
         if user_id == other {
             return Err(SyncError::Invalid("one can't ignore oneself".into()));
         }
-        // One edit after the other, or one would undo the other.
-        let _one_at_a_time = self.shared.edits.lock().await;
-        let mut content = self.ignored_content(user_id).await?;
-        let list = content.entry(LIST).or_insert_with(|| json!({}));
-        if !list.is_object() {
-            *list = json!({});
-        }
-        let Some(list) = list.as_object_mut() else { return Ok(()) };
-        let is_changed = match is_ignored {
-            true if list.contains_key(other.as_str()) => false,
-            true if list.len() >= MOST => {
-                return Err(SyncError::TooLarge(format!("you may ignore {MOST} users")));
+        self.edit_account_data(user_id, None, IGNORED_USERS, |content| {
+            let mut content = content_of(content);
+            let list = content.entry(LIST).or_insert_with(|| json!({}));
+            if !list.is_object() {
+                *list = json!({});
             }
-            true => list.insert(other.to_string(), json!({})).is_none(),
-            false => list.remove(other.as_str()).is_some(),
-        };
-        if !is_changed {
-            return Ok(());
-        }
-        self.put_account_data(user_id, None, IGNORED_USERS, &Value::Object(content).to_string()).await
+            let Some(list) = list.as_object_mut() else { return Ok(None) };
+            let is_changed = match is_ignored {
+                true if list.contains_key(other.as_str()) => false,
+                true if list.len() >= MOST => {
+                    return Err(SyncError::TooLarge(format!("you may ignore {MOST} users")));
+                }
+                true => list.insert(other.to_string(), json!({})).is_none(),
+                false => list.remove(other.as_str()).is_some(),
+            };
+            Ok(is_changed.then(|| Value::Object(content).to_string()))
+        })
+        .await
     }
+}
 
-    /// What a client stored that is no list of users ignores nobody.
-    async fn ignored_content(&self, user_id: &UserId) -> Result<Map<String, Value>, SyncError> {
-        let content = self.shared.store.account_data().find(user_id, None, IGNORED_USERS).await?;
-        Ok(content.and_then(|content| serde_json::from_str(&content).ok()).unwrap_or_default())
-    }
+/// What a client stored that is no object says nothing.
+fn content_of(content: Option<&str>) -> Map<String, Value> {
+    content.and_then(|content| serde_json::from_str(content).ok()).unwrap_or_default()
 }

@@ -115,8 +115,6 @@ pub(crate) struct Shared {
     pub(crate) on_syncing: std::sync::OnceLock<OnSyncing>,
     /// Held by whoever looks for somebody's direct conversation and makes it, by user.
     pub(crate) direct: [tokio::sync::Mutex<()>; 16],
-    /// Held by whoever changes a piece of account data.
-    pub(crate) edits: tokio::sync::Mutex<()>,
 }
 
 impl Sync {
@@ -147,7 +145,6 @@ impl Sync {
                 connections,
                 on_syncing: std::sync::OnceLock::new(),
                 direct: std::array::from_fn(|_| tokio::sync::Mutex::new(())),
-                edits: tokio::sync::Mutex::new(()),
             }),
         }
     }

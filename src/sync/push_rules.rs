@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     Sync, SyncError,
-    settings::{PUSH_RULES, PushRules, read_ruleset},
+    settings::{PUSH_RULES, PushRules, read_ruleset, ruleset_of},
 };
 
 const TAGS: &str = "m.tag";
@@ -44,7 +44,7 @@ impl Sync {
             if rules.iter().count() > MAX_RULES {
                 return Err(SyncError::TooLarge(format!("you may have {MAX_RULES} push rules")));
             }
-            rules.insert(rule, after, before).map_err(|error| match error {
+            rules.insert(rule.clone(), after, before).map_err(|error| match error {
                 InsertPushRuleError::UnknownRuleId => SyncError::NotFound("before or after: no such rule".into()),
                 error => SyncError::Invalid(error.to_string()),
             })
@@ -55,7 +55,7 @@ impl Sync {
     /// Takes a rule away.
     pub async fn remove_push_rule(&self, user_id: &UserId, kind: RuleKind, rule_id: &str) -> Result<(), SyncError> {
         self.edit_rules(user_id, |rules| {
-            rules.remove(kind, rule_id).map_err(|error| match error {
+            rules.remove(kind.clone(), rule_id).map_err(|error| match error {
                 RemovePushRuleError::NotFound => unknown(rule_id),
                 error => SyncError::Invalid(error.to_string()),
             })
@@ -71,8 +71,10 @@ impl Sync {
         rule_id: &str,
         is_enabled: bool,
     ) -> Result<(), SyncError> {
-        self.edit_rules(user_id, |rules| rules.set_enabled(kind, rule_id, is_enabled).map_err(|_| unknown(rule_id)))
-            .await
+        self.edit_rules(user_id, |rules| {
+            rules.set_enabled(kind.clone(), rule_id, is_enabled).map_err(|_| unknown(rule_id))
+        })
+        .await
     }
 
     /// Changes what a rule does.
@@ -83,27 +85,29 @@ impl Sync {
         rule_id: &str,
         actions: Vec<Action>,
     ) -> Result<(), SyncError> {
-        self.edit_rules(user_id, |rules| rules.set_actions(kind, rule_id, actions).map_err(|_| unknown(rule_id))).await
+        self.edit_rules(user_id, |rules| {
+            rules.set_actions(kind.clone(), rule_id, actions.clone()).map_err(|_| unknown(rule_id))
+        })
+        .await
     }
 
     async fn edit_rules(
         &self,
         user_id: &UserId,
-        edit: impl FnOnce(&mut Ruleset) -> Result<(), SyncError>,
+        mut edit: impl FnMut(&mut Ruleset) -> Result<(), SyncError>,
     ) -> Result<(), SyncError> {
-        // One edit after the other, or one would undo the other. People edit their rules rarely.
-        let _one_at_a_time = self.shared.edits.lock().await;
-        let mut global = read_ruleset(&self.shared.store, user_id).await?;
-        edit(&mut global)?;
-        let content = serde_json::to_string(&PushRules { global }).expect("push rules are JSON");
-        self.put_account_data(user_id, None, PUSH_RULES, &content).await
+        self.edit_account_data(user_id, None, PUSH_RULES, |content| {
+            let mut global = ruleset_of(content, user_id);
+            edit(&mut global)?;
+            Ok(Some(serde_json::to_string(&PushRules { global }).expect("push rules are JSON")))
+        })
+        .await
     }
 
     /// The tags of a room, each with its content.
     pub async fn tags(&self, user_id: &UserId, room_id: &RoomId) -> Result<BTreeMap<String, Box<RawValue>>, SyncError> {
         let content = self.shared.store.account_data().find(user_id, Some(room_id), TAGS).await?;
-        let tags = content.and_then(|content| serde_json::from_str::<Tags>(&content).ok());
-        Ok(tags.unwrap_or_default().tags)
+        Ok(tags_of(content.as_deref()).tags)
     }
 
     /// Sets a tag of a room, or, with `None`, takes it away.
@@ -117,15 +121,20 @@ impl Sync {
         if tag.len() > 255 {
             return Err(SyncError::Invalid("tag: longer than 255 bytes".into()));
         }
-        let _one_at_a_time = self.shared.edits.lock().await;
-        let mut tags = self.tags(user_id, room_id).await?;
-        match info {
-            Some(info) => tags.insert(tag.to_owned(), info),
-            None => tags.remove(tag),
-        };
-        let content = serde_json::to_string(&Tags { tags }).expect("tags are JSON");
-        self.put_account_data(user_id, Some(room_id), TAGS, &content).await
+        self.edit_account_data(user_id, Some(room_id), TAGS, |content| {
+            let mut tags = tags_of(content);
+            match &info {
+                Some(info) => tags.tags.insert(tag.to_owned(), info.clone()),
+                None => tags.tags.remove(tag),
+            };
+            Ok(Some(serde_json::to_string(&tags).expect("tags are JSON")))
+        })
+        .await
     }
+}
+
+fn tags_of(content: Option<&str>) -> Tags {
+    content.and_then(|content| serde_json::from_str(content).ok()).unwrap_or_default()
 }
 
 fn unknown(rule_id: &str) -> SyncError {

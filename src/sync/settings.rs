@@ -73,13 +73,18 @@ impl AllSettings {
 
 /// The user's push rules: as stored, brought up to date with the specification's, or those alone.
 pub(crate) async fn read_ruleset(store: &Store, user_id: &UserId) -> Result<Ruleset, store::Error> {
+    let content = store.account_data().find(user_id, None, PUSH_RULES).await?;
+    Ok(ruleset_of(content.as_deref(), user_id))
+}
+
+/// The same of what is stored.
+pub(crate) fn ruleset_of(content: Option<&str>, user_id: &UserId) -> Ruleset {
     let defaults = Ruleset::server_default(user_id);
-    let Some(content) = store.account_data().find(user_id, None, PUSH_RULES).await? else {
-        return Ok(defaults);
-    };
-    let Ok(mut stored) = serde_json::from_str::<PushRules>(&content) else {
-        return Ok(defaults);
-    };
-    stored.global.update_with_server_default(defaults);
-    Ok(stored.global)
+    match content.and_then(|content| serde_json::from_str::<PushRules>(content).ok()) {
+        Some(mut stored) => {
+            stored.global.update_with_server_default(defaults);
+            stored.global
+        }
+        None => defaults,
+    }
 }

@@ -190,11 +190,11 @@ impl Users {
         };
         self.peers.trust().audited("ip_ban.lifted", name, author, step).await?;
         info!(actor = author.actor, network = name, "{name} is banned no longer");
-        self.look_at_bans().await
+        Ok(self.look_at_bans().await?)
     }
 
     /// Looks what is kept out now.
-    pub(crate) async fn look_at_bans(&self) -> Result<(), IpBanError> {
+    pub(crate) async fn look_at_bans(&self) -> Result<(), store::Error> {
         let version = self.store.ip_bans().version().await?;
         if version == self.bans.known.read().unwrap_or_else(PoisonError::into_inner).version {
             return Ok(());

@@ -195,7 +195,7 @@ impl Users {
         let server_name = peers.server_name().to_owned();
         let parts =
             remote_users::Parts { source: Arc::new(peers.clone()), trust: peers.trust().clone(), clock: clock.clone() };
-        Ok(Arc::new(Self {
+        let users = Arc::new(Self {
             remote_users: RemoteUsers::new(config.remote_users.clone(), server_name.clone(), store.clone(), parts),
             server_name,
             signer: secrets::Signer::open(&store).await?,
@@ -220,7 +220,11 @@ impl Users {
             store,
             peers,
             clock,
-        }))
+        });
+        // Before anybody is let in.
+        users.look_at_suspensions().await?;
+        users.look_at_bans().await?;
+        Ok(users)
     }
 
     /// Where to put whoever is to be asked before somebody registers.

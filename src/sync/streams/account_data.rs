@@ -86,13 +86,27 @@ impl Sync {
         kind: &str,
         content: &str,
     ) -> Result<(), SyncError> {
-        if content.len() > MAX_CONTENT || kind.len() > 255 {
-            return Err(SyncError::TooLarge(format!("account data may have {MAX_CONTENT} bytes, its type 255")));
-        }
+        check_size(kind, content)?;
         let mut write = store::Write::new();
         store::account_data::put(&mut write, user_id, room_id, kind, content);
         self.shared.store.commit(write).await?;
         Ok(())
+    }
+
+    /// Changes what the user keeps under `kind` by what there is; see [`store::Store::edit_account_data`].
+    pub(crate) async fn edit_account_data(
+        &self,
+        user_id: &UserId,
+        room_id: Option<&RoomId>,
+        kind: &str,
+        mut edit: impl FnMut(Option<&str>) -> Result<Option<String>, SyncError>,
+    ) -> Result<(), SyncError> {
+        let edit = |content: Option<&str>| {
+            let content = edit(content)?;
+            content.iter().try_for_each(|content| check_size(kind, content))?;
+            Ok(content)
+        };
+        self.shared.store.edit_account_data(user_id, room_id, kind, edit).await
     }
 
     /// What the user keeps under `kind`, as JSON.
@@ -109,4 +123,11 @@ impl Sync {
         let found = self.shared.store.account_data().find(user_id, room_id, kind).await?;
         found.ok_or_else(|| SyncError::NotFound(format!("you keep nothing under {kind}")))
     }
+}
+
+fn check_size(kind: &str, content: &str) -> Result<(), SyncError> {
+    if content.len() > MAX_CONTENT || kind.len() > 255 {
+        return Err(SyncError::TooLarge(format!("account data may have {MAX_CONTENT} bytes, its type 255")));
+    }
+    Ok(())
 }
