@@ -483,7 +483,7 @@ impl Trust {
         let mut current = self.shared.register.write().unwrap_or_else(PoisonError::into_inner);
         // Of two who read at once, the one who read first must not have the last word.
         if register.head() >= current.head() {
-            *current = Arc::new(register);
+            *current = Arc::new(register.with_buckets_of(&current));
         }
         drop(current);
         self.shared.read.send_replace(());

@@ -43,7 +43,7 @@ pub(crate) struct Entry {
     /// Refusals are only logged.
     pub(crate) shadow: bool,
     /// A rate of its own.
-    pub(crate) rate: Option<Bucket>,
+    pub(crate) rate: Option<Arc<Bucket>>,
     pub(crate) settings: PeerSettings,
     /// The keys that a list names for it.
     pub(crate) listed_keys: BTreeMap<String, String>,
@@ -122,7 +122,7 @@ impl Register {
                 regard: Regard::new(row.level, standing, &settings.overrides),
                 source,
                 shadow: settings.shadow,
-                rate: settings.limits.requests.map(bucket),
+                rate: settings.limits.requests.map(|rate| Arc::new(bucket(rate))),
                 settings,
                 listed_keys: BTreeMap::new(),
             };
@@ -153,6 +153,21 @@ impl Register {
             (server, Arc::new(entry))
         });
         self.listed = entries.collect();
+        self
+    }
+
+    /// The same, with the buckets of `before` where they hold as much: who has used up what there was in one gets no full one because
+    /// something else was changed.
+    pub(crate) fn with_buckets_of(mut self, before: &Self) -> Self {
+        for (entries, known) in [(&mut self.exact, &before.exact), (&mut self.below, &before.below)] {
+            for (name, entry) in entries {
+                let known =
+                    known.get(name).filter(|known| known.settings.limits.requests == entry.settings.limits.requests);
+                if let (Some(known), Some(entry)) = (known, Arc::get_mut(entry)) {
+                    entry.rate.clone_from(&known.rate);
+                }
+            }
+        }
         self
     }
 
@@ -264,5 +279,24 @@ mod tests {
         let after = Register::new(&rows, TrustLevel::Limited, 0, 10);
         assert_eq!(level(&after, "b.example"), TrustLevel::Limited);
         assert!(!after.is_outdated(1_000));
+    }
+
+    #[test]
+    fn a_bucket_stays_as_empty_as_it_is_until_its_size_is_changed() {
+        let of = |burst: u32| {
+            let settings = serde_json::json!({ "limits": { "requests": { "per_second": 0.001, "burst": burst } } });
+            PeerRow { settings: settings.to_string(), ..row("b.example", TrustLevel::Full) }
+        };
+        let ask = |register: &Register| {
+            let entry = register.find(ruma::server_name!("b.example"));
+            entry.rate.as_ref().expect("it has a rate of its own").check().is_ok()
+        };
+        let first = Register::new(&[of(1)], TrustLevel::Limited, 0, 0);
+        assert!(ask(&first) && !ask(&first));
+        let again = Register::new(&[of(1), row("c.example", TrustLevel::Full)], TrustLevel::Limited, 1, 0);
+        let again = again.with_buckets_of(&first);
+        assert!(!ask(&again), "another row was added");
+        let larger = Register::new(&[of(2)], TrustLevel::Limited, 2, 0).with_buckets_of(&again);
+        assert!(ask(&larger) && ask(&larger) && !ask(&larger));
     }
 }
