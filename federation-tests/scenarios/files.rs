@@ -95,7 +95,9 @@ async fn a_file_that_is_interrupted_ten_times_arrives_and_fills_no_memory() {
             let least = if turn % 4 == 3 { offset } else { offset + 1 };
             offset = settled_offset(&alice, &path, least).await;
         }
-        assert!(server.usage().resident_kb < before + 24 * 1024, "the file went through memory");
+        // What a process has resident comes and goes, with the pages of its program too; a file in memory would be 44 MiB.
+        let grown = server.usage().resident_kb.saturating_sub(before);
+        assert!(grown < 36 * 1024, "the file went through memory: {grown} KiB more");
         let at = offset.to_string();
         let headers = [("upload-offset", &*at), ("content-type", "application/offset+octet-stream")];
         let (status, answer) = with_headers(&alice, Method::PATCH, &path, &bytes[offset..], &headers).await;
