@@ -64,7 +64,7 @@ mod timeline;
 mod visibility;
 
 use std::{
-    sync::{Arc, atomic::AtomicU64},
+    sync::{Arc, atomic::AtomicI64},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -166,7 +166,7 @@ struct Shared {
     acls: kept_acl::KeptAcls,
     gate: GateSlot,
     /// For how long people may take back what they said, in milliseconds; 0: for ever.
-    recall_window: AtomicU64,
+    recall_window: AtomicI64,
     /// Something was scheduled, maybe for soon.
     timed: tokio::sync::Notify,
 }
@@ -182,7 +182,7 @@ impl Rooms {
         let acls = kept_acl::KeptAcls::default();
         let gate = GateSlot::default();
         let timed = tokio::sync::Notify::new();
-        let recall_window = AtomicU64::new(messages::millis(config.recall_window));
+        let recall_window = AtomicI64::new(millis(config.recall_window));
         let shared =
             Shared { store, peers, key, config, live, memory, states, sent, told, acls, gate, recall_window, timed };
         Self { shared: Arc::new(shared) }
@@ -259,4 +259,9 @@ impl Rooms {
 fn now() -> Millis {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Millis::try_from(since.as_millis()).unwrap_or(Millis::MAX)
+}
+
+/// A length of time in milliseconds.
+fn millis(length: Duration) -> Millis {
+    Millis::try_from(length.as_millis()).unwrap_or(Millis::MAX)
 }

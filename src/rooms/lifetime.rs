@@ -15,12 +15,7 @@ use store::{
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::{
-    RoomError, Rooms,
-    live::SharedRoom,
-    now,
-    scheduled::{is_passing, millis},
-};
+use crate::{RoomError, Rooms, live::SharedRoom, millis, now, scheduled::is_passing};
 
 /// The key of an event's content that says how long it stays.
 pub const LIFETIME: &str = "org.comity.lifetime";
@@ -52,9 +47,9 @@ impl Lifetime {
             #[serde(rename = "org.comity.lifetime")]
             lifetime: Lifetime,
         }
-        // Few events have it, and this is on the way of all.
+        // Few events have it, and this is on the way of all: only those are parsed.
         let may_have = pdu.state_key.is_none() && pdu.json.contains(LIFETIME);
-        pdu.content_as::<Content>().filter(|_| may_have).map(|content| content.lifetime)
+        may_have.then(|| pdu.content_as::<Content>()).flatten().map(|content| content.lifetime)
     }
 }
 

@@ -13,7 +13,7 @@ use ruma::{
 };
 use serde_json::{Value, json, value::to_raw_value};
 
-use crate::{RoomError, Rooms, Sent, Wish, extension::relation, live::SharedRoom, now, visibility::Sight};
+use crate::{RoomError, Rooms, Sent, Wish, extension::relation, live::SharedRoom, millis, now, visibility::Sight};
 
 /// The key of a redaction's content that says how what it redacts was related to something, where that is forgotten.
 pub const WITHDRAWS: &str = "org.comity.withdraws";
@@ -27,11 +27,6 @@ pub struct Recall<'a> {
     pub event_id: &'a EventId,
     /// Why.
     pub reason: Option<&'a str>,
-}
-
-/// In milliseconds.
-pub(crate) fn millis(window: Duration) -> u64 {
-    u64::try_from(window.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Rooms {
@@ -62,7 +57,7 @@ impl Rooms {
 
     /// For how long people may take back what they said; zero: for ever.
     pub fn recall_window(&self) -> Duration {
-        Duration::from_millis(self.shared.recall_window.load(Ordering::Relaxed))
+        Duration::from_millis(self.shared.recall_window.load(Ordering::Relaxed).unsigned_abs())
     }
 
     /// From now on people may take back what they said for so long; zero: for ever.
@@ -153,7 +148,8 @@ impl Rooms {
     }
 }
 
-fn redaction(by: &UserId, event_id: &EventId, content: &Value) -> Result<Wish, RoomError> {
+/// What takes an event back, in the name of `by`.
+pub(crate) fn redaction(by: &UserId, event_id: &EventId, content: &Value) -> Result<Wish, RoomError> {
     Ok(Wish {
         sender: by.to_owned(),
         kind: TimelineEventType::RoomRedaction,

@@ -9,7 +9,7 @@ use ruma::{EventId, OwnedEventId, UserId, events::TimelineEventType};
 use serde::Deserialize;
 use serde_json::{json, value::to_raw_value};
 
-use crate::{RoomError, Rooms, Wish, live::SharedRoom, visibility::Sight};
+use crate::{RoomError, Rooms, Wish, live::SharedRoom, messages::redaction, visibility::Sight};
 
 /// No more reactions to the events of one page are looked at.
 const COUNTED_AT_MOST: i64 = 5_000;
@@ -63,14 +63,7 @@ impl Rooms {
         let user_id = sight.user_id.clone();
         // Clients of other servers may have reacted twice.
         while let Some(reaction) = self.reaction_of(room, &event, &user_id, key).await? {
-            let wish = Wish {
-                sender: user_id.clone(),
-                kind: TimelineEventType::RoomRedaction,
-                content: to_raw_value(&json!({})).map_err(|error| RoomError::BadContent(error.to_string()))?,
-                state_key: None,
-                redacts: Some(reaction),
-                transaction: None,
-            };
+            let wish = redaction(&user_id, &reaction, &json!({}))?;
             self.send(room, wish).await?;
         }
         Ok(())

@@ -5,7 +5,7 @@
 use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt as _;
-use model::{Kind, Millis, Refusal, TimelineEvent};
+use model::{Kind, Refusal, TimelineEvent};
 use peers::trust::{Audited, Author, ChangeError};
 use ruma::{
     EventId, OwnedUserId, RoomId, UserId,
@@ -18,7 +18,7 @@ use store::{
 };
 use tracing::info;
 
-use crate::{RoomError, Rooms, live::SharedRoom, now};
+use crate::{RoomError, Rooms, live::SharedRoom, millis, now};
 
 /// No longer reason is taken, in letters.
 const LONGEST_REASON: usize = 2_000;
@@ -129,7 +129,7 @@ impl Rooms {
             return Err(ReportError::TooLong);
         }
         let now = now();
-        let since = now - Millis::try_from(DAY.as_millis()).unwrap_or(Millis::MAX);
+        let since = now - millis(DAY);
         if self.shared.store.reports().count_of(reporter, since).await? >= MOST_IN_A_DAY {
             return Err(ReportError::TooMany);
         }

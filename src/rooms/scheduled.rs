@@ -15,7 +15,7 @@ use store::{
 };
 use tracing::{info, warn};
 
-use crate::{RoomError, Rooms, Transaction, Wish, live::SharedRoom, now};
+use crate::{RoomError, Rooms, Transaction, Wish, live::SharedRoom, millis, now};
 
 pub use store::timed_messages::ScheduledState;
 
@@ -205,8 +205,4 @@ fn is_named(row: &ScheduledRow, transaction: &Transaction) -> bool {
 /// Whether later may be better.
 pub(crate) fn is_passing(kind: Kind) -> bool {
     matches!(kind, Kind::RateLimited | Kind::Unreachable | Kind::Unavailable | Kind::Internal | Kind::Conflict)
-}
-
-pub(crate) fn millis(time: Duration) -> Millis {
-    Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX)
 }
