@@ -182,7 +182,8 @@ impl Turn {
             Ok(response) => {
                 self.note_delivery(&transaction, &response, duration_ms);
                 self.arrived(&transaction, &response).await?;
-                Ok(Step::Sent { is_last })
+                // Whoever catches up has done so only when its turn has found nothing left, and noted that.
+                Ok(Step::Sent { is_last: is_last && self.health.catch_up_upto.is_none() })
             }
             Err(error) => {
                 counter!("comity_federation_transactions_total", "outcome" => error.failure().word()).increment(1);
@@ -352,7 +353,7 @@ impl Turn {
         self.shared.records.answered(&mut write, &self.destination, transaction, response).await?;
         covers.remove(&mut write, &self.destination);
         if !self.health.is_well() {
-            self.note_recovery(&mut write).await?;
+            self.note_recovery(&mut write, Position(covers.pdus)).await?;
         }
         self.sent.pdus = self.sent.pdus.max(covers.pdus);
         self.sent.to_device = self.sent.to_device.max(covers.to_device);
@@ -366,7 +367,8 @@ impl Turn {
         Ok(())
     }
 
-    async fn note_recovery(&mut self, write: &mut Write) -> Result<(), store::Error> {
+    /// `upto`: what the destination was owed up to here has arrived, and is about to leave the outbox.
+    async fn note_recovery(&mut self, write: &mut Write, upto: Position) -> Result<(), store::Error> {
         let destination = &self.destination;
         if self.health.is_unsure {
             outbox::remove_transaction(write, destination);
@@ -378,7 +380,7 @@ impl Turn {
             let over = i64::from(self.shared.config.catch_up_over);
             if away_ms > millis(self.shared.config.catch_up_after) {
                 let outbox = self.shared.store.outbox();
-                catch_up_upto = outbox.more_than(destination, over).await?.or(catch_up_upto);
+                catch_up_upto = outbox.more_than(destination, upto, over).await?.or(catch_up_upto);
             }
         }
         if catch_up_upto.is_none() {

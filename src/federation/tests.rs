@@ -380,6 +380,28 @@ async fn after_a_long_absence_each_room_is_told_by_its_latest_event() {
 }
 
 #[tokio::test]
+async fn who_takes_all_it_was_owed_at_once_has_nothing_to_catch_up_with() {
+    on_each(async |store, listener, way| {
+        let config = FederationConfig { catch_up_after: Duration::ZERO, catch_up_over: 10, ..quick() };
+        for nid in 1..=30 {
+            owe_event(&store, server_name!("b.test"), RoomNid(nid % 4), nid).await.expect("it is written");
+        }
+        way.plan(&[Act::Away]);
+        let node = Node::start(&store, &listener, &way, config).await;
+        node.all_delivered().await;
+        assert_eq!(way.heard()[1].numbers().len(), 30);
+        let well = async {
+            while !node.sender.ledger().destinations().is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(LONG, well).await.expect("nothing is left to remember of it");
+        node.stop().await;
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn messages_to_devices_stay_until_they_arrive() {
     on_each(async |store, listener, way| {
         way.plan(&[Act::Away]);

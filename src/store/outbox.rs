@@ -296,11 +296,19 @@ impl Outbox<'_> {
         rows.iter().map(|row| row.int(0).map(Position)).collect()
     }
 
-    /// The position of the last event that `destination` is owed, if it is owed more than `count`.
-    pub async fn more_than(&self, destination: &ServerName, count: i64) -> Result<Option<Position>, Error> {
-        const BEYOND: &str = "SELECT position FROM outbox WHERE destination = $1 ORDER BY position LIMIT 1 OFFSET $2";
+    /// The position of the last event that `destination` is owed, if it is owed more than `count` beyond `after`.
+    pub async fn more_than(
+        &self,
+        destination: &ServerName,
+        after: Position,
+        count: i64,
+    ) -> Result<Option<Position>, Error> {
+        const BEYOND: &str = "
+            SELECT position FROM outbox
+            WHERE destination = $1 AND position > $2
+            ORDER BY position LIMIT 1 OFFSET $3";
         const LAST: &str = "SELECT position FROM outbox WHERE destination = $1 ORDER BY position DESC LIMIT 1";
-        if self.0.query(BEYOND, args![destination.as_str(), count]).await?.is_empty() {
+        if self.0.query(BEYOND, args![destination.as_str(), after, count]).await?.is_empty() {
             return Ok(None);
         }
         let rows = self.0.query(LAST, args![destination.as_str()]).await?;

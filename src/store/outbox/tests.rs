@@ -73,8 +73,9 @@ async fn who_catches_up_is_owed_the_latest_event_of_each_room() {
         for (nid, room) in [1, 2, 1, 2, 1].into_iter().enumerate() {
             positions.push(owe_event(&store, b, RoomNid(room), nid as i64 + 1).await?);
         }
-        assert_eq!(store.outbox().more_than(b, 5).await?, None);
-        let upto = store.outbox().more_than(b, 4).await?;
+        assert_eq!(store.outbox().more_than(b, Position(0), 5).await?, None);
+        assert_eq!(store.outbox().more_than(b, positions[0], 4).await?, None);
+        let upto = store.outbox().more_than(b, Position(0), 4).await?;
         assert_eq!(upto, Some(positions[4]));
         let upto = upto.unwrap_or_default();
         let later = owe_event(&store, b, RoomNid(2), 6).await?;
