@@ -185,8 +185,9 @@ impl Homeserver {
         core.audience.stream.get_or_init(|| stream.clone());
         let search = Search::new(rooms.clone(), &settings::search_config(&config));
         core.audience.search.get_or_init(|| search.clone());
-        let (configured, defaults) = settings::runtime_settings(&config);
-        let settings = RuntimeSettings::open(store.clone(), users.clone(), rooms.clone(), configured, defaults).await?;
+        let log_filter = telemetry.log_filter();
+        let said = settings::runtime_settings(&config, log_filter.configured());
+        let settings = RuntimeSettings::open(store.clone(), users.clone(), rooms.clone(), log_filter, said).await?;
         let statistics = Statistics::new(store.clone(), config.server_name.clone());
         core.audience.statistics.get_or_init(|| statistics.clone());
         let bus = settings::bus_config(&config)

@@ -13,10 +13,13 @@ use std::{
 };
 
 use api::logs::Logs;
+use integrations::runtime_settings::LogFilter;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use tracing::error;
-use tracing_subscriber::{EnvFilter, Layer, Registry, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::ParseError, layer::SubscriberExt as _, reload, util::SubscriberInitExt as _,
+};
 
 use crate::config::{self, LogFormat};
 use tail::Tail;
@@ -55,6 +58,7 @@ pub enum TelemetryError {
 pub struct Telemetry {
     metrics: Option<Figures>,
     logs: Arc<Logs>,
+    log_filter: Arc<Filter>,
 }
 
 #[derive(Clone)]
@@ -66,10 +70,10 @@ struct Figures {
 /// Starts logging and, if they are wanted, figures; from here on panics are logged.
 pub fn start(logging: &config::Logging, metrics: &config::Metrics) -> Result<Telemetry, TelemetryError> {
     let logs = Arc::<Logs>::default();
-    start_logging(logging, logs.clone())?;
+    let log_filter = Arc::new(start_logging(logging, logs.clone())?);
     log_panics();
     let metrics = if metrics.enabled { Some(start_metrics()?) } else { None };
-    Ok(Telemetry { metrics, logs })
+    Ok(Telemetry { metrics, logs, log_filter })
 }
 
 impl Telemetry {
@@ -85,6 +89,11 @@ impl Telemetry {
         self.logs.clone()
     }
 
+    /// What decides what is logged.
+    pub fn log_filter(&self) -> Arc<Filter> {
+        self.log_filter.clone()
+    }
+
     /// Keeps the figures small. Runs until dropped.
     pub async fn upkeep(self) {
         let Some(Figures { recorder, .. }) = self.metrics else { return };
@@ -98,7 +107,7 @@ impl Telemetry {
 
 // === logs ===
 
-fn start_logging(logging: &config::Logging, logs: Arc<Logs>) -> Result<(), TelemetryError> {
+fn start_logging(logging: &config::Logging, logs: Arc<Logs>) -> Result<Filter, TelemetryError> {
     let lines = match logging.format {
         LogFormat::Text => {
             let colours = io::stderr().is_terminal() && env::var_os("NO_COLOR").is_none();
@@ -111,23 +120,56 @@ fn start_logging(logging: &config::Logging, logs: Arc<Logs>) -> Result<(), Telem
             .with_current_span(false)
             .boxed(),
     };
-    let filter = || filter(logging, |variable| env::var(variable).ok());
-    let tail = Tail::new(logs).with_filter(filter()?);
-    Ok(Registry::default().with(lines.with_filter(filter()?)).with(tail).try_init()?)
+    let (configured, filter) = filter(logging, |variable| env::var(variable).ok())?;
+    let (filter, handle) = reload::Layer::new(filter);
+    Registry::default().with(lines.and_then(Tail::new(logs)).with_filter(filter)).try_init()?;
+    Ok(Filter { configured, handle: Some(handle) })
 }
 
+/// What decides what is logged: what the configuration or the environment says, until it is changed.
+#[derive(Default)]
+pub struct Filter {
+    configured: String,
+    handle: Option<reload::Handle<EnvFilter, Registry>>,
+}
+
+impl Filter {
+    /// What held when the process started.
+    pub fn configured(&self) -> &str {
+        &self.configured
+    }
+}
+
+impl LogFilter for Filter {
+    fn is_right(&self, directives: &str) -> bool {
+        parse(directives).is_ok()
+    }
+
+    fn set(&self, directives: &str) {
+        if let (Some(handle), Ok(filter)) = (&self.handle, parse(directives))
+            && let Err(error) = handle.reload(filter)
+        {
+            error!(error = &error as &dyn std::error::Error, "what is logged could not be changed");
+        }
+    }
+}
+
+/// The directives that hold at the start, and what they come to.
 fn filter(
     logging: &config::Logging,
     variable: impl Fn(&'static str) -> Option<String>,
-) -> Result<EnvFilter, TelemetryError> {
-    let parse = |directives: &str| EnvFilter::try_new(format!("{QUIET},{directives}"));
-    for name in FILTER_VARIABLES {
-        if let Some(value) = variable(name).filter(|value| !value.is_empty()) {
-            return parse(&value).map_err(|_| TelemetryError::Filter { variable: name, value });
-        }
+) -> Result<(String, EnvFilter), TelemetryError> {
+    let of = |name| Some((name, variable(name).filter(|value| !value.is_empty())?));
+    let said = FILTER_VARIABLES.into_iter().find_map(of);
+    let (variable, value) = said.unwrap_or_else(|| ("logging.filter", logging.filter.clone()));
+    match parse(&value) {
+        Ok(filter) => Ok((value, filter)),
+        Err(_) => Err(TelemetryError::Filter { variable, value }),
     }
-    parse(&logging.filter)
-        .map_err(|_| TelemetryError::Filter { variable: "logging.filter", value: logging.filter.clone() })
+}
+
+fn parse(directives: &str) -> Result<EnvFilter, ParseError> {
+    EnvFilter::try_new(format!("{QUIET},{directives}"))
 }
 
 /// A panic is a defect: it is logged with its place, and the thread or task that had it ends.
@@ -171,10 +213,11 @@ mod tests {
         let logging = config::Logging::default();
         let shown = |value: Option<&str>| {
             let value = value.map(str::to_owned);
-            filter(&logging, move |name| value.clone().filter(|_| name == "RUST_LOG")).map(|filter| filter.to_string())
+            filter(&logging, move |name| value.clone().filter(|_| name == "RUST_LOG"))
+                .map(|(said, filter)| (said, filter.to_string()))
         };
-        assert!(shown(None).is_ok_and(|filter| filter.contains("info")));
-        assert!(shown(Some("rooms=trace")).is_ok_and(|filter| filter.contains("rooms=trace")));
+        assert!(shown(None).is_ok_and(|(said, filter)| said == "info" && filter.contains("info")));
+        assert!(shown(Some("rooms=trace")).is_ok_and(|(_, filter)| filter.contains("rooms=trace")));
         assert!(matches!(shown(Some("rooms=loudly")), Err(TelemetryError::Filter { variable: "RUST_LOG", .. })));
     }
 

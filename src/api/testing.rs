@@ -121,7 +121,17 @@ impl Server {
         for slot in [rooms.gate(), users.gate(), media.gate()] {
             slot.set(gate.clone());
         }
+        let log_filter: Arc<dyn integrations::runtime_settings::LogFilter> = Arc::new(Unfiltered);
+        let rate = integrations::runtime_settings::SetRate { per_second: 1_000.0, burst: 1_000 };
         let as_configured = integrations::runtime_settings::Configured {
+            rate_limits: integrations::runtime_settings::SetLimits {
+                enabled: false,
+                login: rate,
+                registration: rate,
+                messages: rate,
+                joins: rate,
+            },
+            log_filter: "info".into(),
             registration: true,
             approval: false,
             recall_window: rooms::RoomsConfig::default().recall_window,
@@ -130,8 +140,8 @@ impl Server {
             store.clone(),
             users.clone(),
             rooms.clone(),
-            as_configured,
-            as_configured,
+            log_filter,
+            (as_configured.clone(), as_configured),
         );
         let settings = settings.await.expect("the store is fresh");
         let sharing = integrations::CascadeConfig::default();
@@ -255,4 +265,15 @@ impl Server {
 /// The status and the error code of an answer.
 pub(crate) fn refusal((status, answer): (StatusCode, Value)) -> (u16, String) {
     (status.as_u16(), answer["errcode"].as_str().unwrap_or_default().to_owned())
+}
+
+/// What is logged in a test is the test's own.
+struct Unfiltered;
+
+impl integrations::runtime_settings::LogFilter for Unfiltered {
+    fn is_right(&self, directives: &str) -> bool {
+        !directives.is_empty()
+    }
+
+    fn set(&self, _: &str) {}
 }

@@ -6,8 +6,11 @@ use api::{ApiConfig, native::RealtimeConfig};
 use fabric::{AmqpConfig, CacheConfig, MailConfig, MailTls, ManagementConfig, management::LinkWay};
 use federation::FederationConfig;
 use integrations::{
-    AnnouncementsConfig, BusConfig, CascadeConfig, broadcasts::BroadcastsConfig, notices::NoticesConfig,
-    runtime_settings::Configured, system_events::SystemEventsConfig,
+    AnnouncementsConfig, BusConfig, CascadeConfig,
+    broadcasts::BroadcastsConfig,
+    notices::NoticesConfig,
+    runtime_settings::{Configured, SetLimits, SetRate},
+    system_events::SystemEventsConfig,
 };
 use media::MediaConfig;
 use model::SigningKey;
@@ -155,13 +158,23 @@ pub(super) fn search_config(config: &Config) -> SearchConfig {
 }
 
 /// What can be set while the server runs: as it is configured, and as it would be if nothing were.
-pub(super) fn runtime_settings(config: &Config) -> (Configured, Configured) {
-    let said = |config: &Config| Configured {
+pub(super) fn runtime_settings(config: &Config, log_filter: &str) -> (Configured, Configured) {
+    let rate = |rate: Rate| SetRate { per_second: rate.per_second, burst: rate.burst };
+    let said = |config: &Config, log_filter: &str| Configured {
         registration: config.registration.enabled,
         approval: config.registration.approval,
         recall_window: config.rooms.recall_window,
+        rate_limits: SetLimits {
+            enabled: config.rate_limits.enabled,
+            login: rate(config.rate_limits.login),
+            registration: rate(config.rate_limits.registration),
+            messages: rate(config.rate_limits.messages),
+            joins: rate(config.rate_limits.joins),
+        },
+        log_filter: log_filter.to_owned(),
     };
-    (said(config), said(&Config::default()))
+    let default = Config::default();
+    (said(config, log_filter), said(&default, &default.logging.filter))
 }
 
 pub(super) fn media_config(config: &Config) -> MediaConfig {

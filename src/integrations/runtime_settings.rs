@@ -1,6 +1,8 @@
 //! What administrators set while the server runs: a few things of the configuration, each with its type. What is set wins over the file,
 //! on all nodes, until it is taken away.
 
+mod kinds;
+
 use std::{
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -20,76 +22,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use users::Users;
 
+pub use self::kinds::{Configured, SetLimits, SetRate};
+use self::kinds::{LONGEST_WINDOW, Limit, NAMES, Name};
 use crate::now;
 
 /// How often it is looked what another node has changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// No window is longer: ten years.
-const LONGEST_WINDOW: u64 = 10 * 365 * 24 * 60 * 60_000;
-
-/// What can be set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Name {
-    Registration,
-    Approval,
-    RecallWindow,
-}
-
-const NAMES: [Name; 3] = [Name::Registration, Name::Approval, Name::RecallWindow];
-
-impl Name {
-    /// As in the configuration.
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Registration => "registration.enabled",
-            Self::Approval => "registration.approval",
-            Self::RecallWindow => "rooms.recall_window",
-        }
-    }
-
-    fn find(text: &str) -> Result<Self, SettingError> {
-        NAMES.into_iter().find(|name| name.as_str() == text).ok_or(SettingError::Unknown)
-    }
-
-    fn about(self) -> &'static str {
-        match self {
-            Self::Registration => "Whether people may make accounts: true or false.",
-            Self::Approval => "Whether an account waits until an admin approves of it: true or false.",
-            Self::RecallWindow => {
-                "For how long people may take back what they said, on the native API: milliseconds; 0: for ever."
-            }
-        }
-    }
-
-    /// Whether it may be this.
-    fn check(self, value: &Value) -> Result<(), SettingError> {
-        let is_right = match self {
-            Self::Registration | Self::Approval => value.is_boolean(),
-            Self::RecallWindow => value.as_u64().is_some_and(|window| window <= LONGEST_WINDOW),
-        };
-        if is_right { Ok(()) } else { Err(SettingError::Value(self.about())) }
-    }
-}
-
-/// What the file says, or what holds where it says nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Configured {
-    /// `registration.enabled`.
-    pub registration: bool,
-    /// `registration.approval`.
-    pub approval: bool,
-    /// `rooms.recall_window`.
-    pub recall_window: Duration,
-}
-
-impl Configured {
-    fn value(&self, name: Name) -> Value {
-        match name {
-            Name::Registration => self.registration.into(),
-            Name::Approval => self.approval.into(),
-            Name::RecallWindow => u64::try_from(self.recall_window.as_millis()).unwrap_or(LONGEST_WINDOW).into(),
-        }
-    }
+/// What decides what is logged by this process.
+pub trait LogFilter: Send + Sync {
+    /// Whether these are directives.
+    fn is_right(&self, directives: &str) -> bool;
+    /// From now on these hold, which are right.
+    fn set(&self, directives: &str);
 }
 
 /// From where a value is.
@@ -175,22 +119,24 @@ struct Shared {
     store: Store,
     users: Arc<Users>,
     rooms: Rooms,
+    log_filter: Arc<dyn LogFilter>,
     configured: Configured,
     defaults: Configured,
     known: RwLock<Arc<Vec<SettingRow>>>,
 }
 
 impl RuntimeSettings {
-    /// Reads what is set, and has it hold.
+    /// Reads what is set, and has it hold. The last two: what the configuration says, and what it would say by default.
     pub async fn open(
         store: Store,
         users: Arc<Users>,
         rooms: Rooms,
-        configured: Configured,
-        defaults: Configured,
+        log_filter: Arc<dyn LogFilter>,
+        (configured, defaults): (Configured, Configured),
     ) -> Result<Self, store::Error> {
         let known = RwLock::default();
-        let opened = Self { shared: Arc::new(Shared { store, users, rooms, configured, defaults, known }) };
+        let shared = Shared { store, users, rooms, log_filter, configured, defaults, known };
+        let opened = Self { shared: Arc::new(shared) };
         opened.refresh().await?;
         Ok(opened)
     }
@@ -229,7 +175,7 @@ impl RuntimeSettings {
     ) -> Result<Setting, SettingError> {
         let name = Name::find(name)?;
         if let Some(value) = &value {
-            name.check(value)?;
+            self.check(name, value)?;
         }
         let (value, store) = (&value, &self.shared.store);
         let step = |revision| {
@@ -271,7 +217,7 @@ impl RuntimeSettings {
         let known = self.known();
         let row = known.iter().find(|row| row.name == name.as_str());
         // What another version has set here may make no sense to this one.
-        let row = row.filter(|row| name.check(&read(row)).is_ok());
+        let row = row.filter(|row| self.check(name, &read(row)).is_ok());
         let by_file =
             if configured.value(name) == defaults.value(name) { Source::Default } else { Source::Configuration };
         Setting {
@@ -292,10 +238,34 @@ impl RuntimeSettings {
         }
         *self.shared.known.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(rows);
         let is_on = |name| self.setting(name).value == Value::Bool(true);
-        self.shared.users.set_registration(is_on(Name::Registration), is_on(Name::Approval));
+        let Shared { users, rooms, log_filter, configured, .. } = &*self.shared;
+        users.set_registration(is_on(Name::Registration), is_on(Name::Approval));
         let window = self.setting(Name::RecallWindow).value.as_u64();
-        self.shared.rooms.set_recall_window(Duration::from_millis(window.unwrap_or_default()));
+        rooms.set_recall_window(Duration::from_millis(window.unwrap_or_default()));
+        let rate = |limit| {
+            SetRate::read(&self.setting(Name::Limit(limit)).value).unwrap_or_else(|| configured.rate_limits.rate(limit))
+        };
+        let limits = SetLimits {
+            enabled: is_on(Name::Limits),
+            login: rate(Limit::Login),
+            registration: rate(Limit::Registration),
+            messages: rate(Limit::Messages),
+            joins: rate(Limit::Joins),
+        };
+        users.limits().set(&limits.into());
+        log_filter.set(self.setting(Name::LogFilter).value.as_str().unwrap_or(&configured.log_filter));
         Ok(())
+    }
+
+    /// Whether it may be this.
+    fn check(&self, name: Name, value: &Value) -> Result<(), SettingError> {
+        let is_right = match name {
+            Name::Registration | Name::Approval | Name::Limits => value.is_boolean(),
+            Name::RecallWindow => value.as_u64().is_some_and(|window| window <= LONGEST_WINDOW),
+            Name::Limit(_) => SetRate::read(value).is_some(),
+            Name::LogFilter => value.as_str().is_some_and(|directives| self.shared.log_filter.is_right(directives)),
+        };
+        if is_right { Ok(()) } else { Err(SettingError::Value(name.about())) }
     }
 
     fn known(&self) -> Arc<Vec<SettingRow>> {

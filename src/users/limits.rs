@@ -3,7 +3,13 @@
 //! Where nodes share a cache, they share the buckets: each asks its own first, which costs nothing, and then the one that all take
 //! from. While the cache is away, each node's own bucket decides.
 
-use std::{fmt::Display, hash::Hash, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    fmt::Display,
+    hash::Hash,
+    net::IpAddr,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 
 use fabric::{
     Cache as SharedCache,
@@ -40,22 +46,27 @@ impl Refusal for Limited {
     }
 }
 
-/// The rate limits of this server.
-pub struct Limits(Option<Kinds>);
+/// The rate limits of this server. They may change while it runs.
+pub struct Limits {
+    kinds: RwLock<Kinds>,
+    cache: SharedCache,
+}
 
 struct Kinds {
-    login_address: SharedBuckets<IpAddr>,
-    login_account: SharedBuckets<String>,
-    registration: SharedBuckets<IpAddr>,
-    lookups: SharedBuckets<IpAddr>,
-    messages: SharedBuckets<OwnedUserId>,
-    joins: SharedBuckets<OwnedUserId>,
+    is_enabled: bool,
+    login_address: Arc<SharedBuckets<IpAddr>>,
+    login_account: Arc<SharedBuckets<String>>,
+    registration: Arc<SharedBuckets<IpAddr>>,
+    lookups: Arc<SharedBuckets<IpAddr>>,
+    messages: Arc<SharedBuckets<OwnedUserId>>,
+    joins: Arc<SharedBuckets<OwnedUserId>>,
 }
 
 impl Limits {
     /// The limits that are configured, as far as `cache` reaches.
     pub fn new(config: &RateLimitsConfig, cache: &SharedCache) -> Self {
-        Self(config.enabled.then(|| Kinds {
+        let kinds = Kinds {
+            is_enabled: config.enabled,
             login_address: SharedBuckets::new("login:from", config.login_address, cache),
             login_account: SharedBuckets::new("login:to", config.login_account, cache),
             registration: SharedBuckets::new("registration", config.registration, cache),
@@ -63,39 +74,68 @@ impl Limits {
             lookups: SharedBuckets::new("lookup", config.login_address, cache),
             messages: SharedBuckets::new("messages", config.messages, cache),
             joins: SharedBuckets::new("joins", config.joins, cache),
-        }))
+        };
+        Self { kinds: RwLock::new(kinds), cache: cache.clone() }
+    }
+
+    /// From now on these hold. Of a kind whose rate stays as it was, nobody gets a full bucket by that.
+    pub fn set(&self, config: &RateLimitsConfig) {
+        let mut kinds = self.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        kinds.is_enabled = config.enabled;
+        change(&mut kinds.login_address, config.login_address, &self.cache);
+        change(&mut kinds.login_account, config.login_account, &self.cache);
+        change(&mut kinds.registration, config.registration, &self.cache);
+        change(&mut kinds.lookups, config.login_address, &self.cache);
+        change(&mut kinds.messages, config.messages, &self.cache);
+        change(&mut kinds.joins, config.joins, &self.cache);
+    }
+
+    /// Takes from a bucket of one kind, if there are limits.
+    async fn take<K: Hash + Eq + Clone + Display>(
+        &self,
+        kind: impl FnOnce(&Kinds) -> &Arc<SharedBuckets<K>>,
+        key: K,
+    ) -> Result<(), Limited> {
+        let buckets = {
+            let kinds = self.kinds.read().unwrap_or_else(PoisonError::into_inner);
+            kinds.is_enabled.then(|| kind(&kinds).clone())
+        };
+        match buckets {
+            Some(buckets) => buckets.take(key).await,
+            None => Ok(()),
+        }
     }
 
     /// One more event that `user_id` sends.
     pub async fn check_send(&self, user_id: &UserId) -> Result<(), Limited> {
-        let Some(kinds) = &self.0 else { return Ok(()) };
-        kinds.messages.take(user_id.to_owned()).await
+        self.take(|kinds| &kinds.messages, user_id.to_owned()).await
     }
 
     /// One more room that `user_id` joins or knocks on.
     pub async fn check_join(&self, user_id: &UserId) -> Result<(), Limited> {
-        let Some(kinds) = &self.0 else { return Ok(()) };
-        kinds.joins.take(user_id.to_owned()).await
+        self.take(|kinds| &kinds.joins, user_id.to_owned()).await
     }
 
     pub(crate) async fn check_login_from(&self, address: IpAddr) -> Result<(), Limited> {
-        let Some(kinds) = &self.0 else { return Ok(()) };
-        kinds.login_address.take(network_of(address)).await
+        self.take(|kinds| &kinds.login_address, network_of(address)).await
     }
 
     pub(crate) async fn check_login_to(&self, account: &str) -> Result<(), Limited> {
-        let Some(kinds) = &self.0 else { return Ok(()) };
-        kinds.login_account.take(account.to_owned()).await
+        self.take(|kinds| &kinds.login_account, account.to_owned()).await
     }
 
     pub(crate) async fn check_lookup_from(&self, address: IpAddr) -> Result<(), Limited> {
-        let Some(kinds) = &self.0 else { return Ok(()) };
-        kinds.lookups.take(network_of(address)).await
+        self.take(|kinds| &kinds.lookups, network_of(address)).await
     }
 
     pub(crate) async fn check_registration_from(&self, address: IpAddr) -> Result<(), Limited> {
-        let Some(kinds) = &self.0 else { return Ok(()) };
-        kinds.registration.take(network_of(address)).await
+        self.take(|kinds| &kinds.registration, network_of(address)).await
+    }
+}
+
+fn change<K: Hash + Eq + Clone + Display>(kind: &mut Arc<SharedBuckets<K>>, rate: Rate, cache: &SharedCache) {
+    if kind.rate != rate {
+        *kind = SharedBuckets::new(kind.kind, rate, cache);
     }
 }
 
@@ -113,22 +153,21 @@ fn network_of(address: IpAddr) -> IpAddr {
 /// A bucket for each of many, out of which all nodes take.
 struct SharedBuckets<K> {
     kind: &'static str,
+    rate: Rate,
     own: Buckets<K>,
-    bucket: Bucket,
     cache: SharedCache,
 }
 
 impl<K: Hash + Eq + Clone + Display> SharedBuckets<K> {
-    fn new(kind: &'static str, rate: Rate, cache: &SharedCache) -> Self {
-        let bucket = Bucket { period: rate.period(), burst: rate.burst.get() };
-        Self { kind, own: Buckets::new(rate), bucket, cache: cache.clone() }
+    fn new(kind: &'static str, rate: Rate, cache: &SharedCache) -> Arc<Self> {
+        Arc::new(Self { kind, rate, own: Buckets::new(rate), cache: cache.clone() })
     }
 
     async fn take(&self, key: K) -> Result<(), Limited> {
         let shared = self.cache.is_shared().then(|| Key::rate(self.kind, &key.to_string()));
         self.own.take(key)?;
         let Some(shared) = shared else { return Ok(()) };
-        match self.cache.take(&shared, self.bucket).await {
+        match self.cache.take(&shared, bucket_of(self.rate)).await {
             Ok(Some(retry_after)) => Err(Limited { retry_after }),
             // Away: this node's own bucket has decided.
             Ok(None) | Err(_) => Ok(()),
@@ -157,13 +196,16 @@ impl OwnSizes {
         if !self.cache.is_shared() {
             return Ok(());
         }
-        let bucket = Bucket { period: rate.period(), burst: rate.burst.get() };
-        match self.cache.take(&Key::rate(self.kind, key), bucket).await {
+        match self.cache.take(&Key::rate(self.kind, key), bucket_of(rate)).await {
             Ok(Some(retry_after)) => Err(Limited { retry_after }),
             // Away: this node's own bucket has decided.
             Ok(None) | Err(_) => Ok(()),
         }
     }
+}
+
+fn bucket_of(rate: Rate) -> Bucket {
+    Bucket { period: rate.period(), burst: rate.burst.get() }
 }
 
 fn quota_of(rate: Rate) -> Quota {
@@ -217,6 +259,27 @@ mod tests {
         for _ in 0..10_000 {
             assert_eq!(limits.check_send(user_id!("@alice:a.test")).await, Ok(()));
         }
+    }
+
+    #[tokio::test]
+    async fn what_is_changed_holds_at_once_and_leaves_the_other_buckets_as_they_are() {
+        let mut config = RateLimitsConfig { joins: Rate::per_second(0.001, 2), ..RateLimitsConfig::default() };
+        let limits = Limits::new(&config, &SharedCache::in_process());
+        let alice = user_id!("@alice:a.test");
+        for _ in 0..2 {
+            assert_eq!(limits.check_join(alice).await, Ok(()));
+        }
+        config.messages = Rate::per_second(0.001, 3);
+        limits.set(&config);
+        let mut sent = 0;
+        while limits.check_send(alice).await.is_ok() {
+            sent += 1;
+        }
+        assert_eq!(sent, 3);
+        assert!(limits.check_join(alice).await.is_err(), "its bucket was empty");
+        config.enabled = false;
+        limits.set(&config);
+        assert_eq!((limits.check_send(alice).await, limits.check_join(alice).await), (Ok(()), Ok(())));
     }
 
     #[test]

@@ -331,6 +331,49 @@ async fn what_is_set_while_the_server_runs_holds_and_is_told_from_where_it_is() 
 }
 
 #[tokio::test]
+async fn rates_and_what_is_logged_change_while_the_server_runs() {
+    on_each_engine(async |engine| {
+        let server = Server::builder(&engine).set("rate_limits", "enabled", true).start().await;
+        let admin = server.admin().await;
+        let room = admin.create_public_room().await;
+        let path = format!("{ADMIN}/settings");
+        let wish = |value: Value| json!({ "value": value, "reason": "it is too much" });
+        let rate = format!("{path}/rate_limits.messages");
+        for wrong in [json!(5), json!({ "per_second": 0, "burst": 1 }), json!({ "per_second": 1.0, "burst": 0 })] {
+            let refused = admin.put(&rate, wish(wrong)).await.problem(400, "invalid");
+            assert!(refused["detail"].as_str().is_some_and(|detail| detail.contains("per_second")), "{refused}");
+        }
+        let slow = json!({ "per_second": 0.001, "burst": 2 });
+        assert_eq!(admin.put(&rate, wish(slow.clone())).await.ok()["value"], slow);
+        let say =
+            async || admin.send(&room, "m.room.message", json!({ "msgtype": "m.text", "body": "hello" })).await.status;
+        assert_eq!([say().await, say().await, say().await], [200, 200, 429]);
+        let path_of = |name: &str| format!("{path}/{name}");
+        admin.put(&path_of("rate_limits.enabled"), wish(json!(false))).await.ok();
+        assert_eq!(say().await, 200);
+        admin.put(&path_of("rate_limits.enabled"), wish(json!(true))).await.ok();
+        assert_eq!(say().await, 429, "the bucket is as empty as it was");
+        let unset =
+            admin.attempt(Method::DELETE, &format!("{rate}?reason=enough"), None).await.expect("it answers").ok();
+        assert_eq!((&unset["value"]["burst"], say().await), (&json!(50), 200), "{unset}");
+
+        let is_told_of = async |who: &str| {
+            server.register(who).await;
+            let found = admin.get(&format!("{ADMIN}/logs?text=@{who}")).await.ok();
+            !found["lines"].as_array().expect("lines").is_empty()
+        };
+        let filter = path_of("logging.filter");
+        admin.put(&filter, wish(json!("everything=loudly"))).await.problem(400, "invalid");
+        assert!(is_told_of("bob").await);
+        admin.put(&filter, wish(json!("error"))).await.ok();
+        assert!(!is_told_of("carol").await);
+        admin.put(&filter, wish(json!("error,users=info"))).await.ok();
+        assert!(is_told_of("dan").await);
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn how_the_server_is_and_what_it_says() {
     on_each_engine(async |engine| {
         let server = Server::start(&engine).await;
