@@ -11,6 +11,7 @@ mod connections;
 mod delivery;
 mod directory;
 mod doctor;
+mod held;
 mod ip_bans;
 mod lists;
 mod logs;
@@ -48,6 +49,7 @@ pub(crate) fn endpoints() -> Vec<Endpoint> {
         users::endpoints(),
         connections::endpoints(),
         reports::endpoints(),
+        held::endpoints(),
         status::endpoints(),
         settings::endpoints(),
         logs::endpoints(),

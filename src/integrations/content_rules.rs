@@ -7,6 +7,7 @@ mod content;
 mod matcher;
 
 use std::{
+    collections::BTreeSet,
     sync::{
         Arc, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
@@ -17,13 +18,10 @@ use std::{
 use metrics::counter;
 use model::{
     Kind, Millis, Refusal,
-    gate::{Act, Acts, Answer, Gate, GateError, Proposal},
+    gate::{Act, Acts, Answer, Gate, GateError, Leave, Proposal},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{
-    Value,
-    value::{RawValue, to_raw_value},
-};
+use serde_json::{Value, value::to_raw_value};
 use store::{
     Store, Write,
     word_sets::{self, WordSetRow},
@@ -53,6 +51,10 @@ pub enum WordAction {
     Reject,
     /// Something else stands in its place; where nothing else can stand, it is as with `reject`.
     Replace,
+    /// What has it waits until a moderator has let it through; where it can't wait, it is as with `reject`.
+    Hold,
+    /// What has it is sent, and comes before moderators as if it had been reported.
+    Tag,
 }
 
 impl WordAction {
@@ -61,7 +63,15 @@ impl WordAction {
         match self {
             Self::Reject => "reject",
             Self::Replace => "replace",
+            Self::Hold => "hold",
+            Self::Tag => "tag",
         }
+    }
+
+    fn read(text: &str) -> Self {
+        let all = [Self::Replace, Self::Hold, Self::Tag];
+        // What another version stored is done away with in the strictest way.
+        all.into_iter().find(|action| action.as_str() == text).unwrap_or(Self::Reject)
     }
 }
 
@@ -82,6 +92,24 @@ pub struct WordSet {
     pub changed_at: Millis,
     /// The words, where they were asked for.
     pub words: Vec<String>,
+}
+
+/// What would become of a text.
+#[derive(Clone, Debug)]
+pub struct Tried {
+    /// Itself, or another; `None`: it is refused.
+    pub text: Option<String>,
+    /// The sets for which it waits until a moderator lets it through.
+    pub held_by: Vec<String>,
+    /// The sets for which it comes before moderators.
+    pub tagged_by: Vec<String>,
+}
+
+/// For which sets moderators look at something, by their places.
+#[derive(Default)]
+struct Seen {
+    held: BTreeSet<usize>,
+    tagged: BTreeSet<usize>,
 }
 
 /// Why something about them was not done.
@@ -226,13 +254,15 @@ impl ContentRules {
         self.refresh().await
     }
 
-    /// What would become of a text: itself, another, or nothing.
-    pub fn try_text(&self, text: &str) -> Option<String> {
-        match self.shared.known().judge(text) {
+    /// What would become of a text.
+    pub fn try_text(&self, text: &str) -> Tried {
+        let (known, mut seen) = (self.shared.known(), Seen::default());
+        let text = match known.judge(text, &mut seen) {
             Verdict::Keep => Some(text.to_owned()),
             Verdict::Become(other) => Some(other),
             Verdict::Refuse => None,
-        }
+        };
+        Tried { text, held_by: known.names(&seen.held), tagged_by: known.names(&seen.tagged) }
     }
 
     async fn refresh(&self) -> Result<(), ContentRuleError> {
@@ -283,12 +313,8 @@ fn check(name: &str, replacement: Option<&str>, words: &[String]) -> Result<(), 
     }
 }
 
-fn action_of(row: &WordSetRow) -> WordAction {
-    if row.action == WordAction::Replace.as_str() { WordAction::Replace } else { WordAction::Reject }
-}
-
 fn shown(row: WordSetRow, words: Vec<String>) -> WordSet {
-    let action = action_of(&row);
+    let action = WordAction::read(&row.action);
     let WordSetRow { name, replacement, version, changed_by, changed_at, .. } = row;
     WordSet { name, action, replacement, version, changed_by, changed_at, words }
 }
@@ -297,11 +323,17 @@ impl Known {
     fn new(sets: Vec<WordSetRow>, words: &[Vec<String>]) -> Result<Self, ContentRuleError> {
         let all = words.iter().enumerate().flat_map(|(owner, words)| words.iter().map(move |word| (owner, &**word)));
         let matcher = Matcher::new(all).map_err(|_| ContentRuleError::Unsearchable)?;
-        let actions = sets.iter().map(|set| (action_of(set), set.replacement.clone())).collect();
+        let actions = sets.iter().map(|set| (WordAction::read(&set.action), set.replacement.clone())).collect();
         Ok(Self { matcher: (!sets.is_empty()).then_some(matcher), sets, actions })
     }
 
-    fn judge(&self, text: &str) -> Verdict {
+    /// The names of sets.
+    fn names(&self, places: &BTreeSet<usize>) -> Vec<String> {
+        places.iter().filter_map(|place| Some(self.sets.get(*place)?.name.clone())).collect()
+    }
+
+    /// What becomes of a text; adds to `seen` who else is to look at it.
+    fn judge(&self, text: &str, seen: &mut Seen) -> Verdict {
         let Some(matcher) = &self.matcher else { return Verdict::Keep };
         let mut found = matcher.find(text);
         if found.is_empty() {
@@ -309,6 +341,17 @@ impl Known {
         }
         if found.iter().any(|found| self.actions[found.owner].0 == WordAction::Reject) {
             return Verdict::Refuse;
+        }
+        found.retain(|found| {
+            match self.actions[found.owner].0 {
+                WordAction::Hold => seen.held.insert(found.owner),
+                WordAction::Tag => seen.tagged.insert(found.owner),
+                WordAction::Reject | WordAction::Replace => return true,
+            };
+            false
+        });
+        if found.is_empty() {
+            return Verdict::Keep;
         }
         // Of those that overlap, the one that begins first and is longest.
         found.sort_by_key(|found| (found.at.start, std::cmp::Reverse(found.at.end)));
@@ -334,11 +377,11 @@ impl Shared {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// What comes of a content: another one, or that it is not to be.
-    fn look_at(&self, proposal: &Proposal<'_>) -> Result<Option<Box<RawValue>>, GateError> {
+    /// What comes of a content: another one, that it is not to be, or that moderators look at it.
+    fn look_at(&self, proposal: &Proposal<'_>) -> Result<Leave, GateError> {
         let is_looked_at = self.asks_itself().has(proposal.act);
         if !is_looked_at || proposal.event.is_some_and(|event| event.kind == "m.room.encrypted") {
-            return Ok(None);
+            return Ok(Leave::default());
         }
         let refused = || {
             counter!("comity_content_rules_total", "action" => WordAction::Reject.as_str()).increment(1);
@@ -346,22 +389,35 @@ impl Shared {
             info!(user.id = %proposal.sender, room.id = room, "something was refused for its words");
             GateError::Refused(REFUSAL.to_owned())
         };
-        let Ok(mut content) = serde_json::from_str::<Value>(proposal.content.get()) else { return Ok(None) };
-        let known = self.known();
-        match look_through(&mut content, &|text| known.judge(text)) {
-            Ok(false) => Ok(None),
-            Err(()) => Err(refused()),
-            Ok(true) => {
-                let changed = to_raw_value(&content).expect("JSON can be written as JSON");
-                match proposal.may_become.map(|may_become| may_become(&changed)) {
-                    Some(Ok(())) => {
-                        counter!("comity_content_rules_total", "action" => WordAction::Replace.as_str()).increment(1);
-                        Ok(Some(changed))
-                    }
-                    _ => Err(refused()),
-                }
+        let Ok(mut content) = serde_json::from_str::<Value>(proposal.content.get()) else {
+            return Ok(Leave::default());
+        };
+        let (known, mut seen) = (self.known(), Seen::default());
+        let done =
+            |action: WordAction| counter!("comity_content_rules_total", "action" => action.as_str()).increment(1);
+        let is_changed =
+            look_through(&mut content, &mut |text| known.judge(text, &mut seen)).map_err(|()| refused())?;
+        if !seen.held.is_empty() && !proposal.is_approved {
+            if proposal.act != Act::Send {
+                return Err(refused());
             }
+            done(WordAction::Hold);
+            return Err(GateError::Held(known.names(&seen.held).join(", ")));
         }
+        let mut leave = Leave::default();
+        if is_changed {
+            let changed = to_raw_value(&content).expect("JSON can be written as JSON");
+            if !proposal.may_become.is_some_and(|may_become| may_become(&changed).is_ok()) {
+                return Err(refused());
+            }
+            done(WordAction::Replace);
+            leave.content = Some(changed);
+        }
+        if !seen.tagged.is_empty() {
+            done(WordAction::Tag);
+            leave.mark = Some(format!("it has words of {}", known.names(&seen.tagged).join(", ")));
+        }
+        Ok(leave)
     }
 
     fn asks_itself(&self) -> Acts {
@@ -369,14 +425,14 @@ impl Shared {
         [Act::Send, Act::CreateRoom].into_iter().filter(|_| are_there).collect()
     }
 
-    async fn ask_both(&self, proposal: Proposal<'_>) -> Result<Option<Box<RawValue>>, GateError> {
-        let changed = self.look_at(&proposal)?;
+    async fn ask_both(&self, proposal: Proposal<'_>) -> Result<Leave, GateError> {
+        let leave = self.look_at(&proposal)?;
         if !self.then.asks_about().has(proposal.act) {
-            return Ok(changed);
+            return Ok(leave);
         }
-        let content = changed.as_deref().unwrap_or(proposal.content);
+        let content = leave.content.as_deref().unwrap_or(proposal.content);
         let then = self.then.ask(Proposal { content, ..proposal }).await?;
-        Ok(then.or(changed))
+        Ok(Leave { content: then.content.or(leave.content), mark: leave.mark.or(then.mark) })
     }
 }
 
@@ -409,7 +465,7 @@ mod tests {
     }
 
     fn becomes(known: &Known, text: &str) -> Option<String> {
-        match known.judge(text) {
+        match known.judge(text, &mut Seen::default()) {
             Verdict::Keep => Some(text.to_owned()),
             Verdict::Become(other) => Some(other),
             Verdict::Refuse => None,
@@ -428,5 +484,29 @@ mod tests {
         assert_eq!(becomes(&known, "damn, a secret"), None);
         assert_eq!(becomes(&known, "hello"), Some("hello".into()));
         assert_eq!(becomes(&Known::default(), "secret"), Some("secret".into()));
+    }
+
+    #[test]
+    fn moderators_look_at_what_is_held_and_at_what_is_tagged() {
+        let known = known(&[
+            (WordAction::Hold, None, &["sell"]),
+            (WordAction::Tag, None, &["buy", "sell"]),
+            (WordAction::Replace, None, &["damn"]),
+            (WordAction::Reject, None, &["secret"]),
+        ]);
+        let of = |text: &str| {
+            let mut seen = Seen::default();
+            let verdict = known.judge(text, &mut seen);
+            let other = match verdict {
+                Verdict::Keep => Some(text.to_owned()),
+                Verdict::Become(other) => Some(other),
+                Verdict::Refuse => None,
+            };
+            (other, known.names(&seen.held), known.names(&seen.tagged))
+        };
+        let sets = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(of("buy it, damn"), (Some("buy it, ****".into()), sets(&[]), sets(&["1"])));
+        assert_eq!(of("sell it"), (Some("sell it".into()), sets(&["0"]), sets(&["1"])));
+        assert_eq!(of("sell a secret").0, None);
     }
 }

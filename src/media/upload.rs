@@ -201,6 +201,7 @@ impl Media {
             event: None,
             content: &content,
             may_become: None,
+            is_approved: false,
         };
         gate.ask(proposal).await?;
         Ok(())

@@ -100,6 +100,9 @@ pub struct Proposal<'a> {
     /// Set: another content may be done instead, if this says so.
     #[serde(skip)]
     pub may_become: Option<&'a MayBecome<'a>>,
+    /// A moderator has looked at it and let it through.
+    #[serde(skip)]
+    pub is_approved: bool,
 }
 
 /// What an event says besides its content.
@@ -128,12 +131,17 @@ pub enum GateError {
     /// The account may only read, leave, and take back what it said.
     #[error("this account is suspended")]
     Suspended,
+    /// A moderator is to look at it first: why, for moderators.
+    #[error(
+        "this waits until a moderator has looked at it; if it is let through, it is said then, and there is no need to repeat it"
+    )]
+    Held(String),
 }
 
 impl Refusal for GateError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Refused(_) | Self::Suspended => Kind::Forbidden,
+            Self::Refused(_) | Self::Suspended | Self::Held(_) => Kind::Forbidden,
             Self::Silent => Kind::Unavailable,
         }
     }
@@ -143,7 +151,11 @@ impl Refusal for GateError {
     }
 
     fn code(&self) -> Option<&'static str> {
-        (*self == Self::Suspended).then_some("user_suspended")
+        match self {
+            Self::Suspended => Some("user_suspended"),
+            Self::Held(_) => Some("held_for_moderator"),
+            Self::Refused(_) | Self::Silent => None,
+        }
     }
 
     fn remedy(&self) -> Option<String> {
@@ -151,8 +163,17 @@ impl Refusal for GateError {
     }
 }
 
-/// What comes of a question: another content, if it is to be done instead.
-pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Option<Box<RawValue>>, GateError>> + Send + 'a>>;
+/// Leave to do something.
+#[derive(Clone, Debug, Default)]
+pub struct Leave {
+    /// Another content, if it is to be done instead.
+    pub content: Option<Box<RawValue>>,
+    /// Set: moderators are to look at it afterwards, for this reason.
+    pub mark: Option<String>,
+}
+
+/// What comes of a question.
+pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Leave, GateError>> + Send + 'a>>;
 
 /// Whoever is asked before something is done.
 pub trait Gate: Send + Sync {

@@ -3,7 +3,7 @@
 //! What a user is refused anyhow nobody is asked about, as far as that is known at once. Everything here is before the room's turn,
 //! so however long an answer takes, only whoever acts waits for it.
 
-use model::gate::{Act, EventWords, MayBecome, Proposal};
+use model::gate::{Act, EventWords, GateError, Leave, MayBecome, Proposal};
 use ruma::{
     CanonicalJsonObject, OwnedUserId, RoomId, UserId,
     events::{TimelineEventType, room::member::MembershipState},
@@ -18,12 +18,10 @@ const LARGEST_CONTENT: usize = 60 * 1024;
 
 /// What comes of asking about an event.
 pub(crate) enum Asked {
-    /// It may be sent as it is.
-    Free,
     /// It was sent by an earlier request.
     SentBefore(Sent),
-    /// This is to be sent in its place.
-    Changed(Box<RawValue>),
+    /// It may be sent so.
+    Leave(Leave),
 }
 
 #[derive(Deserialize)]
@@ -32,10 +30,16 @@ struct MemberContent {
 }
 
 impl Rooms {
-    /// Asks before an event is sent.
-    pub(crate) async fn ask_to_send(&self, room: &SharedRoom, wish: &Wish) -> Result<Asked, RoomError> {
-        let Some(act) = self.act_of(room, wish).await? else { return Ok(Asked::Free) };
-        let Some(gate) = self.shared.gate.on(act, &wish.sender) else { return Ok(Asked::Free) };
+    /// Asks before an event is sent. `is_approved`: a moderator has let it through.
+    pub(crate) async fn ask_to_send(
+        &self,
+        room: &SharedRoom,
+        wish: &Wish,
+        is_approved: bool,
+    ) -> Result<Asked, RoomError> {
+        let free = Asked::Leave(Leave::default());
+        let Some(act) = self.act_of(room, wish).await? else { return Ok(free) };
+        let Some(gate) = self.shared.gate.on(act, &wish.sender) else { return Ok(free) };
         if let Some(transaction) = &wish.transaction
             && let Some(sent) = self.sent_before(transaction).await?
         {
@@ -43,14 +47,14 @@ impl Rooms {
         }
         if act == Act::Join {
             self.ask_to_join(&room.room_id, Some(room), &wish.sender, None).await?;
-            return Ok(Asked::Free);
+            return Ok(free);
         }
         // The room's rules will say the same; but nobody may get past by coming in meanwhile.
         self.check_joined(room, &wish.sender).await?;
         if act == Act::Invite {
             let invited = wish.state_key.as_deref().into_iter().collect::<Vec<_>>();
             self.propose_invitation(Some(&room.room_id), &wish.sender, &invited, None).await?;
-            return Ok(Asked::Free);
+            return Ok(free);
         }
         let kind = wish.kind.to_string();
         let event = EventWords { kind: &kind, state_key: wish.state_key.as_deref(), redacts: wish.redacts.as_deref() };
@@ -62,8 +66,13 @@ impl Rooms {
             event: Some(event),
             content: &wish.content,
             may_become: can_change(&wish.kind).then_some(&check as &MayBecome<'_>),
+            is_approved,
         };
-        Ok(gate.ask(proposal).await?.map_or(Asked::Free, Asked::Changed))
+        match gate.ask(proposal).await {
+            Ok(leave) => Ok(Asked::Leave(leave)),
+            Err(GateError::Held(why)) => Err(self.hold(room, wish, why).await?.into()),
+            Err(refusal) => Err(refusal.into()),
+        }
     }
 
     /// What sending an event is: memberships can be written as state, too.
@@ -158,7 +167,7 @@ impl Rooms {
 
 /// What is done as it is proposed, or not at all.
 fn plain<'a>(act: Act, sender: &'a UserId, room_id: Option<&'a RoomId>, content: &'a RawValue) -> Proposal<'a> {
-    Proposal { act, sender, room_id, event: None, content, may_become: None }
+    Proposal { act, sender, room_id, event: None, content, may_become: None, is_approved: false }
 }
 
 /// Nobody can say something else in place of what is encrypted; and what an event does to memberships, and to other events, is its

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use model::gate::{Act, Acts, Answer, Gate, GateError, Proposal};
+use model::gate::{Act, Acts, Answer, Gate, GateError, Leave, Proposal};
 use ruma::{
     RoomVersionId,
     api::client::room::create_room::v3::RoomPreset,
@@ -10,7 +10,10 @@ use ruma::{
     events::{TimelineEventType, room::member::MembershipState},
     user_id,
 };
-use serde_json::{Value, json, value::to_raw_value};
+use serde_json::{
+    Value, json,
+    value::{RawValue, to_raw_value},
+};
 use store::testing::on_each_engine;
 
 use crate::{
@@ -46,8 +49,10 @@ impl Gate for Asked {
         self.questions.lock().unwrap_or_else(PoisonError::into_inner).push((proposal.act, content));
         let other = self.answer.clone().map(|content| content.map(|content| to_raw_value(&content).expect("JSON")));
         let answer = match other {
-            Ok(Some(content)) if proposal.may_become.is_some_and(|check| check(&content).is_ok()) => Ok(Some(content)),
-            Ok(_) => Ok(None),
+            Ok(content) => {
+                let fits = |content: &Box<RawValue>| proposal.may_become.is_some_and(|check| check(content).is_ok());
+                Ok(Leave { content: content.filter(fits), mark: None })
+            }
             Err(error) => Err(error),
         };
         Box::pin(async move { answer })

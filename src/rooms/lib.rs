@@ -24,6 +24,7 @@ mod gate;
 #[cfg(test)]
 mod gate_tests;
 mod groups;
+mod held;
 mod history;
 mod host;
 mod invitations;
@@ -86,6 +87,7 @@ pub use friends::{
     FRIEND_REQUEST, Friend, FriendDirection, FriendError, FriendPage, FriendRequest, Note, RequestPage, RequestState,
 };
 pub use groups::{Door, Order};
+pub use held::HeldError;
 pub use history::{Context, Page, PageRequest};
 pub use host::{Entrance, Template};
 pub use invitations::Invited;

@@ -16,7 +16,7 @@ use store::{
     Write,
     reports::{self, DecisionRow, NewReport, ReportRow},
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{RoomError, Rooms, live::SharedRoom, millis, now};
 
@@ -166,6 +166,23 @@ impl Rooms {
         self.write_report(&report).await?;
         info!(user.id = %reporter, kind = report.kind, "{reporter} has reported something");
         Ok(())
+    }
+
+    /// Brings something before moderators that the server's own rules have marked: whose it is, and why. The report is the server's.
+    pub(crate) async fn report_marked(&self, room_id: &RoomId, event_id: &EventId, sender: &UserId, reason: String) {
+        let report = NewReport {
+            reporter: self.server_name().to_string(),
+            kind: "event".to_owned(),
+            room_id: Some(room_id.to_string()),
+            event_id: Some(event_id.to_string()),
+            user_id: Some(sender.to_string()),
+            reason,
+            reported_at: now(),
+        };
+        if let Err(error) = self.write_report(&report).await {
+            let error = &error as &dyn std::error::Error;
+            warn!(error, room.id = %room_id, event.id = %event_id, "what was marked could not be brought before moderators");
+        }
     }
 
     async fn write_report(&self, report: &NewReport) -> Result<(), store::Error> {

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use futures_util::{StreamExt as _, stream};
-use model::{Kind, Millis, Refusal as _};
+use model::{Kind, Millis, Refusal as _, gate::GateError};
 use ruma::{OwnedRoomId, UserId};
 use serde_json::value::RawValue;
 use store::{
@@ -64,6 +64,8 @@ pub struct Scheduled {
 impl From<ScheduledRow> for Scheduled {
     fn from(row: ScheduledRow) -> Self {
         let ScheduledRow { id, room_id, msg_id, kind, content, due_at, created_at, state, failure, .. } = row;
+        // Why something is held is for moderators.
+        let failure = failure.filter(|_| state != ScheduledState::Held);
         Self { id, room_id, msg_id, kind, content, due_at, created_at, state, failure }
     }
 }
@@ -106,6 +108,7 @@ impl Rooms {
             state: ScheduledState::Waiting,
             attempts: 0,
             failure: None,
+            approved_by: None,
         };
         let mut write = Write::new();
         timed_messages::schedule(&mut write, &row);
@@ -167,6 +170,8 @@ impl Rooms {
         let mut write = Write::new();
         match self.say_now(row).await {
             Ok(()) => timed_messages::said(&mut write, &row.id),
+            // What it says makes a moderator look at it first.
+            Err(RoomError::Gate(GateError::Held(why))) => timed_messages::hold_back(&mut write, &row.id, &why),
             Err(error) if is_passing(error.kind()) && row.attempts < MOST_ATTEMPTS => {
                 let pause = FIRST_PAUSE.saturating_mul(1 << row.attempts.clamp(0, 16)).min(LONGEST_PAUSE);
                 timed_messages::put_off(&mut write, &row.id, &error.to_string(), now() + millis(pause));
@@ -194,11 +199,11 @@ impl Rooms {
                 transaction_id: row.msg_id.clone(),
             }),
         };
-        self.say(&self.get(&row.room_id).await?, wish).await.map(drop)
+        self.say_once(&self.get(&row.room_id).await?, wish, row.approved_by.is_some()).await.map(drop)
     }
 }
 
-fn is_named(row: &ScheduledRow, transaction: &Transaction) -> bool {
+pub(crate) fn is_named(row: &ScheduledRow, transaction: &Transaction) -> bool {
     row.device_id == transaction.device_id && row.scope == transaction.scope && row.msg_id == transaction.transaction_id
 }
 

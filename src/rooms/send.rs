@@ -39,6 +39,11 @@ impl Rooms {
     ///
     /// The same transaction id gives the same event again. A state event that says what holds already is not repeated.
     pub async fn send(&self, room: &SharedRoom, wish: Wish) -> Result<Sent, RoomError> {
+        self.send_once(room, wish, false).await
+    }
+
+    /// As [`Self::send`]. `is_approved`: a moderator has let it through.
+    pub(crate) async fn send_once(&self, room: &SharedRoom, wish: Wish, is_approved: bool) -> Result<Sent, RoomError> {
         let transaction = wish.transaction.clone();
         if let Some(transaction) = &transaction
             && let Some(event_id) = self.shared.sent.get(transaction)
@@ -46,7 +51,7 @@ impl Rooms {
             return Ok(Sent { event_id });
         }
         // That a transaction id is new is the rule, so it isn't looked up first: the store refuses to take one twice.
-        match (self.send_new(room, wish).await, transaction) {
+        match (self.send_new(room, wish, is_approved).await, transaction) {
             (Ok(sent), Some(transaction)) => {
                 self.shared.sent.insert(transaction, sent.event_id.clone());
                 Ok(sent)
@@ -60,22 +65,32 @@ impl Rooms {
         }
     }
 
-    async fn send_new(&self, room: &SharedRoom, mut wish: Wish) -> Result<Sent, RoomError> {
+    async fn send_new(&self, room: &SharedRoom, mut wish: Wish, is_approved: bool) -> Result<Sent, RoomError> {
         self.check_content(room, &wish).await?;
         if let Some(sent) = self.holds_already(room, &wish).await? {
             return Ok(sent);
         }
-        match self.ask_to_send(room, &wish).await? {
-            Asked::Free => {}
+        let leave = match self.ask_to_send(room, &wish, is_approved).await? {
             Asked::SentBefore(sent) => return Ok(sent),
-            Asked::Changed(content) => {
-                wish.content = content;
-                self.check_content(room, &wish).await?;
-                if let Some(sent) = self.holds_already(room, &wish).await? {
-                    return Ok(sent);
-                }
+            Asked::Leave(leave) => leave,
+        };
+        if let Some(content) = leave.content {
+            wish.content = content;
+            self.check_content(room, &wish).await?;
+            if let Some(sent) = self.holds_already(room, &wish).await? {
+                return Ok(sent);
             }
         }
+        let sender = leave.mark.is_some().then(|| wish.sender.clone());
+        let sent = self.send_asked(room, wish).await?;
+        if let (Some(mark), Some(sender)) = (leave.mark, sender) {
+            self.report_marked(&room.room_id, &sent.event_id, &sender, mark).await;
+        }
+        Ok(sent)
+    }
+
+    /// Sends what may be sent.
+    async fn send_asked(&self, room: &SharedRoom, wish: Wish) -> Result<Sent, RoomError> {
         let invited = self.remote_invited(&wish);
         let draft = Draft {
             sender: wish.sender,

@@ -50,6 +50,7 @@ const SHARED: &[Step] = migrations![
     33 "0033_applications",
     34 "0034_admin",
     36 "0036_timed_messages",
+    40 "0040_held_messages",
 ];
 
 /// What only SQLite knows.

@@ -14,6 +14,8 @@ pub enum ScheduledState {
     Sending,
     /// It could not be said.
     Failed,
+    /// A moderator is to look at it first.
+    Held,
 }
 
 impl ScheduledState {
@@ -23,6 +25,7 @@ impl ScheduledState {
             Self::Waiting => "waiting",
             Self::Sending => "sending",
             Self::Failed => "failed",
+            Self::Held => "held",
         }
     }
 }
@@ -54,23 +57,26 @@ pub struct ScheduledRow {
     pub state: ScheduledState,
     /// How often it was tried.
     pub attempts: i64,
-    /// Why it could not be said, for people.
+    /// Why it could not be said, for people; for what is held: why, for moderators.
     pub failure: Option<String>,
+    /// The moderator who has let it through.
+    pub approved_by: Option<String>,
 }
 
 static SCHEDULED: Table = Table {
     insert: "INSERT INTO scheduled_messages
-        (id, sender, device_id, room_id, scope, msg_id, type, content, due_at, created_at, state, next_at, attempts)",
-    columns: 13,
+        (id, sender, device_id, room_id, scope, msg_id, type, content, due_at, created_at, state, next_at, attempts,
+         failure)",
+    columns: 14,
     conflict: "ON CONFLICT (sender, device_id, scope, msg_id) DO NOTHING",
     key: 0,
 };
 
-/// Something is to be said later; nothing changes if the same device has called something so before.
+/// Something is to be said later, or waits for a moderator; nothing changes if the same device has called something so before.
 pub fn schedule(write: &mut Write, row: &ScheduledRow) {
     let mut values = args![row.id.as_str(), row.sender.as_str(), row.device_id.as_str(), row.room_id.as_str()];
     values.extend(args![row.scope.as_str(), row.msg_id.as_str(), row.kind.as_str(), row.content.as_str()]);
-    values.extend(args![row.due_at, row.created_at, ScheduledState::Waiting.as_str(), row.due_at, 0_i64]);
+    values.extend(args![row.due_at, row.created_at, row.state.as_str(), row.due_at, 0_i64, row.failure.as_deref()]);
     write.insert(&SCHEDULED, values);
 }
 
@@ -105,6 +111,29 @@ pub fn fail(write: &mut Write, id: &str, failure: &str, forget: Millis) {
         WHERE id = $1";
     write.run(FAIL, args![id, failure]);
     write.run("DELETE FROM scheduled_messages WHERE state = 'failed' AND next_at < $1", args![forget]);
+}
+
+/// It is not said before a moderator has looked at it. `why`: for moderators.
+pub fn hold_back(write: &mut Write, id: &str, why: &str) {
+    write.run("UPDATE scheduled_messages SET state = 'held', failure = $2 WHERE id = $1", args![id, why]);
+}
+
+/// A moderator has let it through: it is said at once.
+pub fn approve(write: &mut Write, id: &str, by: &str, now: Millis) {
+    const APPROVE: &str = "
+        UPDATE scheduled_messages
+        SET state = 'waiting', approved_by = $2, failure = NULL, next_at = $3
+        WHERE id = $1 AND state = 'held'";
+    write.run(APPROVE, args![id, by, now]);
+}
+
+/// A moderator has not let it through: it has failed.
+pub fn turn_down(write: &mut Write, id: &str, failure: &str, now: Millis) {
+    const TURN_DOWN: &str = "
+        UPDATE scheduled_messages
+        SET state = 'failed', failure = $2, next_at = $3
+        WHERE id = $1 AND state = 'held'";
+    write.run(TURN_DOWN, args![id, failure, now]);
 }
 
 static EXPIRING: Table = Table {
@@ -175,7 +204,8 @@ impl Store {
 }
 
 const COLUMNS: &str = "
-    SELECT id, sender, device_id, room_id, scope, msg_id, type, content, due_at, created_at, state, attempts, failure
+    SELECT id, sender, device_id, room_id, scope, msg_id, type, content, due_at, created_at, state, attempts, failure,
+        approved_by
     FROM scheduled_messages";
 
 fn scheduled(row: &Row) -> Result<ScheduledRow, Error> {
@@ -183,6 +213,7 @@ fn scheduled(row: &Row) -> Result<ScheduledRow, Error> {
         "waiting" => ScheduledState::Waiting,
         "sending" => ScheduledState::Sending,
         "failed" => ScheduledState::Failed,
+        "held" => ScheduledState::Held,
         other => return Err(Error::Corrupt(format!("scheduled_messages.state: {other}"))),
     };
     Ok(ScheduledRow {
@@ -199,6 +230,7 @@ fn scheduled(row: &Row) -> Result<ScheduledRow, Error> {
         state,
         attempts: row.int(11)?,
         failure: row.opt_text(12)?,
+        approved_by: row.opt_text(13)?,
     })
 }
 
@@ -220,6 +252,13 @@ impl TimedMessages<'_> {
         let sql =
             format!("{COLUMNS} WHERE state IN ('waiting', 'sending') AND next_at <= $1 ORDER BY next_at, id LIMIT $2");
         self.0.query(sql, args![now, limit]).await?.iter().map(scheduled).collect()
+    }
+
+    /// What waits for a moderator, the oldest first, after what was made at that moment and is called so.
+    pub async fn held(&self, (at, id): (Millis, &str), limit: u32) -> Result<Vec<ScheduledRow>, Error> {
+        let sql =
+            format!("{COLUMNS} WHERE state = 'held' AND (created_at, id) > ($1, $2) ORDER BY created_at, id LIMIT $3");
+        self.0.query(sql, args![at, id, i64::from(limit)]).await?.iter().map(scheduled).collect()
     }
 
     /// What is to go by `now`.

@@ -345,6 +345,7 @@ impl Users {
             event: None,
             content: &content,
             may_become: None,
+            is_approved: false,
         };
         gate.ask(proposal).await?;
         Ok(())

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use model::gate::{Act, Acts, Answer, Gate, GateError, Proposal};
+use model::gate::{Act, Acts, Answer, Gate, GateError, Leave, Proposal};
 use ruma::{OwnedUserId, UserId};
 use store::Store;
 use tracing::warn;
@@ -98,7 +98,7 @@ impl Gate for SuspensionGate {
             if is_kept && !self.takes_back_own(&proposal).await? {
                 return Err(GateError::Suspended);
             }
-            if self.then.asks_about().has(proposal.act) { self.then.ask(proposal).await } else { Ok(None) }
+            if self.then.asks_about().has(proposal.act) { self.then.ask(proposal).await } else { Ok(Leave::default()) }
         })
     }
 }

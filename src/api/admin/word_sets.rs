@@ -1,6 +1,6 @@
 //! Words that people don't get past with.
 
-use integrations::content_rules::{WordAction, WordSet};
+use integrations::content_rules::{Tried, WordAction, WordSet};
 use model::Millis;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -28,7 +28,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 struct ShownSet {
     /// What admins call it.
     name: String,
-    /// What is done about its words: `reject` or `replace`.
+    /// What is done about its words: `reject`, `replace`, `hold` (a moderator lets it through first) or `tag` (it is reported).
     #[schema(value_type = String)]
     action: WordAction,
     /// What stands in the place of a word; null: an asterisk for each of its letters.
@@ -62,7 +62,7 @@ struct WordSets {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewWordSet {
-    /// What is done about its words: `reject` or `replace`.
+    /// What is done about its words: `reject`, `replace`, `hold` (a moderator lets it through first) or `tag` (it is reported).
     #[schema(value_type = String)]
     action: WordAction,
     /// What stands in the place of a word; left out: an asterisk for each of its letters.
@@ -84,6 +84,10 @@ struct TriedText {
 struct JudgedText {
     /// What would be sent; null: nothing.
     text: Option<String>,
+    /// The sets for which it would wait until a moderator lets it through.
+    held_by: Vec<String>,
+    /// The sets for which it would be reported.
+    tagged_by: Vec<String>,
 }
 
 async fn all(call: Call<Viewer>) -> Answer<WordSets> {
@@ -110,5 +114,6 @@ async fn remove(call: Call<Admin>) -> Answer<Nothing> {
 }
 
 async fn attempt(call: Call<Viewer, Nothing, TriedText>) -> Answer<JudgedText> {
-    Ok(JudgedText { text: call.services.content_rules.try_text(&call.body.text) })
+    let Tried { text, held_by, tagged_by } = call.services.content_rules.try_text(&call.body.text);
+    Ok(JudgedText { text, held_by, tagged_by })
 }

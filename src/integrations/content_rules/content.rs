@@ -14,7 +14,7 @@ pub(super) enum Verdict {
 }
 
 /// Looks at every text that people read. Answers whether something was replaced; an error: something is refused.
-pub(super) fn look_through(content: &mut Value, judge: &dyn Fn(&str) -> Verdict) -> Result<bool, ()> {
+pub(super) fn look_through(content: &mut Value, judge: &mut dyn FnMut(&str) -> Verdict) -> Result<bool, ()> {
     match content {
         Value::Object(fields) => look_through_fields(fields, judge),
         Value::Array(items) => {
@@ -24,7 +24,7 @@ pub(super) fn look_through(content: &mut Value, judge: &dyn Fn(&str) -> Verdict)
     }
 }
 
-fn look_through_fields(fields: &mut Map<String, Value>, judge: &dyn Fn(&str) -> Verdict) -> Result<bool, ()> {
+fn look_through_fields(fields: &mut Map<String, Value>, judge: &mut dyn FnMut(&str) -> Verdict) -> Result<bool, ()> {
     let (mut is_changed, mut is_formatting_stale) = (false, false);
     for (name, value) in fields.iter_mut() {
         let Value::String(text) = value else {
@@ -87,7 +87,7 @@ mod tests {
             "formatted_body": "a <b>b</b>ad word", "m.new_content": { "body": "so bad" },
             "m.relates_to": { "event_id": "bad" }, "m.text": [{ "body": "bad" }],
         });
-        assert_eq!(look_through(&mut content, &judge), Ok(true));
+        assert_eq!(look_through(&mut content, &mut judge), Ok(true));
         let expected = json!({
             "msgtype": "bad", "body": "a *** word", "m.new_content": { "body": "so ***" },
             "m.relates_to": { "event_id": "bad" }, "m.text": [{ "body": "***" }],
@@ -98,9 +98,9 @@ mod tests {
     #[test]
     fn a_word_that_tags_cut_is_seen() {
         let mut content = json!({ "body": "fine", "formatted_body": "ne<i>ver</i>" });
-        assert_eq!(look_through(&mut content, &judge), Err(()));
+        assert_eq!(look_through(&mut content, &mut judge), Err(()));
         let mut content = json!({ "body": "fine", "formatted_body": "<p>fine</p>" });
-        assert_eq!(look_through(&mut content, &judge), Ok(false));
+        assert_eq!(look_through(&mut content, &mut judge), Ok(false));
         assert_eq!(content["formatted_body"], "<p>fine</p>");
     }
 }

@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use model::gate::{Acts, Answer, Gate, GateError, Proposal};
+use model::gate::{Acts, Answer, Gate, GateError, Leave, Proposal};
 use peers::vault::Vault;
 use serde_json::value::RawValue;
 use store::{Store, before_hooks::BeforeHookRow};
@@ -107,7 +107,7 @@ impl Before {
         self.known.read().unwrap_or_else(PoisonError::into_inner).hooks.clone()
     }
 
-    async fn ask_all(&self, proposal: Proposal<'_>) -> Result<Option<Box<RawValue>>, GateError> {
+    async fn ask_all(&self, proposal: Proposal<'_>) -> Result<Leave, GateError> {
         let ends = Instant::now() + ALTOGETHER;
         let id = format!("{:016x}", rand::random::<u64>());
         let mut changed: Option<Box<RawValue>> = None;
@@ -127,7 +127,7 @@ impl Before {
                 Err(_) => return Err(GateError::Silent),
             }
         }
-        Ok(changed)
+        Ok(Leave { content: changed, mark: None })
     }
 }
 

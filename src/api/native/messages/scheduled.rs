@@ -58,6 +58,8 @@ enum State {
     Sending,
     /// It could not be said.
     Failed,
+    /// It waits until a moderator lets it through.
+    Held,
 }
 
 /// Something that is to be said later.
@@ -98,6 +100,7 @@ impl From<Scheduled> for ScheduledMessage {
                 rooms::ScheduledState::Waiting => State::Waiting,
                 rooms::ScheduledState::Sending => State::Sending,
                 rooms::ScheduledState::Failed => State::Failed,
+                rooms::ScheduledState::Held => State::Held,
             },
             kind,
             content,

@@ -160,6 +160,7 @@ mod tests {
             event: Some(EventWords { kind: "m.room.message", state_key: None, redacts: None }),
             content: &content,
             may_become: if can_change { Some(&is_short) } else { None },
+            is_approved: false,
         });
     }
 
