@@ -40,7 +40,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// So many positions are looked at in one go.
 const WINDOW: i64 = 5_000;
 /// So much goes into one Write: the writer does nothing else meanwhile.
-const AT_ONCE: usize = 100;
+const AT_ONCE: usize = 200;
+/// While others write, it rests after a Write so many times as long as that took, unless somebody looks for something: who sends
+/// much has the writer to themselves most of the time, and the index catches up when there is less to do.
+const RESTS: u32 = 4;
 /// So many of the latest edits are looked at to find one that counts.
 const LATEST_EDITS: usize = 20;
 
@@ -168,12 +171,18 @@ impl Search {
             touched.push((Position(-event.position.0), Touched::Came(event.position, event)));
         }
         touched.sort_by_key(|(at, _)| *at);
+        let mut is_waited_for = false;
         for chunk in touched.chunks(AT_ONCE) {
+            let (began, heard) = (Instant::now(), *self.shared.heard.borrow());
             let entries = self.entries(chunk).await?;
             // A commit's redactions and its events have positions of their own, so a chunk ends between two of them.
             let reached = chunk.last().map_or(upto, |(at, _)| *at);
             if !entries.is_empty() {
                 self.put(progress, reached, &entries).await?;
+                // Who waits for the index asks again at the end of each window.
+                let is_alone = *self.shared.heard.borrow() == heard;
+                let rest = if is_alone || is_waited_for { Duration::ZERO } else { began.elapsed() * RESTS };
+                is_waited_for |= timeout(rest, self.shared.looked_for.notified()).await.is_ok();
             }
         }
         progress.at = upto;
