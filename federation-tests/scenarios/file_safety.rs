@@ -19,6 +19,12 @@ async fn matrix(client: &Client, kind: &str, bytes: &[u8]) -> Answer {
     client.raw(Method::POST, "/_matrix/media/v3/upload", kind, bytes.to_vec()).await.expect("the server answers")
 }
 
+/// What was made.
+fn made(answer: Answer) -> Value {
+    assert_eq!(answer.status, 201, "{}", answer.text);
+    answer.body
+}
+
 /// Fills a name that was given out before.
 async fn later(client: &Client, kind: &str, bytes: &[u8]) -> (Answer, String) {
     let named = client.post("/_matrix/media/v1/create", json!({})).await.ok();
@@ -59,7 +65,7 @@ async fn piece(client: &Client, path: &str, offset: usize, bytes: &[u8]) -> Answ
 
 /// Sends a file in two pieces.
 async fn in_pieces(client: &Client, kind: &str, bytes: &[u8]) -> (Answer, String) {
-    let upload = announced(client, kind, bytes.len()).await.ok();
+    let upload = made(announced(client, kind, bytes.len()).await);
     let name = upload["mxc_uri"].as_str().and_then(|uri| uri.strip_prefix("mxc://")).expect("a name").to_owned();
     let path = format!("/api/v1/files/uploads/{}", name.rsplit('/').next().expect("it has an id"));
     let (first, rest) = bytes.split_at(bytes.len() / 2);
@@ -91,7 +97,7 @@ async fn files_of_kinds_that_are_not_taken_are_refused_whichever_way_they_come()
             .await;
         let alice = server.register("alice").await;
         matrix(&alice, "image/png", PNG).await.ok();
-        native(&alice, "text/plain; charset=utf-8", b"hello").await.ok();
+        made(native(&alice, "text/plain; charset=utf-8", b"hello").await);
         let kept = files_in(&server);
         let told = matrix(&alice, "image/png", ELF).await.refused(403, "M_FORBIDDEN");
         let text = told["error"].as_str().expect("it says why");
@@ -158,7 +164,7 @@ async fn what_clamav_finds_something_in_is_refused_and_what_it_has_not_seen_is_n
         clamd.be(Mood::Well);
         let upload = alice.get(&path).await.ok();
         assert_eq!((&upload["expires_at"], &upload["file"]["size"]), (&Value::Null, &json!(8)), "{upload}");
-        native(&alice, "text/plain", b"harmless too").await.ok();
+        made(native(&alice, "text/plain", b"harmless too").await);
         drop(clamd);
         eventually("nobody listens there any more", async || {
             (native(&alice, "text/plain", b"more").await.status == 503).then_some(())
@@ -179,7 +185,7 @@ async fn who_would_rather_have_files_unseen_than_none_gets_them() {
         .await;
     let alice = server.register("alice").await;
     clamd.be(Mood::Confused);
-    native(&alice, "text/plain", b"harmless").await.ok();
+    made(native(&alice, "text/plain", b"harmless").await);
     assert!(server.log().contains("clamd_required"), "the log says so");
     clamd.be(Mood::Well);
     native(&alice, "text/plain", &infected()).await.problem(403, "infected_file");
@@ -195,7 +201,7 @@ async fn files_of_other_servers_are_looked_at_before_they_are_given_out() {
     let theirs = network.server(&Engine::Sqlite, "b.test").await.start().await;
     let (alice, bob) = (ours.register("alice").await, theirs.register("bob").await);
     let upload = async |kind: &str, bytes: &[u8]| {
-        let uploaded = native(&bob, kind, bytes).await.ok();
+        let uploaded = made(native(&bob, kind, bytes).await);
         let url = uploaded["content_url"].as_str().expect("it is somewhere").to_owned();
         let matrix = url.replace("/api/v1/files/", "/_matrix/client/v1/media/download/").replace("/content", "");
         (url, matrix)
