@@ -12,6 +12,7 @@ mod described;
 mod encrypted;
 mod federation;
 mod figures;
+mod file_safety;
 mod files;
 mod lifecycle;
 mod native;

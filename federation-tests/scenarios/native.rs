@@ -9,3 +9,4 @@ mod people;
 mod realtime;
 mod search;
 mod timed;
+mod transfers;

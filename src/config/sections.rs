@@ -4,6 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use bytesize::ByteSize;
 use integrations::system_events::Severity;
+use media::{ClamdAddress, KindPattern};
 use model::peer::TrustLevel;
 use ruma::{OwnedServerName, RoomVersionId};
 use serde::{Deserialize, Serialize};
@@ -603,11 +604,36 @@ pub struct Media {
     /// How much one user may have here; `None`: any amount.
     #[serde(with = "human::quota")]
     pub quota: Option<ByteSize>,
+    /// Only these kinds of file are taken; empty: all that aren't denied.
+    pub allowed_types: Vec<KindPattern>,
+    /// These kinds of file are never taken.
+    pub denied_types: Vec<KindPattern>,
+    /// Where the daemon of ClamAV listens, which looks at every file; unset: none does.
+    pub clamd: Option<ClamdAddress>,
+    /// How long it may take over one file.
+    #[serde(with = "human::duration")]
+    pub clamd_timeout: Duration,
+    /// How many files it is given at once.
+    #[serde(deserialize_with = "human::whole::<_, 1, 100>")]
+    pub clamd_concurrency: u32,
+    /// Whether a file that it could not look at is refused.
+    pub clamd_required: bool,
 }
 
 impl Default for Media {
     fn default() -> Self {
-        Self { path: None, max_upload: ByteSize::mib(50), max_remote: ByteSize::mib(50), quota: None }
+        Self {
+            path: None,
+            max_upload: ByteSize::mib(50),
+            max_remote: ByteSize::mib(50),
+            quota: None,
+            allowed_types: Vec::new(),
+            denied_types: Vec::new(),
+            clamd: None,
+            clamd_timeout: Duration::from_mins(1),
+            clamd_concurrency: 4,
+            clamd_required: true,
+        }
     }
 }
 

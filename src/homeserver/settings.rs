@@ -12,7 +12,7 @@ use integrations::{
     runtime_settings::{Configured, SetLimits, SetRate},
     system_events::SystemEventsConfig,
 };
-use media::MediaConfig;
+use media::{Kinds, MediaConfig, ScanConfig};
 use model::SigningKey;
 use peers::{LinksConfig, PeersConfig, TrustConfig, links::LinkTls};
 use rooms::{RoomsConfig, SearchConfig};
@@ -178,7 +178,17 @@ pub(super) fn runtime_settings(config: &Config, log_filter: &str) -> (Configured
 }
 
 pub(super) fn media_config(config: &Config) -> MediaConfig {
+    let section = &config.media;
+    let kinds = Kinds { allowed: section.allowed_types.clone(), denied: section.denied_types.clone() };
+    let scan = section.clamd.clone().map(|address| ScanConfig {
+        address,
+        timeout: section.clamd_timeout,
+        concurrent: usize::try_from(section.clamd_concurrency).unwrap_or(usize::MAX),
+        is_required: section.clamd_required,
+    });
     MediaConfig {
+        kinds,
+        scan,
         max_upload: config.media.max_upload.as_u64(),
         max_remote: config.media.max_remote.as_u64(),
         quota: config.media.quota.map(|quota| quota.as_u64()),

@@ -1,4 +1,4 @@
-//! What people are notified of: broadcasts, friend requests, invitations, and where they are mentioned.
+//! What people are notified of: broadcasts, friend requests, invitations, files that are offered to them, and where they are mentioned.
 //!
 //! Nothing is made for it when something happens: each of these is somewhere already, and has its position in the one stream, so what
 //! a user is notified of is merged when it is asked for, the latest first. What is written is only what was read: up to a mark, and
@@ -7,7 +7,7 @@
 use std::{collections::HashSet, sync::Arc};
 
 use model::{Kind, Millis, Position, Refusal, TimelineEvent};
-use rooms::{FriendDirection, FriendError, FriendRequest, Invited, RoomError, Rooms};
+use rooms::{FriendDirection, FriendError, FriendRequest, Invited, RoomError, Rooms, Transfer, TransferError};
 use ruma::{OwnedRoomId, UserId};
 use store::{Store, Write, notifications as rows};
 use sync::{Sync, SyncError};
@@ -35,11 +35,13 @@ pub enum NotificationKind {
     Invitation,
     /// Somebody is mentioned.
     Mention,
+    /// Somebody is offered a file.
+    FileTransfer,
 }
 
 impl NotificationKind {
     /// All.
-    pub const ALL: [Self; 4] = [Self::System, Self::FriendRequest, Self::Invitation, Self::Mention];
+    pub const ALL: [Self; 5] = [Self::System, Self::FriendRequest, Self::Invitation, Self::Mention, Self::FileTransfer];
 
     /// Its name.
     pub fn as_str(self) -> &'static str {
@@ -48,6 +50,7 @@ impl NotificationKind {
             Self::FriendRequest => "friend_request",
             Self::Invitation => "invitation",
             Self::Mention => "mention",
+            Self::FileTransfer => "file_transfer",
         }
     }
 }
@@ -81,6 +84,8 @@ pub enum About {
         /// By what.
         event: Arc<TimelineEvent>,
     },
+    /// Somebody offers the user a file.
+    FileTransfer(Box<Transfer>),
 }
 
 impl Notification {
@@ -91,6 +96,7 @@ impl Notification {
             About::FriendRequest(_) => NotificationKind::FriendRequest,
             About::Invitation(_) => NotificationKind::Invitation,
             About::Mention { .. } => NotificationKind::Mention,
+            About::FileTransfer(_) => NotificationKind::FileTransfer,
         }
     }
 }
@@ -141,6 +147,9 @@ pub enum NotificationError {
     /// Requests could not be read.
     #[error(transparent)]
     Friend(#[from] FriendError),
+    /// Offers could not be read.
+    #[error(transparent)]
+    Transfer(#[from] TransferError),
     /// Rooms could not be read.
     #[error(transparent)]
     Room(#[from] RoomError),
@@ -159,6 +168,7 @@ impl Refusal for NotificationError {
             Self::Unknown => Kind::NotFound,
             Self::Broadcast(error) => error.kind(),
             Self::Friend(error) => error.kind(),
+            Self::Transfer(error) => error.kind(),
             Self::Room(error) => error.kind(),
             Self::Sync(error) => error.kind(),
             Self::Store(error) => error.kind(),
@@ -184,7 +194,7 @@ impl Notifications {
         Self { store, rooms, sync, broadcasts }
     }
 
-    /// Some of what a user is notified of, the latest first. Requests and invitations are there while they wait for an answer.
+    /// Some of what a user is notified of, the latest first. Requests, invitations and offers are there while they wait for an answer.
     pub async fn page(
         &self,
         user_id: &UserId,
@@ -297,6 +307,7 @@ impl Notifications {
                 NotificationKind::FriendRequest => self.requests_before(user_id, before, limit).await?,
                 NotificationKind::Invitation => self.invitations_before(user_id, before, limit).await?,
                 NotificationKind::Mention => self.mentions_before(user_id, before, limit).await?,
+                NotificationKind::FileTransfer => self.transfers_before(user_id, before, limit).await?,
             };
             found.extend(some);
             floor = floor.max(end);
@@ -381,6 +392,22 @@ impl Notifications {
             about: About::Invitation(Box::new(invited)),
         });
         Ok((found.collect(), next))
+    }
+
+    async fn transfers_before(
+        &self,
+        user_id: &UserId,
+        before: Position,
+        limit: usize,
+    ) -> Result<Stretch, NotificationError> {
+        let page = self.rooms.transfers(user_id, FriendDirection::In, true, Some(before), limit).await?;
+        let found = page.transfers.into_iter().map(|transfer| Notification {
+            position: transfer.position,
+            at: transfer.offered_at,
+            is_read: false,
+            about: About::FileTransfer(Box::new(transfer)),
+        });
+        Ok((found.collect(), page.next))
     }
 
     async fn mentions_before(

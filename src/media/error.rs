@@ -58,6 +58,29 @@ pub enum MediaError {
     /// It isn't what its uploader says it is.
     #[error("what came does not hash to what was said")]
     WrongHash,
+    /// This server doesn't take files of this kind.
+    #[error(
+        "this server takes no files of the type {kind}: {allowed}. Send it in another format, or ask the admins of this server"
+    )]
+    KindNotAllowed {
+        /// What it is, or is said to be.
+        kind: String,
+        /// What is taken.
+        allowed: String,
+    },
+    /// There is a virus in it.
+    #[error(
+        "the virus scanner of this server found something harmful in the file; check the device that it comes from"
+    )]
+    Infected,
+    /// It is larger than the virus scanner takes.
+    #[error(
+        "the file is larger than the virus scanner of this server takes; send it in parts, or ask the admins of this server"
+    )]
+    TooLargeToScan,
+    /// The virus scanner is away, or makes no sense.
+    #[error("the file could not be looked at for viruses")]
+    NotScanned,
     /// It is no picture, or none of a kind that is known here.
     #[error("no thumbnail can be made of this file")]
     NoPicture,
@@ -116,6 +139,18 @@ pub enum RemoteFailure {
     /// This server talks to no others.
     #[error("this server does not talk with other servers")]
     Disabled,
+    /// This server doesn't take files of this kind.
+    #[error("this server gives out no files of the type {kind}")]
+    KindNotAllowed {
+        /// What it is, or is said to be.
+        kind: String,
+    },
+    /// There is a virus in it.
+    #[error("the virus scanner of this server found something harmful in the file")]
+    Infected,
+    /// It could not be looked at for viruses.
+    #[error("the file could not be looked at for viruses, and is not given out; try again later")]
+    NotScanned,
     /// A fault of ours, such as a full disk.
     #[error("the file could not be kept")]
     Ours,
@@ -125,18 +160,22 @@ impl Refusal for MediaError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound => Kind::NotFound,
-            Self::TooLarge { .. } | Self::TooLargeToScale => Kind::TooLarge,
+            Self::TooLarge { .. } | Self::TooLargeToScale | Self::TooLargeToScan => Kind::TooLarge,
             Self::BrokenOff | Self::NoPicture | Self::WrongHash => Kind::Invalid,
             Self::NotYetUploaded | Self::TooSlow => Kind::Unreachable,
             Self::Filled | Self::WrongOffset { .. } | Self::Locked => Kind::Conflict,
             Self::NotYours | Self::QuotaExceeded { .. } | Self::TooLargeForPeer { .. } | Self::NotForPeer => {
                 Kind::Forbidden
             }
+            Self::KindNotAllowed { .. } | Self::Infected => Kind::Forbidden,
             Self::TooManyAwaited { .. } => Kind::RateLimited,
-            Self::Busy => Kind::Unavailable,
+            Self::Busy | Self::NotScanned => Kind::Unavailable,
             Self::Remote { failure, .. } => match failure {
                 RemoteFailure::NotFound | RemoteFailure::Disabled => Kind::NotFound,
-                RemoteFailure::TooLarge { .. } | RemoteFailure::Unreachable => Kind::Unreachable,
+                RemoteFailure::KindNotAllowed { .. } | RemoteFailure::Infected => Kind::Forbidden,
+                RemoteFailure::TooLarge { .. } | RemoteFailure::Unreachable | RemoteFailure::NotScanned => {
+                    Kind::Unreachable
+                }
                 RemoteFailure::Ours => Kind::Unavailable,
             },
             Self::Trust(error) => error.kind(),
@@ -161,9 +200,26 @@ impl Refusal for MediaError {
         }
     }
 
+    fn code(&self) -> Option<&'static str> {
+        match self {
+            Self::KindNotAllowed { .. } | Self::Remote { failure: RemoteFailure::KindNotAllowed { .. }, .. } => {
+                Some("file_type_not_allowed")
+            }
+            Self::Infected | Self::Remote { failure: RemoteFailure::Infected, .. } => Some("infected_file"),
+            Self::TooLargeToScan => Some("too_large_to_scan"),
+            Self::NotScanned | Self::Remote { failure: RemoteFailure::NotScanned, .. } => {
+                Some("virus_scan_unavailable")
+            }
+            _ => None,
+        }
+    }
+
     fn remedy(&self) -> Option<String> {
         match self {
             Self::Gate(error) => error.remedy(),
+            Self::NotScanned => {
+                Some("the virus scanner of this server can't be asked at the moment; try again later".into())
+            }
             _ => None,
         }
     }

@@ -29,7 +29,7 @@ const UNFINISHED: [&str; 2] = ["tmp", "partial"];
 pub(crate) const BUFFER: usize = 128 << 10;
 
 /// How much of a file's beginning is remembered, to see what it is.
-pub(crate) const HEAD: usize = 16;
+pub(crate) const HEAD: usize = 64;
 
 /// The folder.
 #[derive(Clone, Debug)]
@@ -121,6 +121,17 @@ impl Draft {
     /// How much has been written.
     pub(crate) fn size(&self) -> u64 {
         self.size
+    }
+
+    /// The first bytes.
+    pub(crate) fn head(&self) -> &[u8] {
+        &self.head
+    }
+
+    /// What has been written, from the beginning.
+    pub(crate) async fn reader(&mut self) -> io::Result<File> {
+        self.file.flush().await?;
+        File::open(&self.path).await
     }
 
     /// Of what has been written, in hex.

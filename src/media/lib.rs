@@ -2,7 +2,7 @@
 //!
 //! **Invariant.** No file is ever whole in memory but one that is being scaled, whose size is bounded. A file is durable
 //! before anybody hears its name, equal files are kept once, and one that ends early leaves nothing. Nothing is believed
-//! about a file but its bytes.
+//! about a file but its bytes. None gets a name before it was looked at (`inspect`), whichever way it came.
 //!
 //! **To keep another kind of derived file:** a folder in `files`, named by the hash of what it was derived from.
 
@@ -11,12 +11,16 @@ mod error;
 mod files;
 mod find;
 mod for_peers;
+mod inspect;
 mod item;
+mod kinds;
 mod partial;
 mod parts;
 mod remote;
 mod resumable;
 mod scale;
+mod scan;
+mod sniff;
 mod thumbnail;
 mod upload;
 
@@ -45,8 +49,10 @@ pub use error::{MediaError, RemoteFailure};
 pub use find::{Reach, Uploaded};
 pub use for_peers::Given;
 pub use item::Item;
+pub use kinds::{KindPattern, KindPatternError, Kinds};
 pub use resumable::{Announced, Progress};
 pub use scale::{Fit, Wanted};
+pub use scan::{ClamdAddress, ClamdAddressError, ScanConfig};
 pub use upload::{Described, Reserved};
 
 /// How often what was left half done is looked for.
@@ -74,6 +80,10 @@ pub struct MediaConfig {
     pub idle_timeout: Duration,
     /// How many bytes one user may have here; `None`: any number.
     pub quota: Option<u64>,
+    /// Which kinds of file are taken.
+    pub kinds: Kinds,
+    /// How files are looked at for viruses; `None`: they aren't.
+    pub scan: Option<ScanConfig>,
 }
 
 impl MediaConfig {
@@ -88,6 +98,8 @@ impl MediaConfig {
             concurrent_thumbnails: 2,
             idle_timeout: Duration::from_secs(30),
             quota: None,
+            kinds: Kinds::default(),
+            scan: None,
         }
     }
 }
@@ -128,6 +140,7 @@ struct Shared {
     clock: Clock,
     remote: remote::Remote,
     scaling: Arc<Semaphore>,
+    scanner: Option<scan::Scanner>,
     /// Rings when a name got its content.
     filled: Notify,
     gate: GateSlot,
@@ -151,9 +164,10 @@ impl Media {
         let files = files::Files::open(config.path.clone()).await?;
         let remote = remote::Remote::new(ask, config.concurrent_fetches);
         let scaling = Arc::new(Semaphore::new(config.concurrent_thumbnails));
+        let scanner = config.scan.clone().map(scan::Scanner::new);
         let filled = Notify::new();
         let gate = GateSlot::default();
-        let shared = Shared { config, server_name, store, files, clock, remote, scaling, filled, gate };
+        let shared = Shared { config, server_name, store, files, clock, remote, scaling, scanner, filled, gate };
         Ok(Self { shared: Arc::new(shared) })
     }
 

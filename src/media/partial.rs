@@ -92,6 +92,12 @@ impl Partial {
         .await
     }
 
+    /// What has come, from the beginning.
+    pub(crate) async fn reader(&mut self) -> io::Result<File> {
+        self.file.flush().await?;
+        File::open(&self.path).await
+    }
+
     /// Gives it the name of its content too. When this returns, that survives a crash.
     pub(crate) async fn keep(&mut self, files: &Files, sha256: &str) -> io::Result<()> {
         self.file.flush().await?;

@@ -26,7 +26,7 @@ use tracing::{Instrument as _, debug, info_span, warn};
 
 use crate::{
     Media, MediaError, Mxc, RemoteFailure,
-    content_type::believed,
+    content_type::{believed, normalised},
     parts::{FilePart, RemoteFile, file_part},
     upload::content_row,
 };
@@ -201,6 +201,8 @@ impl Media {
             }
             draft.write(&piece).await.map_err(ours)?;
         }
+        let declared = normalised(file.content_type.as_deref());
+        self.inspect(mxc.server.as_str(), &declared, &mut draft).await.map_err(refused)?;
         let written = draft.keep(&self.shared.files).await.map_err(ours)?;
         let content_type = believed(file.content_type.as_deref(), &written.head);
         let row = content_row(written, content_type, file.file_name.as_deref());
@@ -214,6 +216,16 @@ impl Media {
 fn ours(error: impl std::error::Error + 'static) -> RemoteFailure {
     warn!(error = &error as &dyn std::error::Error, "failed to keep another server's file");
     RemoteFailure::Ours
+}
+
+/// What it means for another server's file that it was looked at.
+fn refused(error: MediaError) -> RemoteFailure {
+    match error {
+        MediaError::KindNotAllowed { kind, .. } => RemoteFailure::KindNotAllowed { kind },
+        MediaError::Infected => RemoteFailure::Infected,
+        MediaError::NotScanned | MediaError::TooLargeToScan => RemoteFailure::NotScanned,
+        error => ours(error),
+    }
 }
 
 /// What it means for a file that its server, or whoever has it for that server, could not be asked.

@@ -61,6 +61,8 @@ impl Media {
     /// Errors: `TooLarge`, `QuotaExceeded`, `TooManyAwaited`.
     pub async fn announce(&self, uploader: &UserId, announced: Announced) -> Result<Progress, MediaError> {
         let now = self.now();
+        let content_type = normalised(announced.described.content_type.as_deref());
+        self.check_declared(&content_type)?;
         self.check_length(announced.length)?;
         self.check_awaited(uploader, now).await?;
         self.check_quota(uploader, announced.length).await?;
@@ -69,7 +71,7 @@ impl Media {
             uploader: uploader.to_owned(),
             length: i64::try_from(announced.length).unwrap_or(i64::MAX),
             sha256: announced.sha256.map(|hash| hash.to_ascii_lowercase()),
-            content_type: normalised(announced.described.content_type.as_deref()),
+            content_type,
             file_name: announced.described.file_name.as_deref().and_then(safe_file_name),
             expires_at: now + NAME_LIFETIME,
         };
@@ -185,6 +187,15 @@ impl Media {
         if upload.sha256.as_ref().is_some_and(|announced| *announced != written.sha256) {
             self.forget(id, partial).await?;
             return Err(MediaError::WrongHash);
+        }
+        match self.inspect_whole(upload.uploader.as_str(), &upload.content_type, &written, &mut partial).await {
+            Ok(()) => {}
+            // All of it is here, and need not come again when the scanner is back: who asks how far it is has it looked at.
+            Err(error @ (MediaError::NotScanned | MediaError::Files(_))) => return Err(error),
+            Err(error) => {
+                self.forget(id, partial).await?;
+                return Err(error);
+            }
         }
         let (size, sha256, file_name) = (written.size, written.sha256.clone(), upload.file_name.as_deref());
         if let Err(error) = self.ask(&upload.uploader, size, sha256, &upload.content_type, file_name).await {

@@ -134,10 +134,12 @@ impl Media {
         described: Described,
         body: impl Stream<Item = Result<Bytes, E>> + Send,
     ) -> Result<ContentRow, MediaError> {
-        self.check_quota(uploader, 0).await?;
-        let draft = self.draft_of(body, self.config().max_upload).await?;
-        self.check_quota(uploader, draft.size()).await?;
         let content_type = normalised(described.content_type.as_deref());
+        self.check_declared(&content_type)?;
+        self.check_quota(uploader, 0).await?;
+        let mut draft = self.draft_of(body, self.config().max_upload).await?;
+        self.check_quota(uploader, draft.size()).await?;
+        self.inspect(uploader.as_str(), &content_type, &mut draft).await?;
         let file_name = described.file_name.as_deref();
         self.ask(uploader, draft.size(), draft.sha256(), &content_type, file_name).await?;
         let written = draft.keep(&self.shared.files).await?;

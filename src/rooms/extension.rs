@@ -31,6 +31,7 @@ use crate::{
     live::{Head, SharedRoom, StoredState},
     send::membership_of,
     timeline::Transaction,
+    transfers::note_transfer,
 };
 
 /// After so many changes to a state, the next snapshot holds the whole of it.
@@ -438,6 +439,7 @@ impl<'a> Extension<'a> {
     async fn tell(&mut self, event: &Arc<TimelineEvent>, offset: u32) -> Result<(), RoomError> {
         self.write.tell(offset, Change::Event(event.clone()));
         note_request(&mut self.write, self.rooms.server_name(), event, &Arg::Position(offset));
+        note_transfer(&mut self.write, self.rooms.server_name(), event, &Arg::Position(offset));
         if let Some((parent, rel_type)) = relation(&event.pdu) {
             events::insert_relation(&mut self.write, event, &parent, &rel_type, Arg::Position(offset));
         }

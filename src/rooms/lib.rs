@@ -62,6 +62,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod timeline;
+mod transfers;
 mod visibility;
 
 use std::{
@@ -112,6 +113,10 @@ pub use search::{
 pub use send::{Sent, Wish};
 pub use spaces::{Branch, Tree, TreeRequest};
 pub use timeline::Transaction;
+pub use transfers::{
+    NewTransfer, OfferedFile, TRANSFER, TRANSFER_ANSWER, Transfer, TransferAnswer, TransferError, TransferPage,
+    TransferState,
+};
 pub use visibility::Sight;
 
 /// What rooms are like here.

@@ -71,6 +71,7 @@ pub mod system_events;
 pub mod timed_messages;
 pub mod to_device;
 pub mod tokens;
+pub mod transfers;
 pub mod unread;
 pub mod uploads;
 pub mod used_tokens;

@@ -50,6 +50,7 @@ const SHARED: &[Step] = migrations![
     33 "0033_applications",
     34 "0034_admin",
     36 "0036_timed_messages",
+    37 "0037_file_transfers",
     40 "0040_held_messages",
 ];
 

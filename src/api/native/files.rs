@@ -3,6 +3,7 @@
 //! The pieces come as [tus](https://tus.io/protocols/resumable-upload) 1.0.0 has it, with the extensions creation,
 //! creation-with-upload, checksum, termination and expiration, so that its clients work.
 
+mod transfers;
 mod tus;
 
 use std::time::Duration;
@@ -23,9 +24,10 @@ use crate::{
     file_answer::{Cached, answer},
 };
 
-/// The endpoints of this file, and of `tus`.
+/// The endpoints of this file, of `transfers` and of `tus`.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    vec![
+    let mut endpoints = transfers::endpoints();
+    endpoints.extend([
         post("/api/v1/files", "Uploads a file, or announces one that comes in pieces.", take).explained(
             "Without `Tus-Resumable` the body is the file; `Content-Type` says what it is and `filename` what it is called, and the answer \
              is 201 with the file. With `Tus-Resumable: 1.0.0` the file is announced by `Upload-Length`, and `Upload-Metadata` with \
@@ -49,7 +51,8 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
              coming is waited for, 20 seconds at most.",
         ),
         get("/api/v1/files/{server_name}/{media_id}/thumbnail", "A small picture of a picture.", thumbnail),
-    ]
+    ]);
+    endpoints
 }
 
 /// A file.
@@ -227,3 +230,5 @@ pub(super) fn refuse(error: MediaError) -> Problem {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod transfer_tests;

@@ -20,7 +20,7 @@ const PREVIEW: usize = 200;
 /// The endpoints of this file.
 pub(super) fn endpoints() -> Vec<Endpoint> {
     const LIST: &str = "\
-        The latest first: broadcasts (`system`), friend requests and invitations while they wait for an answer, and messages that \
+        The latest first: broadcasts (`system`), friend requests, invitations and files that one is offered while they wait for an answer, and messages that \
         mention one. They aren't kept: each is what it is about.";
     const READ: &str = "\
         Once more does nothing. A broadcast that is read here is read among the broadcasts too; that a mention was seen here tells \
@@ -67,6 +67,8 @@ enum KindWord {
     Invitation,
     /// A message mentions one.
     Mention,
+    /// One is offered a file.
+    FileTransfer,
 }
 
 impl From<KindWord> for NotificationKind {
@@ -76,6 +78,7 @@ impl From<KindWord> for NotificationKind {
             KindWord::FriendRequest => Self::FriendRequest,
             KindWord::Invitation => Self::Invitation,
             KindWord::Mention => Self::Mention,
+            KindWord::FileTransfer => Self::FileTransfer,
         }
     }
 }
@@ -97,13 +100,13 @@ struct Page {
 struct View {
     /// What it is called.
     id: String,
-    /// `system`, `friend_request`, `invitation` or `mention`; others may come.
+    /// `system`, `friend_request`, `invitation`, `mention` or `file_transfer`; others may come.
     kind: &'static str,
     /// One has read it.
     read: bool,
     /// When it happened, milliseconds since 1970.
     at: Millis,
-    /// One line: a broadcast's title, or the name of the conversation that one is invited into.
+    /// One line: a broadcast's title, the name of the conversation that one is invited into, or of the file that one is offered.
     #[serde(skip_serializing_if = "Option::is_none")]
     title: Option<String>,
     /// What is said: a broadcast's text, what was said with a request or an invitation, the beginning of a message.
@@ -124,6 +127,10 @@ struct View {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     request_id: Option<OwnedEventId>,
+    /// Of a file that one is offered: what the offer is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    transfer_id: Option<OwnedEventId>,
     /// Of a broadcast: what it is called.
     #[serde(skip_serializing_if = "Option::is_none")]
     broadcast_id: Option<String>,
@@ -179,6 +186,17 @@ impl From<Notification> for View {
                 conversation_id: Some(invited.room_id),
                 ..view
             },
+            About::FileTransfer(transfer) => {
+                let (title, text) = transfer.file.map(|file| (file.name, file.message)).unzip();
+                Self {
+                    title,
+                    text: text.flatten(),
+                    sender: Sender::new(transfer.sender, None),
+                    conversation_id: Some(transfer.room_id),
+                    transfer_id: Some(transfer.id),
+                    ..view
+                }
+            }
             About::Mention { room_id, event } => {
                 let body = event.pdu.content_as::<Value>().and_then(|content| content["body"].as_str().map(cut));
                 Self {
@@ -210,6 +228,8 @@ struct UnreadNotifications {
     invitation: usize,
     /// Messages that mention one.
     mention: usize,
+    /// Files that one is offered.
+    file_transfer: usize,
     /// There are more than were counted.
     limited: bool,
 }
@@ -249,6 +269,7 @@ async fn unread(call: Call<Session>) -> Answer<UnreadNotifications> {
         friend_request: of(NotificationKind::FriendRequest),
         invitation: of(NotificationKind::Invitation),
         mention: of(NotificationKind::Mention),
+        file_transfer: of(NotificationKind::FileTransfer),
         limited: unread.is_limited,
     })
 }
@@ -341,7 +362,7 @@ mod tests {
                 server.ask(Method::POST, &format!("{NOTIFICATIONS}/read"), alice, body.to_string()).await.0.as_u16()
             };
             let unread = async || server.get(&format!("{NOTIFICATIONS}/unread"), alice).await;
-            let expected = json!({ "total": 4, "system": 0, "friend_request": 1, "invitation": 1, "mention": 2, "limited": false });
+            let expected = json!({ "total": 4, "system": 0, "friend_request": 1, "invitation": 1, "mention": 2, "file_transfer": 0, "limited": false });
             assert_eq!(unread().await, expected);
             let path = format!("{NOTIFICATIONS}/{}/read", found[1]["id"].as_str().expect("an id"));
             assert_eq!(server.ask(Method::POST, &path, alice, "").await.0, StatusCode::NO_CONTENT);

@@ -134,6 +134,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_said_in_several_lines_is_signed_as_it_is_sent() {
+        on_each_engine(async |store| {
+            let wire = signed(&json!({ "body": "one\ntwo\r\n\t\"three\" \\ / \u{1}\u{7f}é\u{2705}" }));
+            assert_eq!(verify(&peers(store), &wire).await, Ok(wire.body.clone().into()));
+            Ok::<_, store::Error>(())
+        })
+        .await;
+    }
+
+    #[tokio::test]
     async fn a_request_is_believed_as_it_was_signed() {
         on_each_engine(async |store| {
             let peers = peers(store);

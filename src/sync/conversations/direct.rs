@@ -21,7 +21,7 @@ impl Sync {
         user_id.hash(&mut hasher);
         let locks = &self.shared.direct;
         let _one_at_a_time = locks[hasher.finish() as usize % locks.len()].lock().await;
-        if let Some(room_id) = self.find_direct(user_id, other).await? {
+        if let Some(room_id) = self.find_direct(user_id, other, true).await? {
             return Ok((room_id, false));
         }
         if let Some(room_id) = self.invited_by(user_id, other).await? {
@@ -52,14 +52,28 @@ impl Sync {
         Ok(())
     }
 
-    async fn find_direct(&self, user_id: &UserId, other: &UserId) -> Result<Option<OwnedRoomId>, SyncError> {
+    /// The room in which the user talks with `other` alone and both are; of several, the one in which something happened last.
+    pub async fn common_direct_room(&self, user_id: &UserId, other: &UserId) -> Result<Option<OwnedRoomId>, SyncError> {
+        self.find_direct(user_id, other, false).await
+    }
+
+    /// `or_invited`: `other` need not have come into it yet.
+    async fn find_direct(
+        &self,
+        user_id: &UserId,
+        other: &UserId,
+        or_invited: bool,
+    ) -> Result<Option<OwnedRoomId>, SyncError> {
         let rooms = &self.shared.rooms;
         let mut found: Option<(Position, OwnedRoomId)> = None;
         for (room_id, _) in self.direct_rooms(user_id).await?.into_iter().filter(|(_, with)| with == other) {
             let Ok(room) = rooms.get(&room_id).await else { continue };
             let is_there = rooms.membership(&room, user_id).await? == Some(MembershipState::Join);
-            let answers =
-                matches!(rooms.membership(&room, other).await?, Some(MembershipState::Join | MembershipState::Invite));
+            let answers = match rooms.membership(&room, other).await? {
+                Some(MembershipState::Join) => true,
+                Some(MembershipState::Invite) => or_invited,
+                _ => false,
+            };
             if !is_there || !answers {
                 continue;
             }
