@@ -20,5 +20,6 @@ mod outages;
 mod race;
 mod rooms;
 mod sdk;
+mod storage;
 mod sync_stories;
 mod webhooks;

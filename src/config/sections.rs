@@ -7,6 +7,7 @@ use integrations::system_events::Severity;
 use model::peer::TrustLevel;
 use ruma::{OwnedServerName, RoomVersionId};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::{DatabaseUrl, Secret, ServiceUrl, human, service_url};
 use crate::proxies::Network;
@@ -603,11 +604,68 @@ pub struct Media {
     /// How much one user may have here; `None`: any amount.
     #[serde(with = "human::quota")]
     pub quota: Option<ByteSize>,
+    /// Where files are that are whole.
+    #[serde(deserialize_with = "human::media_storage")]
+    pub storage: MediaStorage,
+    pub s3: S3,
 }
 
 impl Default for Media {
     fn default() -> Self {
-        Self { path: None, max_upload: ByteSize::mib(50), max_remote: ByteSize::mib(50), quota: None }
+        Self {
+            path: None,
+            max_upload: ByteSize::mib(50),
+            max_remote: ByteSize::mib(50),
+            quota: None,
+            storage: MediaStorage::Folder,
+            s3: S3::default(),
+        }
+    }
+}
+
+/// Where files are that are whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MediaStorage {
+    /// In the folder `media.path`.
+    Folder,
+    /// In the bucket of `media.s3`.
+    S3,
+}
+
+/// `[media.s3]`: a bucket of Amazon S3, or of what speaks like it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct S3 {
+    /// Unset: Amazon's of the region.
+    #[serde(deserialize_with = "human::base_url")]
+    pub endpoint: Option<Url>,
+    /// Must be set where `media.storage` is `s3`.
+    pub bucket: Option<String>,
+    pub region: String,
+    /// What the names of all files begin with, before a slash.
+    pub prefix: String,
+    /// Unset, with its secret: what Amazon's programs find in the environment, or the role of the machine.
+    pub access_key_id: Option<String>,
+    pub secret_access_key: Option<Secret>,
+    /// Whether the bucket is named in the path, rather than in the host.
+    pub path_style: bool,
+    /// Whether the endpoint may be plain HTTP.
+    pub allow_http: bool,
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            bucket: None,
+            region: "us-east-1".to_owned(),
+            prefix: String::new(),
+            access_key_id: None,
+            secret_access_key: None,
+            path_style: true,
+            allow_http: false,
+        }
     }
 }
 
