@@ -24,8 +24,8 @@ pub use self::{
     secret::Secret,
     sections::{
         Accounts, Applications, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Email, EmailTls, Events,
-        Federation, LinkKind, Listen, LogFormat, Logging, Media, Metrics, Rate, RateLimits, Realtime, Registration,
-        Rooms, Search, Sync, Tls,
+        Federation, LinkKind, Listen, LogFormat, Logging, Media, MediaStorage, Metrics, Rate, RateLimits, Realtime,
+        Registration, Rooms, Search, Sync, Tls,
     },
     service_url::ServiceUrl,
 };

@@ -18,7 +18,7 @@ use integrations::{
     Announcements, Cascade, ContentRuleError, ContentRules, Integration, RuntimeSettings, Statistics, Stream, Webhooks,
     system_events::Severity,
 };
-use media::{Media, MediaConfig};
+use media::{Media, MediaConfig, OpenError};
 use model::Millis;
 use peers::{
     Links, LinksError, PeerError, Peers,
@@ -95,6 +95,9 @@ pub enum StartError {
         #[source]
         source: io::Error,
     },
+    /// The bucket for images and files can't be reached, or refuses.
+    #[error("files can't be kept in a bucket, as media.storage says")]
+    MediaBucket(#[source] OpenError),
     /// The database can't be used.
     #[error("the database could not be opened")]
     Store(#[from] store::Error),
@@ -261,7 +264,7 @@ impl Homeserver {
         let services = Arc::new(Services {
             config: settings::api_config(&config),
             public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
-            dependencies: dependencies(links.as_ref(), bus.as_ref(), nodes.cache()),
+            dependencies: dependencies(links.as_ref(), bus.as_ref(), nodes.cache(), &media),
             limits: users.limits(),
             media,
             sync,
@@ -375,7 +378,10 @@ fn open_cache(config: &Config) -> Result<Cache, CacheError> {
 async fn open_media(config: MediaConfig, store: &Store, peers: &Peers) -> Result<Media, StartError> {
     let folder = config.path.display().to_string();
     let opened = Media::open(config, store.clone(), peers.clone()).await;
-    opened.map_err(|source| StartError::MediaFolder { folder, source })
+    opened.map_err(|error| match error {
+        OpenError::Folder(source) => StartError::MediaFolder { folder, source },
+        error => StartError::MediaBucket(error),
+    })
 }
 
 /// The links with the brokers of peers, if the configuration says where this server's own is managed.
@@ -384,7 +390,7 @@ pub(crate) fn links(config: &Config, peers: &Peers, vault: &Arc<Vault>) -> Resul
 }
 
 /// What the server works with besides its database, and can do without for a while.
-fn dependencies(links: Option<&Links>, bus: Option<&Integration>, cache: &Cache) -> Vec<Dependency> {
+fn dependencies(links: Option<&Links>, bus: Option<&Integration>, cache: &Cache, media: &Media) -> Vec<Dependency> {
     let links = links.cloned().map(|links| Dependency::new("links", move || links.findings()));
     let bus = bus.cloned().map(|bus| Dependency::new("bus", move || bus.findings()));
     let cache = cache.is_shared().then(|| cache.clone()).map(|cache| {
@@ -394,7 +400,9 @@ fn dependencies(links: Option<&Links>, bus: Option<&Integration>, cache: &Cache)
             if cache.is_up() { Vec::new() } else { vec![away.to_owned()] }
         })
     });
-    [links, bus, cache].into_iter().flatten().collect()
+    let media = media.config().bucket.is_some().then(|| media.clone());
+    let media = media.map(|media| Dependency::new("media", move || media.findings()));
+    [links, bus, cache, media].into_iter().flatten().collect()
 }
 
 /// Milliseconds since 1970.

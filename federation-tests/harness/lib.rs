@@ -8,6 +8,7 @@
 
 mod authority;
 mod broker;
+mod bucket;
 mod clamd;
 mod client;
 mod database;
@@ -34,6 +35,7 @@ use std::time::{Duration, Instant};
 use authority::http_client;
 pub use authority::{Authority, Leaf};
 pub use broker::Broker;
+pub use bucket::Bucket;
 pub use clamd::{Clamd, Mood};
 pub use client::{Answer, Client, enc, shared_secret_mac, via_query};
 pub use database::{Database, Engine, on_each_engine};

@@ -190,7 +190,10 @@ impl Server {
         let config = fs::read_to_string(self.folder.path().join("config.toml")).expect("this one has a config.toml");
         let mut settings: Table = config.parse().expect("it wrote it itself");
         let address = SocketAddr::new(self.address.ip(), free_port());
-        if settings.get("media").is_none_or(|media| media.get("path").is_none()) {
+        // With a bucket, what is being written is each node's own.
+        let shares_a_folder =
+            settings.get("media").is_none_or(|media| media.get("path").is_none() && media.get("storage").is_none());
+        if shares_a_folder {
             let data_dir = settings["data_dir"].as_str().expect("it is a path").to_owned();
             put(&mut settings, "media", "path", format!("{data_dir}/media").into());
         }

@@ -2,16 +2,16 @@
 
 use std::{env, fs, process::Command};
 
-use federation_tests::{Client, Engine, Server, eventually, on_each_engine};
+use federation_tests::{Bucket, Client, Engine, Server, ServerBuilder, eventually, on_each_engine};
 use http::Method;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
-const MEBI: usize = 1 << 20;
+pub(crate) const MEBI: usize = 1 << 20;
 
 /// Bytes that don't repeat soon.
-fn noise(length: usize) -> Vec<u8> {
+pub(crate) fn noise(length: usize) -> Vec<u8> {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut bytes = Vec::with_capacity(length + 8);
     while bytes.len() < length {
@@ -22,11 +22,11 @@ fn noise(length: usize) -> Vec<u8> {
     bytes
 }
 
-fn hash(bytes: &[u8]) -> String {
+pub(crate) fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-async fn with_headers(
+pub(crate) async fn with_headers(
     client: &Client,
     method: Method,
     path: &str,
@@ -42,7 +42,7 @@ async fn with_headers(
 }
 
 /// Announces a file, and answers where it goes.
-async fn announce(client: &Client, length: usize) -> String {
+pub(crate) async fn announce(client: &Client, length: usize) -> String {
     let headers = [("tus-resumable", "1.0.0"), ("upload-length", &*length.to_string())];
     let (status, upload) = with_headers(client, Method::POST, "/api/v1/files", b"", &headers).await;
     assert_eq!(status, 201, "{upload}");
@@ -51,7 +51,7 @@ async fn announce(client: &Client, length: usize) -> String {
 }
 
 /// Says that it sends all that is missing, sends `count` bytes of it, and is gone.
-async fn break_off(server: &Server, client: &Client, path: &str, bytes: &[u8], offset: usize, count: usize) {
+pub(crate) async fn break_off(server: &Server, client: &Client, path: &str, bytes: &[u8], offset: usize, count: usize) {
     let mut stream = TcpStream::connect(server.address()).await.expect("the server listens");
     let head = format!(
         "PATCH {path} HTTP/1.1\r\nHost: a.test\r\nAuthorization: Bearer {}\r\nTus-Resumable: 1.0.0\r\n\
@@ -65,7 +65,7 @@ async fn break_off(server: &Server, client: &Client, path: &str, bytes: &[u8], o
 }
 
 /// Where the file ends, once nobody sends it any more.
-async fn settled_offset(client: &Client, path: &str, at_least: usize) -> usize {
+pub(crate) async fn settled_offset(client: &Client, path: &str, at_least: usize) -> usize {
     eventually("the piece is there, and nobody sends any more", async || {
         let upload = client.get(path).await.ok();
         let offset = usize::try_from(upload["offset"].as_u64()?).ok()?;
@@ -79,50 +79,54 @@ async fn settled_offset(client: &Client, path: &str, at_least: usize) -> usize {
 
 #[tokio::test]
 async fn a_file_that_is_interrupted_ten_times_arrives_and_fills_no_memory() {
-    on_each_engine(async |engine| {
-        let mut server = Server::builder(&engine).set("media", "max_upload", "100 MiB").start().await;
-        let alice = server.register("alice").await;
-        let bytes = noise(44 * MEBI);
-        let path = announce(&alice, bytes.len()).await;
-        let before = server.usage().resident_kb;
-        let mut offset = 0;
-        for turn in 0..10 {
-            break_off(&server, &alice, &path, &bytes, offset, 4 * MEBI).await;
-            if turn % 4 == 3 {
-                server.restart().await;
-            }
-            // Of what was on its way when the server was killed, nothing is promised.
-            let least = if turn % 4 == 3 { offset } else { offset + 1 };
-            offset = settled_offset(&alice, &path, least).await;
-        }
-        // What a process has resident comes and goes, with the pages of its program too; a file in memory would be 44 MiB.
-        let grown = server.usage().resident_kb.saturating_sub(before);
-        assert!(grown < 36 * 1024, "the file went through memory: {grown} KiB more");
-        let at = offset.to_string();
-        let headers = [("upload-offset", &*at), ("content-type", "application/offset+octet-stream")];
-        let (status, answer) = with_headers(&alice, Method::PATCH, &path, &bytes[offset..], &headers).await;
-        assert_eq!(status, 204, "{answer}");
-        let file = alice.get(&path).await.ok()["file"].clone();
-        assert_eq!((&file["sha256"], file["size"].as_u64()), (&Value::from(hash(&bytes)), Some(bytes.len() as u64)));
+    on_each_engine(async |engine| interrupted_ten_times(Server::builder(&engine)).await).await;
+    let Some(program) = Bucket::program() else { return };
+    let bucket = Bucket::start(&program).await;
+    on_each_engine(async |engine| interrupted_ten_times(bucket.serve(Server::builder(&engine))).await).await;
+}
 
-        // Both faces give the same bytes, also from the middle.
-        let native = file["content_url"].as_str().expect("it is somewhere").to_owned();
-        let matrix = native.replace("/api/v1/files/", "/_matrix/client/v1/media/download/").replace("/content", "");
-        for address in [native, matrix] {
-            let range = [("range", "bytes=1048576-1048591")];
-            let bearer = format!("Bearer {}", alice.token.as_ref().expect("they are logged in"));
-            let answer = reqwest::Client::new()
-                .get(format!("{}{address}", server.url()))
-                .header("authorization", bearer)
-                .header(range[0].0, range[0].1)
-                .send()
-                .await
-                .expect("the server answers");
-            assert_eq!(answer.status().as_u16(), 206);
-            assert_eq!(answer.bytes().await.expect("they come")[..], bytes[MEBI..MEBI + 16]);
+async fn interrupted_ten_times(builder: ServerBuilder) {
+    let mut server = builder.set("media", "max_upload", "100 MiB").start().await;
+    let alice = server.register("alice").await;
+    let bytes = noise(44 * MEBI);
+    let path = announce(&alice, bytes.len()).await;
+    let before = server.usage().resident_kb;
+    let mut offset = 0;
+    for turn in 0..10 {
+        break_off(&server, &alice, &path, &bytes, offset, 4 * MEBI).await;
+        if turn % 4 == 3 {
+            server.restart().await;
         }
-    })
-    .await;
+        // Of what was on its way when the server was killed, nothing is promised.
+        let least = if turn % 4 == 3 { offset } else { offset + 1 };
+        offset = settled_offset(&alice, &path, least).await;
+    }
+    // What a process has resident comes and goes, with the pages of its program too; a file in memory would be 44 MiB.
+    let grown = server.usage().resident_kb.saturating_sub(before);
+    assert!(grown < 36 * 1024, "the file went through memory: {grown} KiB more");
+    let at = offset.to_string();
+    let headers = [("upload-offset", &*at), ("content-type", "application/offset+octet-stream")];
+    let (status, answer) = with_headers(&alice, Method::PATCH, &path, &bytes[offset..], &headers).await;
+    assert_eq!(status, 204, "{answer}");
+    let file = alice.get(&path).await.ok()["file"].clone();
+    assert_eq!((&file["sha256"], file["size"].as_u64()), (&Value::from(hash(&bytes)), Some(bytes.len() as u64)));
+
+    // Both faces give the same bytes, also from the middle.
+    let native = file["content_url"].as_str().expect("it is somewhere").to_owned();
+    let matrix = native.replace("/api/v1/files/", "/_matrix/client/v1/media/download/").replace("/content", "");
+    for address in [native, matrix] {
+        let range = [("range", "bytes=1048576-1048591")];
+        let bearer = format!("Bearer {}", alice.token.as_ref().expect("they are logged in"));
+        let answer = reqwest::Client::new()
+            .get(format!("{}{address}", server.url()))
+            .header("authorization", bearer)
+            .header(range[0].0, range[0].1)
+            .send()
+            .await
+            .expect("the server answers");
+        assert_eq!(answer.status().as_u16(), 206);
+        assert_eq!(answer.bytes().await.expect("they come")[..], bytes[MEBI..MEBI + 16]);
+    }
 }
 
 #[tokio::test]

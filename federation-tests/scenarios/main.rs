@@ -21,5 +21,6 @@ mod outages;
 mod race;
 mod rooms;
 mod sdk;
+mod storage;
 mod sync_stories;
 mod webhooks;

@@ -144,7 +144,7 @@ impl IntoResponse for Error {
                 serde_json::to_string(&info).expect("what this server asks for can be written as JSON"),
             ),
         };
-        let retry_after = (status == StatusCode::TOO_MANY_REQUESTS)
+        let retry_after = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
             .then(|| serde_json::from_str::<Value>(&body).ok()?["retry_after_ms"].as_u64())
             .flatten();
         let mut response = Response::new(Body::from(body));

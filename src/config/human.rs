@@ -8,7 +8,7 @@ use serde::{Deserialize as _, Deserializer, de};
 use tracing_subscriber::EnvFilter;
 use url::Url;
 
-use super::{EmailTls, LinkKind, LogFormat};
+use super::{EmailTls, LinkKind, LogFormat, MediaStorage};
 
 /// A value in quotes, shortened and without line breaks.
 pub(super) fn quoted(text: &str) -> String {
@@ -133,6 +133,15 @@ pub fn log_format<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogForma
     text(deserializer, "\"text\" or \"json\"", |format| match format {
         "text" => Some(LogFormat::Text),
         "json" => Some(LogFormat::Json),
+        _ => None,
+    })
+}
+
+/// `folder` or `s3`.
+pub fn media_storage<'de, D: Deserializer<'de>>(deserializer: D) -> Result<MediaStorage, D::Error> {
+    text(deserializer, "\"folder\" or \"s3\"", |storage| match storage {
+        "folder" => Some(MediaStorage::Folder),
+        "s3" => Some(MediaStorage::S3),
         _ => None,
     })
 }

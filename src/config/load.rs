@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Config,
+    Config, MediaStorage,
     layers::{Node, PREFIX},
 };
 
@@ -161,18 +161,42 @@ fn read_values(mut tree: Node, file: &Path, problems: &mut Vec<Problem>) -> Conf
 }
 
 /// Values that are good each alone and impossible together.
-fn contradictions(config: &Config, file: &Path, origins: &BTreeMap<String, Origin>) -> Option<Problem> {
-    let costs = &config.accounts.argon2;
-    // RFC 9106, 3.1: the memory size is at least 8 times the parallelism, in KiB.
-    if costs.memory_kib >= 8 * costs.parallelism {
-        return None;
-    }
-    let key = "accounts.argon2.memory_kib";
-    Some(Problem::BadValue {
+fn contradictions(config: &Config, file: &Path, origins: &BTreeMap<String, Origin>) -> Vec<Problem> {
+    let problem = |(key, message): (&str, String)| Problem::BadValue {
         key: key.to_owned(),
         origin: origins.get(key).cloned().unwrap_or_else(|| Origin::File(file.to_owned())),
-        message: format!("found {}; expected at least 8 times accounts.argon2.parallelism", costs.memory_kib),
+        message,
+    };
+    small_memory(config).into_iter().chain(half_a_bucket(config)).map(problem).collect()
+}
+
+fn small_memory(config: &Config) -> Option<(&'static str, String)> {
+    let costs = &config.accounts.argon2;
+    // RFC 9106, 3.1: the memory size is at least 8 times the parallelism, in KiB.
+    let is_small = costs.memory_kib < 8 * costs.parallelism;
+    is_small.then(|| {
+        let message = format!("found {}; expected at least 8 times accounts.argon2.parallelism", costs.memory_kib);
+        ("accounts.argon2.memory_kib", message)
     })
+}
+
+/// What a bucket can't be spoken to with.
+fn half_a_bucket(config: &Config) -> Vec<(&'static str, String)> {
+    let (s3, expected_both) = (&config.media.s3, "found nothing; expected it beside the other half of the login");
+    let has = [s3.access_key_id.is_some(), s3.secret_access_key.is_some()];
+    let is_plain = s3.endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme() == "http") && !s3.allow_http;
+    let wrong = [
+        (
+            s3.bucket.is_none(),
+            "media.s3.bucket",
+            "found nothing; expected the bucket's name, for media.storage is \"s3\"",
+        ),
+        (has == [false, true], "media.s3.access_key_id", expected_both),
+        (has == [true, false], "media.s3.secret_access_key", expected_both),
+        (is_plain, "media.s3.endpoint", "found http://; expected https://, unless media.s3.allow_http is set"),
+    ];
+    let wrong = wrong.into_iter().filter(|(is_wrong, ..)| *is_wrong && config.media.storage == MediaStorage::S3);
+    wrong.map(|(_, key, message)| (key, message.to_owned())).collect()
 }
 
 // === known keys ===

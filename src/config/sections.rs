@@ -8,6 +8,7 @@ use media::{ClamdAddress, KindPattern};
 use model::peer::TrustLevel;
 use ruma::{OwnedServerName, RoomVersionId};
 use serde::{Deserialize, Serialize};
+use url::Url;
 
 use super::{DatabaseUrl, Secret, ServiceUrl, human, service_url};
 use crate::proxies::Network;
@@ -618,6 +619,10 @@ pub struct Media {
     pub clamd_concurrency: u32,
     /// Whether a file that it could not look at is refused.
     pub clamd_required: bool,
+    /// Where files are that are whole.
+    #[serde(deserialize_with = "human::media_storage")]
+    pub storage: MediaStorage,
+    pub s3: S3,
 }
 
 impl Default for Media {
@@ -633,6 +638,54 @@ impl Default for Media {
             clamd_timeout: Duration::from_mins(1),
             clamd_concurrency: 4,
             clamd_required: true,
+            storage: MediaStorage::Folder,
+            s3: S3::default(),
+        }
+    }
+}
+
+/// Where files are that are whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MediaStorage {
+    /// In the folder `media.path`.
+    Folder,
+    /// In the bucket of `media.s3`.
+    S3,
+}
+
+/// `[media.s3]`: a bucket of Amazon S3, or of what speaks like it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct S3 {
+    /// Unset: Amazon's of the region.
+    #[serde(deserialize_with = "human::base_url")]
+    pub endpoint: Option<Url>,
+    /// Must be set where `media.storage` is `s3`.
+    pub bucket: Option<String>,
+    pub region: String,
+    /// What the names of all files begin with, before a slash.
+    pub prefix: String,
+    /// Unset, with its secret: what Amazon's programs find in the environment, or the role of the machine.
+    pub access_key_id: Option<String>,
+    pub secret_access_key: Option<Secret>,
+    /// Whether the bucket is named in the path, rather than in the host.
+    pub path_style: bool,
+    /// Whether the endpoint may be plain HTTP.
+    pub allow_http: bool,
+}
+
+impl Default for S3 {
+    fn default() -> Self {
+        Self {
+            endpoint: None,
+            bucket: None,
+            region: "us-east-1".to_owned(),
+            prefix: String::new(),
+            access_key_id: None,
+            secret_access_key: None,
+            path_style: true,
+            allow_http: false,
         }
     }
 }

@@ -45,6 +45,7 @@ impl Loaded {
             ("registration.tokens", !registration.tokens.is_empty()),
             ("registration.shared_secret", registration.shared_secret.is_some()),
             ("email.password", self.config.email.password.is_some()),
+            ("media.s3.secret_access_key", self.config.media.s3.secret_access_key.is_some()),
             ("bus.url", self.config.bus.url.is_some()),
             ("bus.management_url", self.config.bus.management_url.is_some()),
             ("cache.url", self.config.cache.url.is_some()),

@@ -12,7 +12,7 @@ use integrations::{
     runtime_settings::{Configured, SetLimits, SetRate},
     system_events::SystemEventsConfig,
 };
-use media::{Kinds, MediaConfig, ScanConfig};
+use media::{Kinds, MediaConfig, S3Config, ScanConfig};
 use model::SigningKey;
 use peers::{LinksConfig, PeersConfig, TrustConfig, links::LinkTls};
 use rooms::{RoomsConfig, SearchConfig};
@@ -23,9 +23,10 @@ use users::{
     AccountsConfig, ApplicationsConfig, DirectoryConfig, HashCosts, RateLimitsConfig, RegistrationConfig,
     RemoteUsersConfig, UsersConfig,
 };
+use zeroize::Zeroizing;
 
 use crate::{
-    config::{Config, DatabaseUrl, EmailTls, LinkKind, Rate, Secret, ServiceUrl},
+    config::{self, Config, DatabaseUrl, EmailTls, LinkKind, MediaStorage, Rate, Secret, ServiceUrl},
     signing_key::{KeyError, previous, retired},
 };
 
@@ -192,8 +193,24 @@ pub(super) fn media_config(config: &Config) -> MediaConfig {
         max_upload: config.media.max_upload.as_u64(),
         max_remote: config.media.max_remote.as_u64(),
         quota: config.media.quota.map(|quota| quota.as_u64()),
+        bucket: s3_config(&config.media),
         ..MediaConfig::at(config.media_path())
     }
+}
+
+/// `None`: files are in a folder.
+fn s3_config(media: &config::Media) -> Option<S3Config> {
+    let s3 = &media.s3;
+    let bucket = s3.bucket.clone().filter(|_| media.storage == MediaStorage::S3)?;
+    let credentials = s3.access_key_id.clone().zip(s3.secret_access_key.as_ref());
+    Some(S3Config {
+        endpoint: s3.endpoint.as_ref().map(|endpoint| endpoint.as_str().trim_end_matches('/').to_owned()),
+        bucket,
+        region: s3.region.clone(),
+        prefix: s3.prefix.clone(),
+        credentials: credentials.map(|(id, secret)| (id, Zeroizing::new(secret.expose().to_owned()))),
+        path_style: s3.path_style,
+    })
 }
 
 pub(super) fn sync_config(config: &Config) -> SyncConfig {

@@ -5,6 +5,11 @@ use std::{io, time::Duration};
 use model::{Kind, Refusal, gate::GateError};
 use ruma::OwnedServerName;
 
+use crate::files::is_away;
+
+/// When one tries again what failed because the bucket was away, milliseconds.
+const AWAY_FOR_MS: u64 = 5_000;
+
 /// Why a file was not taken, not found or not made small.
 #[derive(Debug, thiserror::Error)]
 pub enum MediaError {
@@ -113,8 +118,8 @@ pub enum MediaError {
     /// Whoever is asked first did not let it through.
     #[error(transparent)]
     Gate(#[from] GateError),
-    /// The disk failed.
-    #[error("the media folder could not be read or written")]
+    /// The disk failed, or the bucket.
+    #[error("the files could not be read or written")]
     Files(#[from] io::Error),
     /// The store failed.
     #[error("the store could not be read or written")]
@@ -181,7 +186,7 @@ impl Refusal for MediaError {
             Self::Trust(error) => error.kind(),
             Self::Gate(error) => error.kind(),
             // Space can be made; other faults of a disk are somebody's to look at.
-            Self::Files(error) if error.kind() == io::ErrorKind::StorageFull => Kind::Unavailable,
+            Self::Files(error) if error.kind() == io::ErrorKind::StorageFull || is_away(error) => Kind::Unavailable,
             Self::Files(_) => Kind::Internal,
             Self::Store(error) => error.kind(),
         }
@@ -220,6 +225,9 @@ impl Refusal for MediaError {
             Self::NotScanned => {
                 Some("the virus scanner of this server can't be asked at the moment; try again later".into())
             }
+            Self::Files(error) if is_away(error) => {
+                Some("Where this server keeps its files can't be reached; try again in a moment.".to_owned())
+            }
             _ => None,
         }
     }
@@ -227,6 +235,7 @@ impl Refusal for MediaError {
     fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::TooManyAwaited { retry_after } => u64::try_from(retry_after.as_millis()).ok(),
+            Self::Files(error) if is_away(error) => Some(AWAY_FOR_MS),
             _ => None,
         }
     }

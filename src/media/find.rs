@@ -11,7 +11,10 @@ use store::{
 use tokio::time::{Instant, timeout_at};
 use tracing::{error, warn};
 
-use crate::{Item, Media, MediaError, Mxc, files};
+use crate::{
+    Item, Media, MediaError, Mxc,
+    files::{Key, Source},
+};
 
 /// Nobody waits longer for a file that is still to be uploaded.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -50,14 +53,15 @@ pub struct Uploaded {
     pub sha256: String,
 }
 
-/// What is known of a file, the file itself and its size in bytes.
-pub(crate) type Opened = (ContentRow, tokio::fs::File, u64);
+/// What is known of a file, and the file itself.
+pub(crate) type Opened = (ContentRow, Source);
 
 impl Media {
     /// Opens what `mxc` names. Waits up to `wait`, at most a minute, for a file of ours that has only a name so far.
     pub async fn find(&self, mxc: &Mxc, reach: Reach<'_>, wait: Duration) -> Result<Item, MediaError> {
-        let (content, file, size) = self.open_content(mxc, reach, wait).await?;
-        Ok(Item { content_type: content.content_type, file_name: content.file_name, size, tag: content.sha256, file })
+        let (content, source) = self.open_content(mxc, reach, wait).await?;
+        let (size, tag) = (source.size(), content.sha256);
+        Ok(Item { content_type: content.content_type, file_name: content.file_name, size, tag, source })
     }
 
     /// What somebody has uploaded, the latest first; after what `before` names by its time and id; at most `limit`.
@@ -115,11 +119,11 @@ impl Media {
     }
 
     async fn open_file(&self, mxc: &Mxc, content: ContentRow) -> Result<Option<Opened>, MediaError> {
-        let found = files::find(&self.shared.files.content(&content.sha256)).await?;
+        let found = self.shared.files.find(&Key::content(&content.sha256)).await?;
         if found.is_none() {
-            error!(mxc = %mxc.id, server.name = %mxc.server, "a file is missing in the media folder");
+            error!(mxc = %mxc.id, server.name = %mxc.server, "a file is missing in the media folder or bucket");
         }
-        Ok(found.map(|(file, size)| (content, file, size)))
+        Ok(found.map(|source| (content, source)))
     }
 
     /// Refuses to fetch a file of `server` for `asker` if the server isn't trusted so far.

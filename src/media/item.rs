@@ -1,21 +1,13 @@
 //! A file that was found, to be read.
 
-use std::{io, io::SeekFrom};
+use std::io;
 
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::{
-    fs::File,
-    io::{AsyncReadExt as _, AsyncSeekExt as _},
-};
-use tokio_util::io::ReaderStream;
 
-use crate::content_type::safe_file_name;
+use crate::{content_type::safe_file_name, files::Source};
 
-/// How many bytes are read at once.
-const PIECE: usize = 64 << 10;
-
-/// A file, open.
+/// A file that is there.
 #[derive(Debug)]
 pub struct Item {
     /// What it is said to be. It may be a lie; [`crate::is_shown_inline`] tells what of it may be acted upon.
@@ -26,7 +18,7 @@ pub struct Item {
     pub size: u64,
     /// Tells it from every other content.
     pub tag: String,
-    pub(crate) file: File,
+    pub(crate) source: Source,
 }
 
 impl Item {
@@ -39,13 +31,10 @@ impl Item {
 
     /// `length` bytes from `start` on, piece by piece.
     pub async fn read(
-        mut self,
+        self,
         start: u64,
         length: u64,
     ) -> io::Result<impl Stream<Item = io::Result<Bytes>> + Send + 'static> {
-        if start > 0 {
-            self.file.seek(SeekFrom::Start(start)).await?;
-        }
-        Ok(ReaderStream::with_capacity(self.file.take(length), PIECE))
+        self.source.read(start, length).await
     }
 }

@@ -4,7 +4,9 @@
 //! before anybody hears its name, equal files are kept once, and one that ends early leaves nothing. Nothing is believed
 //! about a file but its bytes. None gets a name before it was looked at (`inspect`), whichever way it came.
 //!
-//! **To keep another kind of derived file:** a folder in `files`, named by the hash of what it was derived from.
+//! Files are in a folder, or in a bucket that all nodes reach; what is being written is in the folder either way.
+//!
+//! **To keep another kind of derived file:** a key beside the others in `files`, named by the hash of what it was derived from.
 
 mod content_type;
 mod error;
@@ -46,6 +48,7 @@ use tracing::warn;
 
 pub use content_type::is_shown_inline;
 pub use error::{MediaError, RemoteFailure};
+pub use files::S3Config;
 pub use find::{Reach, Uploaded};
 pub use for_peers::Given;
 pub use item::Item;
@@ -64,8 +67,10 @@ type Clock = Arc<dyn Fn() -> Millis + Send + Sync>;
 /// `[media]`.
 #[derive(Clone, Debug)]
 pub struct MediaConfig {
-    /// The folder of the files.
+    /// The folder of the files; where there is a bucket, of those that are being written.
     pub path: PathBuf,
+    /// The bucket of the files; `None`: they are in the folder.
+    pub bucket: Option<S3Config>,
     /// The largest file that is taken from a client, bytes.
     pub max_upload: u64,
     /// The largest file that is fetched from another server, bytes.
@@ -91,6 +96,7 @@ impl MediaConfig {
     pub fn at(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
+            bucket: None,
             max_upload: 50 << 20,
             max_remote: 50 << 20,
             concurrent_fetches: 4,
@@ -102,6 +108,26 @@ impl MediaConfig {
             scan: None,
         }
     }
+}
+
+/// Why there is no place for files.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder can't be made or read.
+    #[error("the media folder can't be used")]
+    Folder(#[source] io::Error),
+    /// The bucket can't be reached, or refuses.
+    #[error("the bucket can't be used: look at {setting}")]
+    Bucket {
+        /// What in the configuration is probably wrong.
+        setting: &'static str,
+        /// What it said.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no way to any bucket.
+    #[error("the bucket can't be spoken to")]
+    Client(#[source] peers::PeerError),
 }
 
 /// What `mxc://server/id` names.
@@ -147,35 +173,53 @@ struct Shared {
 }
 
 impl Media {
-    /// Opens the folder, and makes it where it isn't there.
-    pub async fn open(config: MediaConfig, store: Store, peers: Peers) -> Result<Self, io::Error> {
+    /// Opens the folder, and makes it where it isn't there; and the bucket, if there is one, which must be there and let itself be
+    /// written.
+    pub async fn open(config: MediaConfig, store: Store, peers: Peers) -> Result<Self, OpenError> {
         let server_name = peers.server_name().to_owned();
-        Self::open_with(config, server_name, store, Box::new(peers), Arc::new(wall_clock)).await
+        let folder = files::Folder::open(config.path.clone()).await.map_err(OpenError::Folder)?;
+        let bucket = match &config.bucket {
+            Some(s3) => {
+                let http = peers.plain_client().map_err(OpenError::Client)?;
+                let opened = files::open_bucket(s3, http).await;
+                Some(opened.map_err(|source| OpenError::Bucket { setting: files::setting_of(&source), source })?)
+            }
+            None => None,
+        };
+        let files = files::Files::new(folder, bucket);
+        Ok(Self::open_with(config, files, server_name, store, Box::new(peers), Arc::new(wall_clock)))
     }
 
-    /// As [`Self::open`], with another way to other servers, and a clock.
-    async fn open_with(
+    /// As [`Self::open`], with files that are open, another way to other servers, and a clock.
+    fn open_with(
         config: MediaConfig,
+        files: files::Files,
         server_name: OwnedServerName,
         store: Store,
         ask: Box<dyn remote::AskServers>,
         clock: Clock,
-    ) -> Result<Self, io::Error> {
-        let files = files::Files::open(config.path.clone()).await?;
+    ) -> Self {
         let remote = remote::Remote::new(ask, config.concurrent_fetches);
         let scaling = Arc::new(Semaphore::new(config.concurrent_thumbnails));
         let scanner = config.scan.clone().map(scan::Scanner::new);
         let filled = Notify::new();
         let gate = GateSlot::default();
         let shared = Shared { config, server_name, store, files, clock, remote, scaling, scanner, filled, gate };
-        Ok(Self { shared: Arc::new(shared) })
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// What is wrong with where the files are, in words for the operator.
+    pub fn findings(&self) -> Vec<String> {
+        let is_away = self.shared.files.bucket().is_some_and(files::Bucket::is_away);
+        let away = "the bucket of media.s3 can't be reached, or refuses: files can neither be sent nor fetched";
+        if is_away { vec![away.to_owned()] } else { Vec::new() }
     }
 
     /// Removes now and then what was never completed and will not be, until `stop`.
     pub async fn tend(&self, stop: CancellationToken) {
         loop {
             if let Err(error) = self.shared.files.tidy().await {
-                warn!(error = &error as &dyn std::error::Error, "failed to tidy the media folder");
+                warn!(error = &error as &dyn std::error::Error, "failed to tidy where files are");
             }
             if stop.run_until_cancelled(tokio::time::sleep(TIDY_EVERY)).await.is_none() {
                 return;

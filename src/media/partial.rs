@@ -1,135 +1,101 @@
-//! A file of which a part has come: what there is of it in the folder, for one writer at a time.
+//! A file of which a part has come: what there is of it, for one writer at a time. Nodes that share a folder lock it there;
+//! those that share a bucket lose nothing of what either has said that it has.
 
-use std::{
-    fs::{self, TryLockError},
-    io::{self, Read as _, Seek as _},
-    path::{Path, PathBuf},
-};
+mod bucket;
+mod folder;
 
-use sha2::{Digest as _, Sha256};
-use tokio::{
-    fs::File,
-    io::{AsyncWriteExt as _, BufWriter},
-};
+use std::io;
 
-use crate::files::{BUFFER, Draft, Files, HEAD, Written, blocking, hex, make_shard, sync_folder};
+use tokio::fs::File;
 
-/// A file of which a part has come. Nobody else, on any node that shares the folder, writes to it meanwhile.
-pub(crate) struct Partial {
-    file: BufWriter<File>,
-    path: PathBuf,
-    size: u64,
+use crate::files::{Chain, Draft, Files, Written};
+
+/// A file of which a part has come.
+pub(crate) enum Partial {
+    /// In the folder.
+    Folder(folder::Partial),
+    /// In the bucket.
+    Bucket(bucket::Partial),
 }
 
 impl Partial {
     /// Takes the file that is called `name`, which begins empty. `None`: somebody is writing to it.
     pub(crate) async fn open(files: &Files, name: &str) -> io::Result<Option<Self>> {
-        let path = files.partial(name);
-        let opened = {
-            let path = path.clone();
-            blocking(move || {
-                let file = fs::File::options().create(true).append(true).read(true).open(path)?;
-                match file.try_lock() {
-                    Ok(()) => {}
-                    Err(TryLockError::WouldBlock) => return Ok(None),
-                    Err(TryLockError::Error(error)) => return Err(error),
-                }
-                let size = file.metadata()?.len();
-                Ok(Some((file, size)))
-            })
-            .await?
-        };
-        Ok(opened.map(|(file, size)| {
-            let file = BufWriter::with_capacity(BUFFER, File::from_std(file));
-            Self { file, path, size }
-        }))
+        match files.bucket() {
+            Some(bucket) => Ok(bucket::Partial::open(files, bucket, name).await?.map(Self::Bucket)),
+            None => Ok(folder::Partial::open(files.folder(), name).await?.map(Self::Folder)),
+        }
     }
 
     /// How much has come.
     pub(crate) fn size(&self) -> u64 {
-        self.size
+        match self {
+            Self::Folder(partial) => partial.size(),
+            Self::Bucket(partial) => partial.size(),
+        }
     }
 
     /// Writes on.
     pub(crate) async fn write(&mut self, piece: &[u8]) -> io::Result<()> {
-        self.file.write_all(piece).await?;
-        self.size += piece.len() as u64;
-        Ok(())
+        match self {
+            Self::Folder(partial) => partial.write(piece).await,
+            Self::Bucket(partial) => partial.write(piece).await,
+        }
     }
 
     /// Writes on with all that is in `draft`.
     pub(crate) async fn write_draft(&mut self, draft: Draft) -> io::Result<()> {
-        let (path, size) = draft.into_file().await?;
-        let mut source = File::open(&path).await?;
-        tokio::io::copy(&mut source, &mut self.file).await?;
-        self.size += size;
-        Ok(())
+        match self {
+            Self::Folder(partial) => partial.write_draft(draft).await,
+            Self::Bucket(partial) => partial.write_draft(draft).await,
+        }
     }
 
     /// What was written survives a crash when this returns.
     pub(crate) async fn sync(&mut self) -> io::Result<()> {
-        self.file.flush().await?;
-        self.file.get_ref().sync_data().await
+        match self {
+            Self::Folder(partial) => partial.sync().await,
+            Self::Bucket(partial) => partial.sync().await,
+        }
     }
 
-    /// What it holds. Reads all of it once.
+    /// What it holds. Reads all of it once. `NotFound`: another node has made a whole file of it meanwhile.
     pub(crate) async fn look(&mut self) -> io::Result<Written> {
-        self.file.flush().await?;
-        let mut file = self.file.get_ref().try_clone().await?.into_std().await;
-        blocking(move || {
-            file.rewind()?;
-            let (mut hash, mut size, mut head) = (Sha256::new(), 0, Vec::with_capacity(HEAD));
-            let mut buffer = vec![0; 1 << 20];
-            loop {
-                let count = file.read(&mut buffer)?;
-                let Some(read) = buffer.get(..count).filter(|read| !read.is_empty()) else { break };
-                head.extend_from_slice(&read[..HEAD.saturating_sub(head.len()).min(count)]);
-                hash.update(read);
-                size += count as u64;
-            }
-            Ok(Written { sha256: hex(&hash.finalize()), size, head })
-        })
-        .await
+        match self {
+            Self::Folder(partial) => partial.look().await,
+            Self::Bucket(partial) => partial.look().await,
+        }
     }
 
-    /// What has come, from the beginning.
+    /// What has come, from the beginning, after [`Self::look`].
     pub(crate) async fn reader(&mut self) -> io::Result<File> {
-        self.file.flush().await?;
-        File::open(&self.path).await
+        match self {
+            Self::Folder(partial) => partial.reader().await,
+            Self::Bucket(partial) => partial.reader().await,
+        }
     }
 
-    /// Gives it the name of its content too. When this returns, that survives a crash.
+    /// Gives it the name of its content too, after [`Self::look`]. When this returns, that survives a crash.
     pub(crate) async fn keep(&mut self, files: &Files, sha256: &str) -> io::Result<()> {
-        self.file.flush().await?;
-        self.file.get_ref().sync_all().await?;
-        let (path, target) = (self.path.clone(), files.content(sha256));
-        blocking(move || {
-            let shard = target.parent().unwrap_or(Path::new("."));
-            make_shard(shard)?;
-            match fs::hard_link(&path, &target) {
-                // An equal file is there already.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                linked => linked?,
-            }
-            sync_folder(shard)
-        })
-        .await
+        match self {
+            Self::Folder(partial) => partial.keep(files.folder(), sha256).await,
+            Self::Bucket(partial) => partial.keep(files).await,
+        }
     }
 
-    /// Takes it out of the folder.
+    /// Takes it away.
     pub(crate) async fn remove(self) -> io::Result<()> {
-        match tokio::fs::remove_file(&self.path).await {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            removed => removed,
+        match self {
+            Self::Folder(partial) => partial.remove().await,
+            Self::Bucket(partial) => partial.remove().await,
         }
     }
 }
 
 /// How much has come of the file that is called `name`.
 pub(crate) async fn size_of(files: &Files, name: &str) -> io::Result<u64> {
-    match tokio::fs::metadata(files.partial(name)).await {
-        Ok(metadata) => Ok(metadata.len()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
-        Err(error) => Err(error),
+    match files.bucket() {
+        Some(bucket) => Ok(Chain::of(bucket.pieces(name).await?).size()),
+        None => folder::size_of(files.folder(), name).await,
     }
 }

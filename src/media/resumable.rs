@@ -4,7 +4,7 @@
 //! The file has its name from the beginning, so that a message may already speak of it; who opens it meanwhile waits, as for any
 //! name that is still to be filled.
 
-use std::{pin::pin, time::Duration};
+use std::{io, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
@@ -183,7 +183,11 @@ impl Media {
 
     /// All of it is here: the last look at it, and it is a file like any other.
     async fn complete(&self, id: &str, upload: UploadRow, mut partial: Partial) -> Result<Progress, MediaError> {
-        let written = partial.look().await?;
+        let written = match partial.look().await {
+            // Another node did the same, and was first.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return self.completed(id, &upload.uploader).await,
+            looked => looked?,
+        };
         if upload.sha256.as_ref().is_some_and(|announced| *announced != written.sha256) {
             self.forget(id, partial).await?;
             return Err(MediaError::WrongHash);
@@ -212,7 +216,15 @@ impl Media {
         counter!("comity_media_upload_bytes_total").increment(size);
         self.shared.filled.notify_waiters();
         partial.remove().await?;
-        Ok(self.whole(id, &content))
+        self.completed(id, &upload.uploader).await
+    }
+
+    /// What became of a file that was completed, here or by another node, or that another node gave up.
+    async fn completed(&self, id: &str, uploader: &UserId) -> Result<Progress, MediaError> {
+        match self.find_upload(uploader, id).await? {
+            Found::There(content) => Ok(self.whole(id, &content)),
+            Found::Coming(_) => Err(MediaError::Locked),
+        }
     }
 
     async fn forget(&self, id: &str, partial: Partial) -> Result<(), MediaError> {

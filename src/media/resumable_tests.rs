@@ -1,9 +1,9 @@
 //! Stories about files that come in pieces.
 
-use std::io;
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use ruma::{UserId, user_id};
 use sha2::{Digest as _, Sha256};
 use store::testing::on_each_engine;
@@ -11,7 +11,7 @@ use store::testing::on_each_engine;
 use crate::{
     Announced, Described, MediaError, Mxc, Progress, Reach,
     partial::Partial,
-    tests::{Rig, bytes_of, nobody},
+    tests::{Body, Rig, bytes_of, nobody, on_each_body},
 };
 
 fn alice() -> &'static UserId {
@@ -43,8 +43,8 @@ fn broken(bytes: &'static [u8]) -> impl futures_util::Stream<Item = io::Result<B
 
 #[tokio::test]
 async fn what_came_before_a_connection_broke_is_kept_and_the_rest_follows_it() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store, nobody).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store, nobody).await;
         let mxc = rig.announce(11).await?;
         assert!(matches!(rig.find(&mxc, Reach::Ours).await, Err(MediaError::NotYetUploaded)));
         let broke = rig.media.append(alice(), &mxc.id, 0, None, broken(b"hello")).await;
@@ -76,8 +76,8 @@ async fn what_came_before_a_connection_broke_is_kept_and_the_rest_follows_it() {
 
 #[tokio::test]
 async fn what_does_not_hash_to_what_was_said_is_not_taken() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store, nobody).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store, nobody).await;
         let right = Sha256::digest(b"hello");
         let mxc = rig.announce(5).await?;
         let wrong = rig.media.append(alice(), &mxc.id, 0, Some(&right), whole(b"hallo")).await;
@@ -101,8 +101,8 @@ async fn what_does_not_hash_to_what_was_said_is_not_taken() {
 
 #[tokio::test]
 async fn a_file_that_is_coming_is_its_uploaders_and_is_given_up_in_time() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store, nobody).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store, nobody).await;
         let mxc = rig.announce(5).await?;
         rig.append(&mxc, 0, b"he").await?;
         let bob = user_id!("@bob:a.test");
@@ -129,8 +129,8 @@ async fn a_file_that_is_coming_is_its_uploaders_and_is_given_up_in_time() {
 
 #[tokio::test]
 async fn one_at_a_time_sends_a_file() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store, nobody).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store, nobody).await;
         let mxc = rig.announce(10).await?;
         let held = Partial::open(&rig.media.shared.files, &mxc.id).await?.expect("nobody holds it");
         assert!(matches!(rig.append(&mxc, 0, b"hello").await, Err(MediaError::Locked)));
@@ -138,6 +138,79 @@ async fn one_at_a_time_sends_a_file() {
         assert_eq!(rig.media.progress(alice(), &mxc.id).await?.offset, 0);
         drop(held);
         assert_eq!(rig.append(&mxc, 0, b"hello").await?.offset, 5);
+        Ok::<_, MediaError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn nodes_that_share_a_bucket_go_on_with_each_others_files() {
+    on_each_engine(async |store| {
+        let body = Body::Bucket(Arc::default());
+        let nodes = [Rig::on(body.clone(), store.clone(), nobody).await, Rig::on(body, store, nobody).await];
+        let mxc = nodes[0].announce(11).await?;
+        let broke = nodes[0].media.append(alice(), &mxc.id, 0, None, broken(b"hello")).await;
+        assert!(matches!(broke, Err(MediaError::BrokenOff)), "{broke:?}");
+        assert_eq!(nodes[1].media.progress(alice(), &mxc.id).await?.offset, 5);
+        assert!(matches!(nodes[1].append(&mxc, 4, b"!").await, Err(MediaError::WrongOffset { offset: 5 })));
+        // Both are sent what follows at once, and neither forgets what it has said that it has.
+        let (first, second) = tokio::join!(nodes[0].append(&mxc, 5, b" wor"), nodes[1].append(&mxc, 5, b" w"));
+        let (first, second) = (first?.offset, second.map_or(7, |progress| progress.offset));
+        assert_eq!((first, second.max(7)), (9, second));
+        assert_eq!(nodes[0].media.progress(alice(), &mxc.id).await?.offset, 9);
+        let ends = tokio::join!(nodes[0].append(&mxc, 9, b"ld"), nodes[1].append(&mxc, 9, b"ld"));
+        let is_whole = |end: &Result<Progress, MediaError>| {
+            let is_late = matches!(end, Err(MediaError::Locked | MediaError::WrongOffset { .. }));
+            is_late || end.as_ref().is_ok_and(|progress| progress.expires_at.is_none())
+        };
+        assert!(is_whole(&ends.0) && is_whole(&ends.1), "{ends:?}");
+        for node in &nodes {
+            let progress = node.media.progress(alice(), &mxc.id).await?;
+            assert_eq!((progress.offset, progress.expires_at), (11, None));
+            assert_eq!(bytes_of(node.find(&mxc, Reach::Ours).await?).await, b"hello world");
+            assert_eq!(node.local_files(), 0);
+        }
+        let objects = nodes[0].objects();
+        assert!(objects.iter().all(|name| name.starts_with("of/ours/files/")) && objects.len() == 1, "{objects:?}");
+        Ok::<_, MediaError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_was_sent_until_the_sender_was_gone_goes_to_the_bucket() {
+    on_each_engine(async |store| {
+        let rig = Rig::on(Body::Bucket(Arc::default()), store, nobody).await;
+        let mxc = rig.announce(11).await?;
+        let stuck = stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"hello"))]).chain(stream::pending());
+        let sending = rig.media.append(alice(), &mxc.id, 0, None, stuck);
+        assert!(tokio::time::timeout(Duration::from_millis(20), sending).await.is_err());
+        let goes_on = async || loop {
+            match rig.append(&mxc, 5, b" world").await {
+                Err(MediaError::Locked | MediaError::WrongOffset { offset: 0 }) => tokio::task::yield_now().await,
+                done => return done,
+            }
+        };
+        let done = tokio::time::timeout(Duration::from_secs(10), goes_on()).await.expect("it was kept")?;
+        assert_eq!((done.offset, done.expires_at), (11, None));
+        assert_eq!(rig.files(), 1);
+        Ok::<_, MediaError>(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_of_very_many_pieces_is_put_together_on_the_way() {
+    on_each_engine(async |store| {
+        let rig = Rig::on(Body::Bucket(Arc::default()), store, nobody).await;
+        let mxc = rig.announce(1_020).await?;
+        for at in 0..1_010 {
+            assert_eq!(rig.append(&mxc, at, b"x").await?.offset, at + 1);
+        }
+        assert!(rig.objects().len() < 20, "{} pieces", rig.objects().len());
+        rig.append(&mxc, 1_010, b"0123456789").await?;
+        let bytes = bytes_of(rig.find(&mxc, Reach::Ours).await?).await;
+        assert!(bytes.len() == 1_020 && bytes.ends_with(b"xx0123456789"));
         Ok::<_, MediaError>(())
     })
     .await;

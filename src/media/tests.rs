@@ -7,8 +7,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
+use futures_util::{FutureExt as _, StreamExt as _, TryStreamExt as _, future::BoxFuture, stream};
 use image::{DynamicImage, ImageFormat, RgbImage};
+use object_store::{ObjectStore as _, memory::InMemory};
 use peers::{PeerError, Streamed};
 use ruma::{
     api::{
@@ -78,14 +79,33 @@ impl remote::AskServers for Others {
 pub(crate) struct Rig {
     pub(crate) media: Media,
     folder: TempDir,
+    body: Body,
     pub(crate) now: Arc<AtomicI64>,
     /// How often another server was asked.
     asked: Arc<AtomicUsize>,
 }
 
+/// Where the files of a rig are.
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    Folder,
+    Bucket(Arc<InMemory>),
+}
+
+/// Tells a story on each engine, with files in a folder and in a bucket.
+pub(crate) async fn on_each_body<E: std::fmt::Debug>(story: impl AsyncFn(Store, Body) -> Result<(), E>) {
+    on_each_engine(async |store| story(store, Body::Folder).await).await;
+    on_each_engine(async |store| story(store, Body::Bucket(Arc::default())).await).await;
+}
+
 impl Rig {
     /// A server whose peers answer by `answer`, given the media id.
     pub(crate) async fn new(store: Store, answer: fn(&str) -> Result<FileOrLocation, PeerError>) -> Self {
+        Self::on(Body::Folder, store, answer).await
+    }
+
+    /// The same, with its files in `body`.
+    pub(crate) async fn on(body: Body, store: Store, answer: fn(&str) -> Result<FileOrLocation, PeerError>) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let now = Arc::new(AtomicI64::new(1_000_000_000));
         let asked = Arc::new(AtomicUsize::new(0));
@@ -99,8 +119,14 @@ impl Rig {
         };
         let clock = Arc::new(move || clock.load(Ordering::SeqCst));
         let server_name = server_name!("a.test").to_owned();
-        let media = Media::open_with(config, server_name, store, others, clock).await.expect("the folder is ours");
-        Self { media, folder, now, asked }
+        let path = files::Folder::open(config.path.clone()).await.expect("the folder is ours");
+        let bucket = match &body {
+            Body::Folder => None,
+            Body::Bucket(objects) => Some(files::Bucket::new(objects.clone(), "/of/ours/")),
+        };
+        let files = files::Files::new(path, bucket);
+        let media = Media::open_with(config, files, server_name, store, others, clock);
+        Self { media, folder, body, now, asked }
     }
 
     async fn upload(&self, content_type: &str, bytes: &[u8]) -> Result<Mxc, MediaError> {
@@ -122,8 +148,30 @@ impl Rig {
         self.media.find(mxc, reach, Duration::ZERO).await
     }
 
-    /// How many files there are in the folder.
+    /// How many files there are in the folder, and in the bucket.
     pub(crate) fn files(&self) -> usize {
+        self.local_files() + self.objects().len()
+    }
+
+    /// Loses every file that is whole.
+    fn lose_files(&self) {
+        if let Body::Bucket(objects) = &self.body {
+            let names = objects.list(None).map_ok(|meta| meta.location).boxed();
+            let lost = objects.delete_stream(names).try_collect::<Vec<_>>();
+            lost.now_or_never().expect("it is in memory").expect("they can be removed");
+        }
+        std::fs::remove_dir_all(self.media.config().path.join("files")).expect("it is there");
+    }
+
+    /// What the files in the bucket are called.
+    pub(crate) fn objects(&self) -> Vec<String> {
+        let Body::Bucket(objects) = &self.body else { return Vec::new() };
+        let listed = objects.list(None).map_ok(|meta| meta.location.to_string()).try_collect::<Vec<_>>();
+        listed.now_or_never().expect("it is in memory").expect("it can be listed")
+    }
+
+    /// How many files there are in the folder.
+    pub(crate) fn local_files(&self) -> usize {
         fn count(folder: &Path) -> usize {
             let entries = std::fs::read_dir(folder).expect("it is a folder").map(|entry| entry.expect("it is there"));
             entries.map(|entry| if entry.path().is_dir() { count(&entry.path()) } else { 1 }).sum()
@@ -155,8 +203,8 @@ fn picture(width: u32, height: u32) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_was_uploaded_is_given_back_and_equal_files_are_kept_once() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store, nobody).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store, nobody).await;
         let bytes: Vec<u8> = (0..300_000u32).map(|at| (at % 251) as u8).collect();
         let first = rig.upload("image/png", &bytes).await?;
         let second = rig.upload("nonsense", &bytes).await?;
@@ -181,8 +229,8 @@ async fn what_was_uploaded_is_given_back_and_equal_files_are_kept_once() {
 
 #[tokio::test]
 async fn an_upload_that_ends_early_leaves_nothing() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store, nobody).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store, nobody).await;
         let piece = || Ok(Bytes::from(vec![7; 200_000]));
         let cut = stream::iter([piece(), Err(io::Error::other("cut"))]);
         assert!(matches!(rig.upload_of("a/b", cut).await, Err(MediaError::BrokenOff)));
@@ -204,8 +252,8 @@ async fn an_upload_that_ends_early_leaves_nothing() {
 
 #[tokio::test]
 async fn a_name_is_filled_once_by_who_made_it_and_those_who_wait_for_it_get_it() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store, nobody).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store, nobody).await;
         let (alice, bob) = (user_id!("@alice:a.test"), user_id!("@bob:a.test"));
         let mxc = rig.media.reserve(alice).await?.mxc;
         let body = || stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"hello"))]);
@@ -253,8 +301,8 @@ fn one_file(media_id: &str) -> Result<FileOrLocation, PeerError> {
 
 #[tokio::test]
 async fn another_servers_file_is_fetched_once_and_kept() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store, one_file).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store, one_file).await;
         let mxc = Mxc::new(server_name!("b.test"), "text");
         assert!(matches!(rig.find(&mxc, Reach::Kept).await, Err(MediaError::NotFound)));
         let all = futures_util::future::join_all((0..10).map(|_| rig.find(&mxc, everywhere()))).await;
@@ -268,7 +316,7 @@ async fn another_servers_file_is_fetched_once_and_kept() {
         assert!(matches!(rig.find(&mxc, Reach::Ours).await, Err(MediaError::NotFound)));
 
         // Its file is lost, but not for good.
-        std::fs::remove_dir_all(rig.media.config().path.join("files")).expect("it is there");
+        rig.lose_files();
         assert_eq!(bytes_of(rig.find(&mxc, everywhere()).await?).await, b"hello");
         assert_eq!(rig.asked.load(Ordering::SeqCst), 2);
         let liar = rig.find(&Mxc::new(server_name!("b.test"), "liar"), everywhere()).await?;
@@ -310,8 +358,8 @@ async fn what_can_not_be_fetched_is_not_asked_for_again_for_a_while() {
 
 #[tokio::test]
 async fn a_thumbnail_is_made_once_for_equal_files_and_only_of_pictures() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store, nobody).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store, nobody).await;
         let wanted = Wanted { width: 60, height: 60, fit: Fit::Crop };
         let small = async |mxc: &Mxc| rig.media.thumbnail(mxc, wanted, Reach::Ours, Duration::ZERO).await;
         // What it is said to be makes no difference.
@@ -333,8 +381,8 @@ async fn a_thumbnail_is_made_once_for_equal_files_and_only_of_pictures() {
 
 #[tokio::test]
 async fn when_somebody_asked_is_written_down_now_and_then() {
-    on_each_engine(async |store| {
-        let rig = Rig::new(store.clone(), nobody).await;
+    on_each_body(async |store, body| {
+        let rig = Rig::on(body, store.clone(), nobody).await;
         let mxc = rig.upload("a/b", b"hello").await?;
         let made_at = rig.now.load(Ordering::SeqCst);
         for (later, expected) in [(1_000, made_at), (3_600_000, made_at + 3_601_000)] {

@@ -1,4 +1,4 @@
-//! Small pictures of files, made when somebody asks and kept on the disk.
+//! Small pictures of files, made when somebody asks and kept beside them.
 
 use std::{io::BufReader, time::Duration};
 
@@ -8,12 +8,16 @@ use tokio::{fs::File, sync::OwnedSemaphorePermit, task::spawn_blocking, time::ti
 use tracing::error;
 
 use crate::{
-    Fit, Item, Media, MediaError, Mxc, Reach, Wanted, files,
+    Fit, Item, Media, MediaError, Mxc, Reach, Wanted,
+    files::Key,
     scale::{ScaleError, Small, scale},
 };
 
 /// How long one waits for one's turn to have a picture scaled.
 const LONGEST_QUEUE: Duration = Duration::from_secs(30);
+
+/// How long a picture may be on its way from the bucket.
+const LONGEST_WAY: Duration = Duration::from_secs(60);
 
 /// What a small picture can be, and how its file is called.
 const KINDS: [(&str, &str); 2] = [(".jpg", "image/jpeg"), (".png", "image/png")];
@@ -29,7 +33,7 @@ impl Media {
         reach: Reach<'_>,
         wait: Duration,
     ) -> Result<Item, MediaError> {
-        let (content, source, _) = self.open_content(mxc, reach, wait).await?;
+        let (content, source) = self.open_content(mxc, reach, wait).await?;
         if let Some(item) = self.made_before(&content, &wanted).await? {
             return Ok(item);
         }
@@ -39,26 +43,30 @@ impl Media {
         if let Some(item) = self.made_before(&content, &wanted).await? {
             return Ok(item);
         }
-        let made = make(source, wanted, turn).await;
+        let local = timeout(LONGEST_WAY, source.local(&self.shared.files, is_picture)).await;
+        let made = match local.map_err(|_| MediaError::Busy)?? {
+            Some(file) => make(file, wanted, turn).await,
+            None => Err(MediaError::NoPicture),
+        };
         let outcome = if made.is_ok() { "made" } else { "refused" };
         counter!("comity_media_thumbnails_total", "outcome" => outcome).increment(1);
         let small = made?;
         let (suffix, _) = KINDS[usize::from(small.is_png)];
-        let target = self.shared.files.thumbnail(&content.sha256, &format!("{}{suffix}", stem(&wanted)));
+        let key = Key::thumbnail(&content.sha256, &format!("{}{suffix}", stem(&wanted)));
         let mut draft = self.shared.files.draft().await?;
         draft.write(&small.bytes).await?;
-        draft.keep_as(target, content.sha256.clone()).await?;
+        draft.keep_as(&self.shared.files, &key).await?;
         self.made_before(&content, &wanted).await?.ok_or(MediaError::NotFound)
     }
 
     async fn made_before(&self, content: &ContentRow, wanted: &Wanted) -> Result<Option<Item>, MediaError> {
         let stem = stem(wanted);
         for (suffix, content_type) in KINDS {
-            let path = self.shared.files.thumbnail(&content.sha256, &format!("{stem}{suffix}"));
-            if let Some((file, size)) = files::find(&path).await? {
+            let key = Key::thumbnail(&content.sha256, &format!("{stem}{suffix}"));
+            if let Some(source) = self.shared.files.find(&key).await? {
                 let file_name = Some(format!("thumbnail{suffix}"));
-                let tag = format!("{}{stem}", content.sha256);
-                return Ok(Some(Item { content_type: content_type.to_owned(), file_name, size, tag, file }));
+                let (size, tag) = (source.size(), format!("{}{stem}", content.sha256));
+                return Ok(Some(Item { content_type: content_type.to_owned(), file_name, size, tag, source }));
             }
         }
         Ok(None)
@@ -72,6 +80,11 @@ fn stem(wanted: &Wanted) -> String {
         Fit::Scale => "scale",
     };
     format!("-{width}x{height}-{fit}")
+}
+
+/// Whether a file that begins so can be one: what can't isn't worth its way from the bucket.
+fn is_picture(head: &[u8]) -> bool {
+    image::guess_format(head).is_ok()
 }
 
 /// The turn lasts as long as the work does, which goes on when nobody waits for it any more.

@@ -171,6 +171,17 @@ fn values_that_contradict_each_other_are_refused() {
         lines,
         ["`accounts.argon2.memory_kib` (config.toml): found 8; expected at least 8 times accounts.argon2.parallelism"]
     );
+    let s3 = "media = { storage = \"s3\", s3 = { endpoint = \"http://10.0.0.1:9000\", access_key_id = \"me\" } }";
+    let lines = problems(s3, &[]);
+    assert_eq!(
+        lines,
+        [
+            "`media.s3.bucket` (config.toml): found nothing; expected the bucket's name, for media.storage is \"s3\"",
+            "`media.s3.secret_access_key` (config.toml): found nothing; expected it beside the other half of the login",
+            "`media.s3.endpoint` (config.toml): found http://; expected https://, unless media.s3.allow_http is set",
+        ]
+    );
+    assert!(load(&s3.replace("s3\",", "folder\","), &[]).is_ok());
 }
 
 #[test]
