@@ -8,12 +8,13 @@ use ruma::{
     signatures::KeyPair as _,
 };
 use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
 
-/// What is signed of a request: in the order of canonical JSON.
+/// What is signed of a request.
 #[derive(Serialize)]
 struct Signed<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    content: Option<&'a CanonicalJsonValue>,
+    content: Option<Box<RawValue>>,
     destination: &'a str,
     method: &'a str,
     origin: &'a str,
@@ -29,11 +30,14 @@ pub(crate) fn sign(
     content: Option<&CanonicalJsonValue>,
 ) -> Result<HeaderValue, InvalidHeaderValue> {
     let origin = key.server_name();
+    // `CanonicalFormatter` leaves line breaks and other control characters as they are, which Matrix escapes: so what may hold some is
+    // spelled by `CanonicalJsonValue`, which does, and goes in as it is.
+    let content = content.map(|content| to_raw_value(content).expect("canonical JSON can be written to memory"));
     let signed =
         Signed { content, destination: destination.as_str(), method: method.as_str(), origin: origin.as_str(), uri };
-    // Its keys are in order, and `serde_json` spells texts as Matrix's canonical JSON does. `serde_canonical_json` doesn't: it leaves line
-    // breaks and other control characters as they are, and whoever checks the signature finds another text.
-    let text = serde_json::to_vec(&signed).expect("canonical JSON can be written to memory");
+    let mut text = Vec::new();
+    let mut writer = serde_json::Serializer::with_formatter(&mut text, serde_canonical_json::CanonicalFormatter::new());
+    signed.serialize(&mut writer).expect("canonical JSON can be written to memory");
     let (_, signature) = key.sign(&text).into_parts();
     let signature: Base64<Standard> = Base64::new(signature);
     let (key_id, signature) = (key.key_id(), signature.encode());
