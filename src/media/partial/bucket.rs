@@ -77,10 +77,11 @@ impl Partial {
     }
 
     pub(super) async fn reader(&mut self) -> io::Result<File> {
-        match &mut self.whole {
-            Some(whole) => whole.reader().await,
-            none => none.insert(self.copy().await?).reader().await,
-        }
+        let whole = match self.whole.take() {
+            Some(whole) => whole,
+            None => self.copy().await?,
+        };
+        self.whole.insert(whole).reader().await
     }
 
     pub(super) async fn keep(&mut self, files: &Files) -> io::Result<()> {
