@@ -484,6 +484,8 @@ pub struct Usage {
     pub cpu_seconds: f64,
     /// Kilobytes of memory that are resident.
     pub resident_kb: u64,
+    /// Those of them that are no pages of its program or of files, which come and go.
+    pub anonymous_kb: u64,
     /// Open file descriptors.
     pub files: usize,
 }
@@ -500,10 +502,14 @@ impl Usage {
         // utime and stime are fields 14 and 15 of the whole line; the first after the name is field 3.
         let ticks = |index: usize| fields[index].parse::<f64>().expect("a number of ticks");
         let status = read("status");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a VmRSS line");
+        let kilobytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("the line is there");
+            line.trim().trim_end_matches(" kB").parse().expect("a number of kB")
+        };
         Self {
             cpu_seconds: (ticks(11) + ticks(12)) / TICKS_PER_SECOND,
-            resident_kb: resident.trim().trim_end_matches(" kB").parse().expect("a number of kB"),
+            resident_kb: kilobytes("VmRSS:"),
+            anonymous_kb: kilobytes("RssAnon:"),
             files: fs::read_dir(format!("/proc/{pid}/fd")).expect("the process lives").count(),
         }
     }

@@ -15,14 +15,16 @@ pub(crate) enum Partial {
     /// In the folder.
     Folder(folder::Partial),
     /// In the bucket.
-    Bucket(bucket::Partial),
+    Bucket(Box<bucket::Partial>),
 }
 
 impl Partial {
     /// Takes the file that is called `name`, which begins empty. `None`: somebody is writing to it.
     pub(crate) async fn open(files: &Files, name: &str) -> io::Result<Option<Self>> {
         match files.bucket() {
-            Some(bucket) => Ok(bucket::Partial::open(files, bucket, name).await?.map(Self::Bucket)),
+            Some(bucket) => {
+                Ok(bucket::Partial::open(files, bucket, name).await?.map(|partial| Self::Bucket(Box::new(partial))))
+            }
             None => Ok(folder::Partial::open(files.folder(), name).await?.map(Self::Folder)),
         }
     }
