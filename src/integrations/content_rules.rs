@@ -407,7 +407,7 @@ impl Shared {
         let mut leave = Leave::default();
         if is_changed {
             let changed = to_raw_value(&content).expect("JSON can be written as JSON");
-            if !proposal.may_become.is_some_and(|may_become| may_become(&changed).is_ok()) {
+            if proposal.may_become.is_none_or(|may_become| may_become(&changed).is_err()) {
                 return Err(refused());
             }
             done(WordAction::Replace);

@@ -50,8 +50,8 @@ impl Gate for Asked {
         let other = self.answer.clone().map(|content| content.map(|content| to_raw_value(&content).expect("JSON")));
         let answer = match other {
             Ok(content) => {
-                let fits = |content: &Box<RawValue>| proposal.may_become.is_some_and(|check| check(content).is_ok());
-                Ok(Leave { content: content.filter(fits), mark: None })
+                let fits = |content: &RawValue| proposal.may_become.is_some_and(|check| check(content).is_ok());
+                Ok(Leave { content: content.filter(|content| fits(content)), mark: None })
             }
             Err(error) => Err(error),
         };

@@ -48,7 +48,7 @@ pub(crate) struct Chain {
 impl Chain {
     /// Of all that is there, the way that leads farthest: nothing that was acknowledged is left out, whoever took it.
     pub(crate) fn of(mut pieces: Vec<Piece>) -> Self {
-        pieces.sort_unstable_by(|one, other| one.offset.cmp(&other.offset));
+        pieces.sort_unstable_by_key(|piece| piece.offset);
         let mut pieces = pieces.into_iter().peekable();
         let mut chain = Self::default();
         loop {
