@@ -34,7 +34,7 @@ const VERSIONS: [&str; 3] = ["10", "11", "12"];
 
 async fn exchange(room: &str, one: &Client, other: &Client) {
     for (speaker, listener) in [(one, other), (other, one)] {
-        let event_id = speaker.say(room, &format!("{} speaks", speaker.user_id)).await;
+        let event_id = speaker.say(room, &format!("{} speaks\nin two\tlines", speaker.user_id)).await;
         arrives(listener, room, &event_id).await;
     }
 }

@@ -9,6 +9,9 @@ use super::faces::Person;
 /// What people react with.
 const KEYS: [&str; 3] = ["👍", "❤", "yes"];
 
+/// What people say: in several scripts, and with whatever has to be escaped on its way.
+const TEXTS: [&str; 5] = ["tea", "茶", "чай", "شاي", "two\r\nlines \\ \"of\"\tit / \u{1}\u{7f}\u{2028} 😀"];
+
 /// By which face something is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Face {
@@ -101,7 +104,7 @@ impl Plan {
     }
 
     fn draw_act(&mut self, who: usize, settled: usize, has_read: bool, dice: &mut StdRng) -> Option<Act> {
-        let text = format!("{} {:x}", ["tea", "茶", "чай", "شاي"][dice.random_range(0..4)], dice.random::<u32>());
+        let text = format!("{} {:x}", TEXTS[dice.random_range(0..TEXTS.len())], dice.random::<u32>());
         match dice.random_range(0..12) {
             0..5 => {
                 let reply_to = (settled > 0 && dice.random_bool(0.3)).then(|| dice.random_range(0..settled));
