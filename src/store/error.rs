@@ -15,6 +15,9 @@ pub enum Error {
     /// The database can't be reached, is full, or is read-only now; it may come back.
     #[error("the database is unavailable")]
     Unavailable(#[source] sqlx::Error),
+    /// A text has the character U+0000, which PostgreSQL can't keep.
+    #[error("a text has the character U+0000 in it, which can't be stored: leave it out")]
+    Unstorable,
     /// The database did not take a statement of ours.
     #[error("the database refused a statement")]
     Database(#[source] sqlx::Error),
@@ -32,7 +35,7 @@ pub enum Error {
 impl Error {
     /// Whether the cause is one Write of a batch, so that the others may succeed without it.
     pub(crate) fn is_of_one_write(&self) -> bool {
-        matches!(self, Self::Duplicate | Self::Database(_))
+        matches!(self, Self::Duplicate | Self::Unstorable | Self::Database(_))
     }
 }
 
@@ -50,6 +53,10 @@ impl From<sqlx::Error> for Error {
             return Self::Duplicate;
         }
         let code = database.code().unwrap_or_default();
+        // PostgreSQL: as a text, and in JSON.
+        if matches!(&*code, "22021" | "22P05") {
+            return Self::Unstorable;
+        }
         // SQLite: 5 busy, 6 locked, 8 read-only, 10 I/O, 13 full, 14 can't open (extended codes carry the primary one
         // in their low byte). PostgreSQL: classes 08 connection, 53 resources, 55 not in state, 57 operator.
         let is_outage = match code.parse::<u32>() {
@@ -64,6 +71,7 @@ impl model::Refusal for Error {
     fn kind(&self) -> model::Kind {
         match self {
             Self::Duplicate | Self::Conflict | Self::Superseded => model::Kind::Conflict,
+            Self::Unstorable => model::Kind::Invalid,
             Self::Unavailable(_) | Self::Overloaded => model::Kind::Unavailable,
             Self::Database(_) | Self::Migrate(_) | Self::Corrupt(_) => model::Kind::Internal,
         }

@@ -76,4 +76,22 @@ mod tests {
         })
         .await;
     }
+
+    #[tokio::test]
+    async fn what_can_t_be_kept_is_refused_and_what_comes_with_it_is_kept() {
+        on_each_engine(async |store| {
+            let (alice, bob) = (user_id!("@alice:a.test"), user_id!("@bob:a.test"));
+            let (mut odd, mut plain) = (Write::new(), Write::new());
+            put_profile_field(&mut odd, alice, "nothing\0", "1");
+            put_profile_field(&mut plain, bob, "m.tz", "1");
+            let (odd, plain) = tokio::join!(store.commit(odd), store.commit(plain));
+            plain?;
+            match store.pool.is_postgres() {
+                true => assert!(matches!(odd, Err(Error::Unstorable)), "{odd:?}"),
+                false => drop(odd?),
+            }
+            Ok::<_, Error>(())
+        })
+        .await;
+    }
 }

@@ -89,6 +89,12 @@ impl Verification<'_> {
         self.0.query(FIND, args![email]).await?.first().map(|row| row.parse(0)).transpose()
     }
 
+    /// The address of an account; of several the one that was proved last.
+    pub async fn email_of(&self, user_id: &UserId) -> Result<Option<String>, Error> {
+        const FIND: &str = "SELECT email FROM emails WHERE user_id = $1 ORDER BY verified_at DESC, email LIMIT 1";
+        self.0.query(FIND, args![user_id.as_str()]).await?.first().map(|row| row.text(0)).transpose()
+    }
+
     /// The code that was sent last.
     pub async fn code(&self, email: &str, purpose: &str) -> Result<Option<CodeRow>, Error> {
         const FIND: &str = "SELECT sent_at, attempts FROM verification_codes WHERE email = $1 AND purpose = $2";

@@ -23,8 +23,8 @@ use store::{
 use tracing::info;
 
 use crate::{
-    Act, EmailError, EmailProof, Limited, NewSession, Refused, Session, TokenStyle, Users, key_updates::KeysChanged,
-    passwords::Busy, tokens::NewDevice,
+    Act, CodePurpose, EmailError, EmailProof, Limited, NewSession, Refused, Session, TokenStyle, Users,
+    key_updates::KeysChanged, passwords::Busy, tokens::NewDevice,
 };
 
 const MAX_PASSWORD_BYTES: usize = 512;
@@ -313,7 +313,9 @@ impl Users {
 
         let hash = self.passwords.hash(password.to_owned()).await?;
         let email = match wish.email {
-            Some(proof) => Some(self.prove_new_email(proof).await.map_err(RegisterError::Email)?),
+            Some(proof) => {
+                Some(self.prove_new_email(proof, CodePurpose::Register).await.map_err(RegisterError::Email)?)
+            }
             None => None,
         };
         if self.needs_approval() {

@@ -17,7 +17,7 @@ use store::{
 };
 use tracing::{info, warn};
 
-use crate::{AccountError, Limited, Users, millis, secrets::random_text};
+use crate::{AccountError, Limited, LoginError, Users, millis, secrets::random_text};
 
 /// What the key is for under which codes are hashed: they are short, so who has the database alone must not be able to try them all.
 const PURPOSE: &str = "comity: verification codes, 1";
@@ -33,6 +33,8 @@ pub enum CodePurpose {
     Register,
     /// To set another password for the account that has the address.
     Reset,
+    /// To have the address with the account that one has.
+    Change,
 }
 
 impl CodePurpose {
@@ -41,6 +43,7 @@ impl CodePurpose {
         match self {
             Self::Register => "register",
             Self::Reset => "reset",
+            Self::Change => "change",
         }
     }
 }
@@ -85,6 +88,12 @@ pub enum EmailError {
     /// Too many letters wait to be sent.
     #[error("too many letters wait to be sent")]
     Mail(#[from] MailError),
+    /// Accounts of this server must have one.
+    #[error("this server wants an e-mail address for every account: set another one instead")]
+    Needed,
+    /// The password is another one, or was tried too often.
+    #[error(transparent)]
+    Login(#[from] LoginError),
     /// The password was not changed.
     #[error(transparent)]
     Account(#[from] AccountError),
@@ -97,9 +106,10 @@ impl Refusal for EmailError {
     fn kind(&self) -> Kind {
         match self {
             Self::NoMail => Kind::Unsupported,
-            Self::Closed | Self::WrongCode => Kind::Forbidden,
+            Self::Closed | Self::WrongCode | Self::Needed => Kind::Forbidden,
             Self::Address => Kind::Invalid,
             Self::Taken => Kind::Conflict,
+            Self::Login(error) => error.kind(),
             Self::Limited(limited) => limited.kind(),
             Self::Mail(_) => Kind::Unavailable,
             Self::Account(error) => error.kind(),
@@ -114,6 +124,8 @@ impl Refusal for EmailError {
             Self::Address => Some("invalid_email"),
             Self::WrongCode => Some("wrong_code"),
             Self::Taken => Some("email_taken"),
+            Self::Needed => Some("email_needed"),
+            Self::Login(error) => error.code(),
             Self::Account(error) => error.code(),
             _ => None,
         }
@@ -126,6 +138,7 @@ impl Refusal for EmailError {
     fn retry_after_ms(&self) -> Option<u64> {
         match self {
             Self::Limited(limited) => limited.retry_after_ms(),
+            Self::Login(error) => error.retry_after_ms(),
             _ => None,
         }
     }
@@ -183,6 +196,13 @@ impl Users {
                 "Somebody, perhaps you, wants to register at {us} with this address. It belongs to the account {owner} \
                  already: log in there, or set another password for it.\n"
             )),
+            (CodePurpose::Change, None) => Some(format!(
+                "Your code to have this address with your account at {us} is {code}.\n\nIt is good for {minutes} minutes. {unasked}\n"
+            )),
+            (CodePurpose::Change, Some(owner)) => Some(format!(
+                "Somebody, perhaps you, wants to have this address with an account at {us}. It belongs to the account {owner}, \
+                 from which it would have to be taken away first.\n"
+            )),
             (CodePurpose::Reset, Some(owner)) => Some(format!(
                 "Your code to set another password for {owner} is {code}.\n\nIt is good for {minutes} minutes. {unasked}\n"
             )),
@@ -192,8 +212,12 @@ impl Users {
     }
 
     /// Uses a code, and answers the address as it is kept, if no account has it.
-    pub(crate) async fn prove_new_email(&self, proof: EmailProof<'_>) -> Result<String, EmailError> {
-        let email = self.use_email_code(proof, CodePurpose::Register).await?;
+    pub(crate) async fn prove_new_email(
+        &self,
+        proof: EmailProof<'_>,
+        purpose: CodePurpose,
+    ) -> Result<String, EmailError> {
+        let email = self.use_email_code(proof, purpose).await?;
         match self.store.verification().owner_of(&email).await? {
             Some(_) => Err(EmailError::Taken),
             None => Ok(email),

@@ -28,6 +28,7 @@ mod last_seen;
 mod limits;
 mod login;
 mod openid;
+mod own_email;
 mod passwords;
 mod profiles;
 mod remote_fetch;

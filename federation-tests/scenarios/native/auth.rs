@@ -216,6 +216,43 @@ async fn codes_come_by_mail_to_register_and_to_set_a_forgotten_password() {
     .await;
 }
 
+#[tokio::test]
+async fn one_s_own_address_changes_by_a_code_and_the_password() {
+    on_each_engine(async |engine| {
+        let sink = MailSink::start().await;
+        let server = with_mail(Server::builder(&engine), &sink).start().await;
+        let (alice, bob) = (server.register("alice").await, server.register("bob").await);
+        let me = "/api/v1/users/me";
+        assert_eq!(alice.get(me).await.ok()["email"], Value::Null);
+        let set = async |who: &Client, email: &str, code: &str, password: &str| {
+            who.put(&format!("{me}/email"), json!({ "email": email, "code": code, "password": password })).await
+        };
+        let code_for = async |who: &Client, email: &str| {
+            assert_eq!(who.post(&format!("{me}/email/code"), json!({ "email": email })).await.status, 202);
+            sink.next_to(email).await
+        };
+        let (first, second) = ("alice@mail.example", "al@mail.example");
+        let code = code_for(&alice, first).await.code();
+        set(&alice, first, &code, "a guess").await.problem(403, "wrong_credentials");
+        set(&alice, first, "00000000", "alice's password").await.problem(403, "wrong_code");
+        assert_eq!(set(&alice, "Alice@mail.example", &code, "alice's password").await.ok()["email"], first);
+        assert_eq!(alice.get(me).await.ok()["email"], first);
+        set(&bob, first, &code, "bob's password").await.problem(403, "wrong_code");
+        // Another takes its place, and who reads the first is told.
+        let code = code_for(&alice, second).await.code();
+        set(&alice, second, &code, "alice's password").await.ok();
+        let told = sink.next_to(first).await;
+        assert!(told.text.contains("not the e-mail address"), "{}", told.text);
+        // Another code for the same address can't be asked for at once, by nobody.
+        bob.post(&format!("{me}/email/code"), json!({ "email": second })).await.problem(429, "rate_limited");
+        let remove = format!("{me}/email/remove");
+        alice.post(&remove, json!({ "password": "a guess" })).await.problem(403, "wrong_credentials");
+        assert_eq!(alice.post(&remove, json!({ "password": "alice's password" })).await.status, 204);
+        assert_eq!(alice.get(me).await.ok()["email"], Value::Null);
+    })
+    .await;
+}
+
 /// In half minutes since 1970.
 fn step() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);

@@ -136,7 +136,7 @@ struct ApplicationWish {
     /// What people see: one line of 60 characters at most.
     name: String,
     /// What it may do: `users:read`, `users:create`, `tokens:mint`, `conversations:read`, `conversations:write`, `messages:read`,
-    /// `messages:send`, `groups:read`, `groups:write`.
+    /// `messages:send`, `groups:read`, `groups:write`, `friends:read`, `friends:write`, `notifications:read`, `notifications:write`.
     #[schema(value_type = Vec<String>)]
     scopes: Vec<AppScope>,
     /// From which addresses or networks its requests may come, such as `192.0.2.0/24`; left out: from anywhere.

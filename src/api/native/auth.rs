@@ -6,6 +6,8 @@ mod password;
 mod second_factor;
 mod sessions;
 
+pub(super) use password::Accepted;
+
 use axum::response::Response;
 use http::StatusCode;
 use model::Address;

@@ -8,6 +8,7 @@ use model::{Address, Position};
 use rooms::{Friend, Note};
 use ruma::{OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
+use users::applications::AppScope;
 use users::native_name;
 use utoipa::{IntoParams, ToSchema};
 
@@ -36,10 +37,12 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         From one's own list: the other one isn't told, and the conversation stays. With `mutual=true` one leaves the conversation \
         too, which ends the friendship on both sides, also where the other is of another server.";
     let friends = vec![
-        get("/api/v1/friends", "One's friends, or what changed among them.", list).explained(LIST),
-        get(ONE, "A friend.", one),
-        patch(ONE, "Changes what one notes about a friend.", change).explained(CHANGE),
-        delete(ONE, "Removes a friend.", remove).explained(REMOVE),
+        get("/api/v1/friends", "One's friends, or what changed among them.", list)
+            .explained(LIST)
+            .open_to(AppScope::FriendsRead),
+        get(ONE, "A friend.", one).open_to(AppScope::FriendsRead),
+        patch(ONE, "Changes what one notes about a friend.", change).explained(CHANGE).open_to(AppScope::FriendsWrite),
+        delete(ONE, "Removes a friend.", remove).explained(REMOVE).open_to(AppScope::FriendsWrite),
     ];
     [friends, requests::endpoints()].concat()
 }

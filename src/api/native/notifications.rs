@@ -5,6 +5,7 @@ use model::{Address, Millis, Position};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use users::applications::AppScope;
 use users::native_name;
 use utoipa::{IntoParams, ToSchema};
 
@@ -26,11 +27,18 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Once more does nothing. A broadcast that is read here is read among the broadcasts too; that a mention was seen here tells \
         nobody how far one has read in its conversation.";
     vec![
-        get("/api/v1/notifications", "What one is notified of.", list).explained(LIST),
+        get("/api/v1/notifications", "What one is notified of.", list)
+            .explained(LIST)
+            .open_to(AppScope::NotificationsRead),
         get("/api/v1/notifications/unread", "How much of it one has not read.", unread)
-            .explained("The latest hundred that are unread are counted."),
-        post("/api/v1/notifications/read", "One has read some of them, or all.", read).explained(READ),
-        post("/api/v1/notifications/{id}/read", "One has read one of them.", read_one).explained(READ),
+            .explained("The latest hundred that are unread are counted.")
+            .open_to(AppScope::NotificationsRead),
+        post("/api/v1/notifications/read", "One has read some of them, or all.", read)
+            .explained(READ)
+            .open_to(AppScope::NotificationsWrite),
+        post("/api/v1/notifications/{id}/read", "One has read one of them.", read_one)
+            .explained(READ)
+            .open_to(AppScope::NotificationsWrite),
     ]
 }
 

@@ -4,6 +4,7 @@
 use ruma::{OwnedRoomId, events::room::member::MembershipState};
 use serde::{Deserialize, Serialize};
 use sync::{ConversationsWanted, Mark};
+use users::applications::AppScope;
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
@@ -31,11 +32,21 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     let page_text =
         "As `/api/v1/messages`, from the latest back by an offset of 10000 at most: `before_seq` goes further.";
     vec![
-        get("/api/im/offline/summary", "In which conversations something is unread.", summary).explained(summary_text),
-        get("/api/im/offline/{conversation_id}", "What one missed in a conversation.", missed).explained(missed_text),
-        post("/api/im/offline/ack", "One has what one missed.", ack).explained(ack_text),
-        get("/api/chat/messages/session/{session_id}", "What was said.", session).explained("As `/api/v1/messages`."),
-        get("/api/chat/messages/session/{session_id}/page", "What was said, by pages.", page).explained(page_text),
+        get("/api/im/offline/summary", "In which conversations something is unread.", summary)
+            .explained(summary_text)
+            .open_to(AppScope::ConversationsRead),
+        get("/api/im/offline/{conversation_id}", "What one missed in a conversation.", missed)
+            .explained(missed_text)
+            .open_to(AppScope::MessagesRead),
+        post("/api/im/offline/ack", "One has what one missed.", ack)
+            .explained(ack_text)
+            .open_to(AppScope::ConversationsWrite),
+        get("/api/chat/messages/session/{session_id}", "What was said.", session)
+            .explained("As `/api/v1/messages`.")
+            .open_to(AppScope::MessagesRead),
+        get("/api/chat/messages/session/{session_id}/page", "What was said, by pages.", page)
+            .explained(page_text)
+            .open_to(AppScope::MessagesRead),
     ]
 }
 

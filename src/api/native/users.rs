@@ -1,6 +1,7 @@
 //! People: those of this server, and those of others as far as they are known here.
 
 mod blocked;
+mod email;
 mod me;
 
 use model::{Address, Millis, Refusal as _};
@@ -27,7 +28,7 @@ pub(super) fn routes() -> Vec<Endpoint> {
              from what that has told, see docs/cascade.md.",
         ).open_to(AppScope::UsersRead),
     ];
-    [people, me::endpoints(), blocked::endpoints()].concat()
+    [people, me::endpoints(), email::endpoints(), blocked::endpoints()].concat()
 }
 
 /// Whom one looks for.

@@ -25,6 +25,14 @@ pub enum AppScope {
     GroupsRead,
     /// Make groups, and change them as far as the user may.
     GroupsWrite,
+    /// See a user's friends, and who asks for friendship.
+    FriendsRead,
+    /// Ask for friendship as a user, answer, and end it.
+    FriendsWrite,
+    /// See what a user is notified of.
+    NotificationsRead,
+    /// Say that a user has read it.
+    NotificationsWrite,
 }
 
 /// It is no scope.
@@ -34,7 +42,7 @@ pub struct UnknownScope(String);
 
 impl AppScope {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 13] = [
         Self::UsersRead,
         Self::UsersCreate,
         Self::TokensMint,
@@ -44,6 +52,10 @@ impl AppScope {
         Self::MessagesSend,
         Self::GroupsRead,
         Self::GroupsWrite,
+        Self::FriendsRead,
+        Self::FriendsWrite,
+        Self::NotificationsRead,
+        Self::NotificationsWrite,
     ];
 
     /// As it is written.
@@ -58,6 +70,10 @@ impl AppScope {
             Self::MessagesSend => "messages:send",
             Self::GroupsRead => "groups:read",
             Self::GroupsWrite => "groups:write",
+            Self::FriendsRead => "friends:read",
+            Self::FriendsWrite => "friends:write",
+            Self::NotificationsRead => "notifications:read",
+            Self::NotificationsWrite => "notifications:write",
         }
     }
 }

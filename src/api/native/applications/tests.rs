@@ -120,10 +120,10 @@ fn applications_come_where_it_is_said_and_never_to_what_is_for_admins_or_for_log
     assert!(open.len() > 30, "{} endpoints are open to applications", open.len());
     for endpoint in &open {
         let path = endpoint.path();
-        let is_theirs = ["applications", "conversations", "messages", "groups", "users"].iter().any(|group| {
-            let rest = path.strip_prefix("/api/v1/").or_else(|| path.strip_prefix("/api/im/")).unwrap_or_default();
-            rest.split('/').next() == Some(group)
-        });
+        const THEIRS: [&str; 8] =
+            ["applications", "conversations", "messages", "groups", "users", "friends", "notifications", "offline"];
+        let rest = ["/api/v1/", "/api/im/", "/api/chat/"].iter().find_map(|face| path.strip_prefix(face));
+        let is_theirs = rest.and_then(|rest| rest.split('/').next()).is_some_and(|group| THEIRS.contains(&group));
         let is_ones_own = path.split('/').any(|part| matches!(part, "me" | "admin" | "auth"));
         assert!(is_theirs && !is_ones_own, "{path}");
         let scope = endpoint.scope.expect("it is open").as_str();
@@ -230,8 +230,15 @@ async fn an_application_acts_as_a_user_and_as_nobody_else() {
     with_server(async |server| {
         let admin = server.register_admin("root").await;
         let ((alice, _), _) = (server.register("alice").await, server.register("bob").await);
-        let scopes =
-            ["messages:send", "messages:read", "conversations:read", "users:read", "groups:write", "groups:read"];
+        let scopes = [
+            "messages:send",
+            "messages:read",
+            "conversations:read",
+            "users:read",
+            "groups:write",
+            "groups:read",
+            "friends:write",
+        ];
         let app = App::with(&server, &admin, &scopes).await;
         let said = json!({
             "to": "bob@a.test", "msg_id": "order-1", "type": "text", "content": { "text": "A new order" },
@@ -249,6 +256,11 @@ async fn an_application_acts_as_a_user_and_as_nobody_else() {
         // What Alice sees is what was done as her.
         assert_eq!(server.get("/api/v1/conversations", Some(&alice)).await["conversations"][0]["conversation_id"], id);
         app.done(&server, &Call::get("/api/v1/users/bob@a.test").acting("alice@a.test")).await;
+        let asked = Call::post("/api/v1/friends/requests", &json!({ "to": "bob@a.test" })).acting("alice@a.test");
+        let asked = app.done(&server, &asked).await;
+        assert_eq!(server.get("/api/v1/friends/requests", Some(&alice)).await["requests"][0]["id"], asked["id"]);
+        let friends = app.told(&server, &Call::get("/api/v1/friends").acting("alice@a.test")).await;
+        assert_eq!(friends, refused(403, "missing_scope"));
 
         let send = |user| Call::post("/api/v1/messages", &said).acting(user);
         assert_eq!(app.told(&server, &send("")).await, refused(400, "user_needed"));
@@ -262,7 +274,7 @@ async fn an_application_acts_as_a_user_and_as_nobody_else() {
             "/api/v1/admin/approvals",
             "/api/v1/auth/sessions",
             "/api/v1/users/me",
-            "/api/v1/friends",
+            "/api/v1/files",
             "/api/v1/broadcasts",
         ] {
             for user in ["alice@a.test", "root@a.test"] {

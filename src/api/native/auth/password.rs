@@ -1,5 +1,7 @@
 //! Another password: for who knows the one before, and for who can read the e-mail of the account.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 use users::{CodePurpose, EmailProof};
 use utoipa::{ToSchema, openapi::path::OperationBuilder};
@@ -66,13 +68,20 @@ enum Purpose {
 
 /// A code is on its way, if there is somebody to get it.
 #[derive(Serialize, ToSchema)]
-struct SentCode {
+pub(in crate::native) struct SentCode {
     /// How long it is good, milliseconds.
     expires_in_ms: u64,
 }
 
 /// 202.
-struct Accepted(SentCode);
+pub(in crate::native) struct Accepted(SentCode);
+
+impl Accepted {
+    /// A code that is good for so long.
+    pub(in crate::native) fn code(lifetime: Duration) -> Self {
+        Self(SentCode { expires_in_ms: u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX) })
+    }
+}
 
 impl Reply for Accepted {
     fn into_response(self) -> axum::response::Response {
@@ -111,7 +120,7 @@ async fn send_code(call: Call<Anybody, Nothing, CodeWish>) -> Answer<Accepted> {
         Purpose::Reset => CodePurpose::Reset,
     };
     let lifetime = call.services.users.send_code(&call.body.email, purpose, call.address).await?;
-    Ok(Accepted(SentCode { expires_in_ms: u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX) }))
+    Ok(Accepted::code(lifetime))
 }
 
 async fn reset(call: Call<Anybody, Nothing, PasswordReset>) -> Answer<Nothing> {

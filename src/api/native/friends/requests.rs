@@ -4,6 +4,7 @@ use model::{Address, Millis, Position};
 use rooms::{FriendDirection, FriendRequest};
 use ruma::{OwnedEventId, OwnedRoomId, OwnedUserId};
 use serde::{Deserialize, Serialize};
+use users::applications::AppScope;
 use users::native_name;
 use utoipa::{IntoParams, ToSchema};
 
@@ -27,12 +28,18 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
     const CLOSED: &str =
         "409 `request_closed` where it has been answered otherwise, or taken back. Once more does nothing.";
     vec![
-        post(REQUESTS, "Asks somebody for friendship.", ask).explained(ASK),
-        get(REQUESTS, "Friend requests.", list).explained(LIST),
-        get(ONE, "A friend request, and what became of it.", one),
-        delete(ONE, "Takes back a friend request that one has made.", withdraw).explained(CLOSED),
-        post("/api/v1/friends/requests/{id}/accept", "Says yes to a friend request.", accept).explained(CLOSED),
-        post("/api/v1/friends/requests/{id}/refuse", "Says no to a friend request.", refuse).explained(CLOSED),
+        post(REQUESTS, "Asks somebody for friendship.", ask).explained(ASK).open_to(AppScope::FriendsWrite),
+        get(REQUESTS, "Friend requests.", list).explained(LIST).open_to(AppScope::FriendsRead),
+        get(ONE, "A friend request, and what became of it.", one).open_to(AppScope::FriendsRead),
+        delete(ONE, "Takes back a friend request that one has made.", withdraw)
+            .explained(CLOSED)
+            .open_to(AppScope::FriendsWrite),
+        post("/api/v1/friends/requests/{id}/accept", "Says yes to a friend request.", accept)
+            .explained(CLOSED)
+            .open_to(AppScope::FriendsWrite),
+        post("/api/v1/friends/requests/{id}/refuse", "Says no to a friend request.", refuse)
+            .explained(CLOSED)
+            .open_to(AppScope::FriendsWrite),
     ]
 }
 

@@ -56,6 +56,8 @@ struct Me {
     status: OwnStatus,
     /// What one says of that; null: nothing.
     status_msg: Option<String>,
+    /// One's e-mail address, which nobody else is told; null: none.
+    email: Option<String>,
     /// What one may do here besides chatting: `user`, `auditor`, `operator`, `broadcaster` or `admin`.
     roles: Vec<&'static str>,
     /// What else stands in the profile, by its names there, such as `m.tz`.
@@ -173,6 +175,7 @@ async fn shown(services: &Services, session: &Session) -> Answer<Tagged<Me>> {
         avatar_url,
         status,
         status_msg,
+        email: services.users.own_email(session).await?,
         roles: vec![services.users.role(session).await?.as_str()],
         fields,
         work: services.users.cards(&[user_id]).await?.remove(user_id).map(Work::from),
@@ -200,7 +203,7 @@ mod tests {
             let before = server.get(ME, alice).await;
             let expected = json!({
                 "user_id": "@alice:a.test", "address": "alice@a.test", "display_name": "alice", "avatar_url": null,
-                "status": "offline", "status_msg": null, "roles": ["user"], "fields": {},
+                "status": "offline", "status_msg": null, "email": null, "roles": ["user"], "fields": {},
             });
             assert_eq!(before, expected);
             let change = json!({
