@@ -52,7 +52,9 @@ impl Redis {
     /// A cluster of one server, which has all slots.
     pub async fn start_cluster(program: &Path) -> Self {
         let redis = Self::start_as(program, ("redis+cluster", ""), |_, port| {
-            ["--port", &port.to_string(), "--cluster-enabled", "yes"].map(ToOwned::to_owned).to_vec()
+            // Nodes speak at the port plus 10000 unless told otherwise, where anybody may be.
+            let (port, nodes) = (port.to_string(), free_port().to_string());
+            ["--port", &port, "--cluster-enabled", "yes", "--cluster-port", &nodes].map(ToOwned::to_owned).to_vec()
         })
         .await;
         redis.say("CLUSTER ADDSLOTSRANGE 0 16383").await;
