@@ -256,13 +256,7 @@ impl ContentRules {
 
     /// What would become of a text.
     pub fn try_text(&self, text: &str) -> Tried {
-        let (known, mut seen) = (self.shared.known(), Seen::default());
-        let text = match known.judge(text, &mut seen) {
-            Verdict::Keep => Some(text.to_owned()),
-            Verdict::Become(other) => Some(other),
-            Verdict::Refuse => None,
-        };
-        Tried { text, held_by: known.names(&seen.held), tagged_by: known.names(&seen.tagged) }
+        self.shared.known().try_text(text)
     }
 
     async fn refresh(&self) -> Result<(), ContentRuleError> {
@@ -330,6 +324,16 @@ impl Known {
     /// The names of sets.
     fn names(&self, places: &BTreeSet<usize>) -> Vec<String> {
         places.iter().filter_map(|place| Some(self.sets.get(*place)?.name.clone())).collect()
+    }
+
+    fn try_text(&self, text: &str) -> Tried {
+        let mut seen = Seen::default();
+        let text = match self.judge(text, &mut seen) {
+            Verdict::Keep => Some(text.to_owned()),
+            Verdict::Become(other) => Some(other),
+            Verdict::Refuse => None,
+        };
+        Tried { text, held_by: self.names(&seen.held), tagged_by: self.names(&seen.tagged) }
     }
 
     /// What becomes of a text; adds to `seen` who else is to look at it.
@@ -465,11 +469,7 @@ mod tests {
     }
 
     fn becomes(known: &Known, text: &str) -> Option<String> {
-        match known.judge(text, &mut Seen::default()) {
-            Verdict::Keep => Some(text.to_owned()),
-            Verdict::Become(other) => Some(other),
-            Verdict::Refuse => None,
-        }
+        known.try_text(text).text
     }
 
     #[test]
@@ -495,14 +495,8 @@ mod tests {
             (WordAction::Reject, None, &["secret"]),
         ]);
         let of = |text: &str| {
-            let mut seen = Seen::default();
-            let verdict = known.judge(text, &mut seen);
-            let other = match verdict {
-                Verdict::Keep => Some(text.to_owned()),
-                Verdict::Become(other) => Some(other),
-                Verdict::Refuse => None,
-            };
-            (other, known.names(&seen.held), known.names(&seen.tagged))
+            let Tried { text, held_by, tagged_by } = known.try_text(text);
+            (text, held_by, tagged_by)
         };
         let sets = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         assert_eq!(of("buy it, damn"), (Some("buy it, ****".into()), sets(&[]), sets(&["1"])));

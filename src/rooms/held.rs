@@ -3,7 +3,6 @@
 //! It lies with what is scheduled, so its sender sees it there and may take it back, and it is said once like that.
 
 use futures_util::FutureExt as _;
-use metrics::counter;
 use model::{Kind, Millis, Refusal, gate::GateError};
 use peers::trust::{Audited, Author, ChangeError};
 use serde_json::json;
@@ -13,7 +12,7 @@ use store::{
 };
 use tracing::info;
 
-use crate::{RoomError, Rooms, Wish, live::SharedRoom, now};
+use crate::{RoomError, Rooms, Wish, live::SharedRoom, now, scheduled::row_of};
 
 /// So many may wait of one user.
 const MOST_HELD: usize = 20;
@@ -55,27 +54,12 @@ impl Rooms {
         if known.iter().filter(|row| row.state == ScheduledState::Held).count() >= MOST_HELD {
             return refused("so many of your messages wait for a moderator already that no other one can");
         }
-        let row = ScheduledRow {
-            id: format!("{:032x}", rand::random::<u128>()),
-            sender: wish.sender.clone(),
-            device_id: transaction.device_id.clone(),
-            room_id: room.room_id.clone(),
-            scope: transaction.scope.clone(),
-            msg_id: transaction.transaction_id.clone(),
-            kind: wish.kind.to_string(),
-            content: wish.content.get().to_owned(),
-            due_at: now(),
-            created_at: now(),
-            state: ScheduledState::Held,
-            attempts: 0,
-            failure: Some(why.clone()),
-            approved_by: None,
-        };
+        let row = row_of(room, wish, transaction, now());
+        let row = ScheduledRow { state: ScheduledState::Held, failure: Some(why.clone()), ..row };
         let mut write = Write::new();
         // Who sends it again under the same name has one that waits. So has what was scheduled.
         timed_messages::schedule(&mut write, &row);
         self.shared.store.commit(write).await?;
-        counter!("comity_messages_held_total").increment(1);
         info!(user.id = %wish.sender, room.id = %room.room_id, "a message waits for a moderator");
         Ok(GateError::Held(why))
     }

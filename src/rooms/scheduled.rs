@@ -94,22 +94,7 @@ impl Rooms {
         if scheduled.len() >= MOST_WAITING {
             return Err(RoomError::Invalid(format!("{MOST_WAITING} messages wait already: take some back first")));
         }
-        let row = ScheduledRow {
-            id: format!("{:032x}", rand::random::<u128>()),
-            sender: wish.sender,
-            device_id: transaction.device_id.clone(),
-            room_id: room.room_id.clone(),
-            scope: transaction.scope.clone(),
-            msg_id: transaction.transaction_id.clone(),
-            kind: wish.kind.to_string(),
-            content: wish.content.get().to_owned(),
-            due_at,
-            created_at: now(),
-            state: ScheduledState::Waiting,
-            attempts: 0,
-            failure: None,
-            approved_by: None,
-        };
+        let row = row_of(room, &wish, &transaction, due_at);
         let mut write = Write::new();
         timed_messages::schedule(&mut write, &row);
         self.shared.store.commit(write).await?;
@@ -203,7 +188,27 @@ impl Rooms {
     }
 }
 
-pub(crate) fn is_named(row: &ScheduledRow, transaction: &Transaction) -> bool {
+/// What is written down of something that is said at `due_at`, under the name that `transaction` has for it.
+pub(crate) fn row_of(room: &SharedRoom, wish: &Wish, transaction: &Transaction, due_at: Millis) -> ScheduledRow {
+    ScheduledRow {
+        id: format!("{:032x}", rand::random::<u128>()),
+        sender: wish.sender.clone(),
+        device_id: transaction.device_id.clone(),
+        room_id: room.room_id.clone(),
+        scope: transaction.scope.clone(),
+        msg_id: transaction.transaction_id.clone(),
+        kind: wish.kind.to_string(),
+        content: wish.content.get().to_owned(),
+        due_at,
+        created_at: now(),
+        state: ScheduledState::Waiting,
+        attempts: 0,
+        failure: None,
+        approved_by: None,
+    }
+}
+
+fn is_named(row: &ScheduledRow, transaction: &Transaction) -> bool {
     row.device_id == transaction.device_id && row.scope == transaction.scope && row.msg_id == transaction.transaction_id
 }
 
