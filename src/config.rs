@@ -24,8 +24,8 @@ pub use self::{
     secret::Secret,
     sections::{
         Accounts, Applications, Broadcasts, Bus, Cache, Cascade, ClientApi, Database, Email, EmailTls, Events,
-        Federation, LinkKind, Listen, LogFormat, Logging, Media, MediaStorage, Metrics, Rate, RateLimits, Realtime,
-        Registration, Rooms, Search, Sync, Tls,
+        Federation, LinkKind, Listen, LogFormat, Logging, Media, MediaStorage, Metrics, Outbound, Rate, RateLimits,
+        Realtime, Registration, Rooms, Search, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -47,6 +47,7 @@ pub struct Config {
     pub listen: Listen,
     pub tls: Tls,
     pub federation: Federation,
+    pub outbound: Outbound,
     pub database: Database,
     pub bus: Bus,
     pub broadcasts: Broadcasts,
@@ -78,6 +79,7 @@ impl Default for Config {
             listen: Listen::default(),
             tls: Tls::default(),
             federation: Federation::default(),
+            outbound: Outbound::default(),
             database: Database::default(),
             bus: Bus::default(),
             broadcasts: Broadcasts::default(),
@@ -116,11 +118,12 @@ impl Config {
     fn resolve_paths(&mut self, base: &Path) {
         self.data_dir = base.join(&self.data_dir);
         self.keys_dir = base.join(&self.keys_dir);
-        let Self { tls, federation, bus, cache, email, media, .. } = self;
+        let Self { tls, federation, outbound, bus, cache, email, media, .. } = self;
         let files = [
             &mut tls.certificate,
             &mut tls.private_key,
             &mut federation.ca_file,
+            &mut outbound.ca_file,
             &mut bus.ca_file,
             &mut bus.certificate,
             &mut bus.private_key,

@@ -140,6 +140,16 @@ impl Default for Federation {
     }
 }
 
+/// `[outbound]`: asking addresses that users name.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Outbound {
+    /// PEM: authorities that are trusted besides the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Whether loopback and private addresses are asked.
+    pub allow_private_addresses: bool,
+}
+
 /// `[database]`: where everything is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]

@@ -14,7 +14,7 @@ use integrations::{
 };
 use media::{Kinds, MediaConfig, S3Config, ScanConfig};
 use model::SigningKey;
-use peers::{LinksConfig, PeersConfig, TrustConfig, links::LinkTls};
+use peers::{LinksConfig, OutboundConfig, PeersConfig, TrustConfig, links::LinkTls};
 use rooms::{RoomsConfig, SearchConfig};
 use store::Location;
 use sync::{SyncConfig, feed::ConnectionsConfig};
@@ -119,6 +119,11 @@ pub(crate) fn peers_config(config: &Config) -> Result<PeersConfig, KeyError> {
         },
         list_refresh: federation.list_refresh,
     })
+}
+
+pub(super) fn outbound_config(config: &Config) -> OutboundConfig {
+    let outbound = &config.outbound;
+    OutboundConfig { ca_file: outbound.ca_file.clone(), allow_private_addresses: outbound.allow_private_addresses }
 }
 
 fn previous_key(config: &Config) -> Result<Option<Arc<SigningKey>>, KeyError> {

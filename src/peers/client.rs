@@ -76,7 +76,7 @@ impl Resolve for Hosts {
 
 impl Wire {
     pub(crate) fn new(config: &PeersConfig) -> Result<Self, PeerError> {
-        let tls = tls::client_config(config, &Arc::new(tls::roots(config)?))?;
+        let tls = tls::client_config(config, &Arc::new(tls::roots_of_peers(config)?))?;
         Ok(Self {
             resolver: Resolver::new(config, &tls)?,
             explicit: Route::new(config, &tls)?,
@@ -122,7 +122,7 @@ impl Peers {
     /// the system does.
     pub fn plain_client(&self) -> Result<reqwest::Client, PeerError> {
         let config = &self.shared.config;
-        let tls = tls::client_config(config, &Arc::new(tls::roots(config)?))?;
+        let tls = tls::client_config(config, &Arc::new(tls::roots_of_peers(config)?))?;
         let client = reqwest::Client::builder()
             .tls_backend_preconfigured(tls)
             .redirect(reqwest::redirect::Policy::none())
@@ -140,7 +140,7 @@ pub struct Finder(Resolver);
 impl Finder {
     /// As the server would, by the same configuration.
     pub fn new(config: &PeersConfig) -> Result<Self, PeerError> {
-        let roots = Arc::new(tls::roots(config)?);
+        let roots = Arc::new(tls::roots_of_peers(config)?);
         Ok(Self(Resolver::new(config, &tls::client_config(config, &roots)?)?))
     }
 

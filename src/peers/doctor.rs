@@ -88,7 +88,7 @@ impl Peers {
 impl Doctor {
     /// `key`: what this server signs with.
     pub fn new(key: Arc<SigningKey>, config: PeersConfig) -> Result<Self, PeerError> {
-        let roots = Arc::new(tls::roots(&config)?);
+        let roots = Arc::new(tls::roots_of_peers(&config)?);
         let tls = tls::client_config(&config, &roots)?;
         let (resolver, endpoint_of) = (Resolver::new(&config, &tls)?, Box::new(|_: &ServerName| None));
         Ok(Self { resolver, config, key, roots, tls, deadline: DEADLINE, endpoint_of })

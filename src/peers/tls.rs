@@ -1,6 +1,6 @@
 //! Whom this server believes to be who they say they are.
 
-use std::{fs, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -19,9 +19,15 @@ pub(crate) fn client_config(config: &PeersConfig, roots: &Arc<RootCertStore>) ->
         warn!("federation.verify_tls is off: anybody between this server and others can pass for them");
         return believing_anybody().map_err(unusable);
     }
-    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().map_err(unusable)?;
-    Ok(builder.with_root_certificates(roots.clone()).with_no_client_auth())
+    believing(roots.clone())
+}
+
+/// Connections to whom `roots` vouch for.
+pub(crate) fn believing(roots: Arc<RootCertStore>) -> Result<ClientConfig, PeerError> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| PeerError::Configuration(error.to_string()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Connections that prove nothing: for tests, and for looking at what somebody shows.
@@ -32,8 +38,8 @@ pub(crate) fn believing_anybody() -> Result<ClientConfig, rustls::Error> {
     Ok(builder.dangerous().with_custom_certificate_verifier(anybody).with_no_client_auth())
 }
 
-/// The authorities that are trusted: the system's, and those that the configuration names.
-pub(crate) fn roots(config: &PeersConfig) -> Result<RootCertStore, PeerError> {
+/// The authorities that are trusted: the system's, and those in `ca_file`, which the configuration names as `key`.
+pub(crate) fn roots(key: &str, ca_file: Option<&Path>) -> Result<RootCertStore, PeerError> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
@@ -43,9 +49,8 @@ pub(crate) fn roots(config: &PeersConfig) -> Result<RootCertStore, PeerError> {
         );
     }
     roots.add_parsable_certificates(native.certs);
-    if let Some(path) = &config.ca_file {
-        let broken =
-            |error: String| PeerError::Configuration(format!("federation.ca_file {}: {error}", path.display()));
+    if let Some(path) = ca_file {
+        let broken = |error: String| PeerError::Configuration(format!("{key} {}: {error}", path.display()));
         let pem = fs::read(path).map_err(|error| broken(error.to_string()))?;
         let mut found = 0;
         for certificate in CertificateDer::pem_slice_iter(&pem) {
@@ -58,6 +63,11 @@ pub(crate) fn roots(config: &PeersConfig) -> Result<RootCertStore, PeerError> {
         }
     }
     Ok(roots)
+}
+
+/// The authorities by which other servers are known.
+pub(crate) fn roots_of_peers(config: &PeersConfig) -> Result<RootCertStore, PeerError> {
+    roots("federation.ca_file", config.ca_file.as_deref())
 }
 
 /// Believes anybody.
