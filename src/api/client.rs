@@ -45,6 +45,7 @@ mod sync_tests;
 mod tags;
 mod to_device;
 mod typing;
+mod upgrade;
 mod user_directory;
 
 use crate::Route;
@@ -85,6 +86,7 @@ pub(crate) fn routes() -> Vec<Route> {
         tags::routes(),
         to_device::routes(),
         typing::routes(),
+        upgrade::routes(),
         user_directory::routes(),
     ]
     .concat()

@@ -126,7 +126,14 @@ impl Rooms {
     ///
     /// Later versions make the id of the create event's hash: a room that is like another in everything becomes a
     /// millisecond younger, so that it isn't the same.
-    fn found(&self, nid: RoomNid, version: RoomVersionId, drafts: &mut [Draft]) -> Result<SharedRoom, RoomError> {
+    ///
+    /// `drafts`: of those versions, all that are made at once, `m.room.create` first.
+    pub(crate) fn found(
+        &self,
+        nid: RoomNid,
+        version: RoomVersionId,
+        drafts: &mut [Draft],
+    ) -> Result<SharedRoom, RoomError> {
         let shared = &self.shared;
         loop {
             let mut room =
@@ -164,42 +171,27 @@ impl Rooms {
         }
     }
 
+    /// That there is a room, and that its maker is in it.
+    pub(crate) async fn first_drafts(
+        &self,
+        creator: &UserId,
+        create: &Map<String, Value>,
+        is_direct: bool,
+    ) -> Result<Drafts, RoomError> {
+        let mut drafts = Drafts { sender: creator.to_owned(), moment: now(), drafts: Vec::new() };
+        drafts.state(TimelineEventType::RoomCreate, "", create)?;
+        let profile = self.profile_for_membership(creator).await?;
+        let join = member_content(&MembershipState::Join, &profile, None, is_direct.then_some(false));
+        drafts.state(TimelineEventType::RoomMember, creator.as_str(), &join)?;
+        Ok(drafts)
+    }
+
     /// The events of the new room, in the order that the specification gives.
     async fn drafts(&self, new: &NewRoom, version: &RoomVersionId) -> Result<Vec<Draft>, RoomError> {
         let rules = model::rules_of(version).ok_or_else(|| RoomError::UnsupportedVersion(version.to_string()))?;
-        let mut drafts = Drafts { sender: new.creator.clone(), moment: now(), drafts: Vec::new() };
-
-        let mut create = new.creation_content.clone();
-        create.insert("room_version".into(), version.as_str().into());
-        if rules.authorization.use_room_create_sender {
-            create.remove("creator");
-        } else {
-            create.insert("creator".into(), new.creator.as_str().into());
-        }
-        let mut additional_creators: Vec<OwnedUserId>;
-        if rules.authorization.additional_room_creators {
-            additional_creators = match create.get("additional_creators") {
-                Some(list) => serde_json::from_value(list.clone())
-                    .map_err(|error| RoomError::Invalid(format!("additional_creators: {error}")))?,
-                None => Vec::new(),
-            };
-            if new.preset == RoomPreset::TrustedPrivateChat {
-                additional_creators.extend(new.invite.iter().cloned());
-                additional_creators.sort();
-                additional_creators.dedup();
-                additional_creators.retain(|user_id| *user_id != new.creator);
-            }
-            if !additional_creators.is_empty() {
-                create.insert("additional_creators".into(), json!(additional_creators));
-            }
-        } else {
-            create.remove("additional_creators");
-        }
-        drafts.state(TimelineEventType::RoomCreate, "", &create)?;
-
-        let profile = self.profile_for_membership(&new.creator).await?;
-        let join = member_content(&MembershipState::Join, &profile, None, new.is_direct.then_some(false));
-        drafts.state(TimelineEventType::RoomMember, new.creator.as_str(), &join)?;
+        let trusted = if new.preset == RoomPreset::TrustedPrivateChat { &*new.invite } else { &[] };
+        let create = create_content(&new.creator, version, new.creation_content.clone(), trusted)?;
+        let mut drafts = self.first_drafts(&new.creator, &create, new.is_direct).await?;
 
         let mut power_levels = initial_power_levels(new, &rules.authorization);
         for (key, value) in &new.power_levels {
@@ -255,15 +247,50 @@ impl Rooms {
     }
 }
 
+/// What `m.room.create` says. `trusted`: who, where rooms can have several creators, are creators too.
+pub(crate) fn create_content(
+    creator: &UserId,
+    version: &RoomVersionId,
+    mut content: Map<String, Value>,
+    trusted: &[OwnedUserId],
+) -> Result<Map<String, Value>, RoomError> {
+    let rules = model::rules_of(version).ok_or_else(|| RoomError::UnsupportedVersion(version.to_string()))?;
+    content.insert("room_version".into(), version.as_str().into());
+    if rules.authorization.use_room_create_sender {
+        content.remove("creator");
+    } else {
+        content.insert("creator".into(), creator.as_str().into());
+    }
+    if !rules.authorization.additional_room_creators {
+        content.remove("additional_creators");
+        return Ok(content);
+    }
+    let mut others: Vec<OwnedUserId> = match content.get("additional_creators") {
+        Some(list) => serde_json::from_value(list.clone())
+            .map_err(|error| RoomError::Invalid(format!("additional_creators: {error}")))?,
+        None => Vec::new(),
+    };
+    if !trusted.is_empty() {
+        others.extend(trusted.iter().cloned());
+        others.sort();
+        others.dedup();
+        others.retain(|user_id| user_id != creator);
+    }
+    if !others.is_empty() {
+        content.insert("additional_creators".into(), json!(others));
+    }
+    Ok(content)
+}
+
 /// Drafts by one sender at one moment.
-struct Drafts {
+pub(crate) struct Drafts {
     sender: OwnedUserId,
     moment: i64,
-    drafts: Vec<Draft>,
+    pub(crate) drafts: Vec<Draft>,
 }
 
 impl Drafts {
-    fn state(
+    pub(crate) fn state(
         &mut self,
         kind: TimelineEventType,
         state_key: &str,
@@ -274,7 +301,7 @@ impl Drafts {
         Ok(())
     }
 
-    fn push(&mut self, kind: TimelineEventType, state_key: &str, content: Box<RawValue>) {
+    pub(crate) fn push(&mut self, kind: TimelineEventType, state_key: &str, content: Box<RawValue>) {
         self.drafts.push(Draft {
             sender: self.sender.clone(),
             kind,

@@ -63,6 +63,7 @@ mod state;
 mod tests;
 mod timeline;
 mod transfers;
+mod upgrade;
 mod visibility;
 
 use std::{

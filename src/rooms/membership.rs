@@ -78,7 +78,12 @@ impl Rooms {
             Change::Invite => self.ask_to_invite(room, &target).await?,
             _ => {}
         }
-        self.change_any_membership(room, change, target).await
+        let user_id = target.user_id.clone();
+        self.change_any_membership(room, change, target).await?;
+        if change == Change::Join {
+            self.follow_upgrade(room, &user_id).await;
+        }
+        Ok(())
     }
 
     /// As [`Self::change_membership`], for what nobody is asked about, or was.
@@ -148,7 +153,11 @@ impl Rooms {
     ) -> Result<(), RoomError> {
         let room = self.known(room_id).await?;
         self.ask_to_join(room_id, room.as_ref(), user_id, reason.as_deref()).await?;
-        self.join_known(room_id, room, user_id, via, reason).await
+        self.join_known(room_id, room, user_id, via, reason).await?;
+        if let Some(room) = self.known(room_id).await? {
+            self.follow_upgrade(&room, user_id).await;
+        }
+        Ok(())
     }
 
     /// `room`: if it is known here.

@@ -32,6 +32,17 @@ impl Rooms {
         policy: &RoomPolicyEventContent,
         draft: Draft,
     ) -> Result<OwnedEventId, RoomError> {
+        let approved = self.approved(room, policy, draft).await?;
+        self.append_whole(room, approved).await
+    }
+
+    /// Makes an event that the room's policy server approves of, without appending it.
+    pub(crate) async fn approved(
+        &self,
+        room: &SharedRoom,
+        policy: &RoomPolicyEventContent,
+        draft: Draft,
+    ) -> Result<Pdu, RoomError> {
         let pdu = self.seal(room, draft).await?;
         let answer = self.shared.peers.ask(&policy.via, sign_event::v1::Request::new(raw(&pdu)?)).await;
         let answer = answer.map_err(|error| match error {
@@ -56,7 +67,7 @@ impl Rooms {
         if !approves(policy, &signed, room) {
             return Err(RoomError::Forbidden("the signature of the room's policy server is wrong".into()));
         }
-        self.append_whole(room, signed).await
+        Ok(signed)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use model::Draft;
 use ruma::{
-    OwnedEventId, OwnedRoomAliasId, OwnedUserId,
+    OwnedEventId, OwnedRoomAliasId, OwnedRoomId, OwnedUserId,
     events::{AnyStateEventContent, RawExt as _, StateEventType, TimelineEventType, room::member::MembershipState},
     serde::Raw,
 };
@@ -143,6 +143,11 @@ impl Rooms {
         if wish.state_key.is_some() {
             check_state_content(&wish.kind, &wish.content).map_err(RoomError::BadContent)?;
         }
+        if wish.kind == TimelineEventType::RoomTombstone
+            && replacement_of(&wish.content).is_some_and(|other| other == room.room_id)
+        {
+            return Err(RoomError::Invalid("replacement_room: a room can't be replaced by itself".into()));
+        }
         if wish.kind == TimelineEventType::RoomCanonicalAlias {
             self.check_canonical_alias(room, &wish.content).await?;
         }
@@ -220,6 +225,15 @@ pub(crate) fn check_state_content(kind: &TimelineEventType, content: &RawValue) 
     // ruma's types know what the specification demands of each state event it names.
     let raw = Raw::<AnyStateEventContent>::from_json(content.to_owned());
     raw.deserialize_with_type(&kind.to_string()).map(drop).map_err(|error| format!("content of {kind}: {error}"))
+}
+
+/// The room by which a tombstone says that its own is replaced.
+fn replacement_of(content: &RawValue) -> Option<OwnedRoomId> {
+    #[derive(serde::Deserialize)]
+    struct Content {
+        replacement_room: OwnedRoomId,
+    }
+    serde_json::from_str::<Content>(content.get()).ok().map(|content| content.replacement_room)
 }
 
 /// Whether an empty content says that what was said before holds no more: which room is in a space, whom a policy is

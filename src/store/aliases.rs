@@ -33,6 +33,17 @@ pub fn set_listed(write: &mut Write, room: RoomNid, is_listed: bool, now: Millis
     }
 }
 
+/// Calls `to` what `from` is called, and lists it in the directory if that is listed; `from` is neither any more.
+pub fn hand_over(write: &mut Write, from: RoomNid, to: RoomNid) {
+    write.run("UPDATE aliases SET room_nid = $1 WHERE room_nid = $2", args![to.0, from.0]);
+    write.run(
+        "UPDATE directory SET room_nid = $1
+         WHERE room_nid = $2 AND NOT EXISTS (SELECT 1 FROM directory WHERE room_nid = $1)",
+        args![to.0, from.0],
+    );
+    write.run("DELETE FROM directory WHERE room_nid = $1", args![from.0]);
+}
+
 /// Reads aliases and the directory.
 pub struct Aliases<'a>(pub(crate) &'a Store);
 
