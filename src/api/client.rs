@@ -9,8 +9,10 @@ mod account_moderation;
 mod account_tests;
 mod admin_register;
 mod aliases;
+mod calls;
 mod capabilities;
 mod create_room;
+mod delayed;
 mod devices;
 pub(crate) mod directory;
 mod filter;
@@ -58,8 +60,10 @@ pub(crate) fn routes() -> Vec<Route> {
         account_moderation::routes(),
         admin_register::routes(),
         aliases::routes(),
+        calls::routes(),
         capabilities::routes(),
         create_room::routes(),
+        delayed::routes(),
         devices::routes(),
         directory::routes(),
         filter::routes(),

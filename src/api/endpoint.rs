@@ -39,6 +39,8 @@ where
     pub session: <R::Authentication as Authenticate>::Session,
     /// From where.
     pub address: IpAddr,
+    /// The address, for the few endpoints that look at what ruma's type of the request doesn't have.
+    pub uri: http::Uri,
     /// The headers, for the few endpoints that look at them.
     pub headers: HeaderMap,
     /// What can be asked.
@@ -53,6 +55,7 @@ where
     pub(crate) async fn user(&self) -> Result<Session, Error> {
         let (mut parts, ()) = Request::new(()).into_parts();
         parts.headers.clone_from(&self.headers);
+        parts.uri.clone_from(&self.uri);
         user_of(&parts, self.address, &self.services).await
     }
 }
@@ -374,7 +377,7 @@ where
     let headers = request.headers().clone();
     let path_args: Vec<&str> = path_args.iter().map(String::as_str).collect();
     let request = R::try_from_http_request(request, &path_args).map_err(|error| explain(error, &body))?;
-    Ok(Ask { request, session, address, headers, services })
+    Ok(Ask { request, session, address, uri: parts.uri, headers, services })
 }
 
 fn render<R: IncomingRequest>(answer: R::OutgoingResponse) -> Response {

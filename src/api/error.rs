@@ -135,14 +135,20 @@ impl Error {
     }
 }
 
+/// What has to be done still; with the list of what is done also where that is empty, as clients expect it.
+fn challenge(info: &UiaaInfo) -> Value {
+    let mut body = serde_json::to_value(info).expect("what this server asks for can be written as JSON");
+    if info.auth_error.is_some() && body.get("completed").is_none() {
+        body["completed"] = json!([]);
+    }
+    body
+}
+
 impl IntoResponse for Error {
     fn into_response(self) -> Response {
         let (status, body) = match self {
             Self::Matrix { status, body } => (status, body.to_string()),
-            Self::Uiaa(info) => (
-                StatusCode::UNAUTHORIZED,
-                serde_json::to_string(&info).expect("what this server asks for can be written as JSON"),
-            ),
+            Self::Uiaa(info) => (StatusCode::UNAUTHORIZED, challenge(&info).to_string()),
         };
         let retry_after = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
             .then(|| serde_json::from_str::<Value>(&body).ok()?["retry_after_ms"].as_u64())

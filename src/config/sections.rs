@@ -150,6 +150,27 @@ pub struct Outbound {
     pub allow_private_addresses: bool,
 }
 
+/// `[calls]`: what clients need to call each other.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Calls {
+    /// Where the relay is.
+    pub turn_uris: Vec<String>,
+    /// What the relay and this server know.
+    pub turn_secret: Option<Secret>,
+    /// How long it may be used that a client is told.
+    #[serde(with = "human::duration")]
+    pub turn_lifetime: Duration,
+    /// Where clients are let into calls of many.
+    pub livekit_url: Option<Url>,
+}
+
+impl Default for Calls {
+    fn default() -> Self {
+        Self { turn_uris: Vec::new(), turn_secret: None, turn_lifetime: Duration::from_hours(24), livekit_url: None }
+    }
+}
+
 /// `[database]`: where everything is kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]

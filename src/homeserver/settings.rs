@@ -20,7 +20,7 @@ use store::Location;
 use sync::{SyncConfig, feed::ConnectionsConfig};
 use url::Url;
 use users::{
-    AccountsConfig, ApplicationsConfig, DirectoryConfig, HashCosts, RateLimitsConfig, RegistrationConfig,
+    AccountsConfig, ApplicationsConfig, CallsConfig, DirectoryConfig, HashCosts, RateLimitsConfig, RegistrationConfig,
     RemoteUsersConfig, UsersConfig,
 };
 use zeroize::Zeroizing;
@@ -76,6 +76,12 @@ pub(super) fn users_config(config: &Config) -> UsersConfig {
             kept: config.federation.remote_users_kept,
         },
         directory: DirectoryConfig { own_phones: config.cascade.own_phones },
+        calls: CallsConfig {
+            turn_uris: config.calls.turn_uris.clone(),
+            turn_secret: config.calls.turn_secret.as_ref().map(expose),
+            turn_lifetime: config.calls.turn_lifetime,
+            livekit_url: config.calls.livekit_url.as_ref().map(ToString::to_string),
+        },
     }
 }
 

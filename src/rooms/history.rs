@@ -41,6 +41,8 @@ pub struct Page {
     pub start: Position,
     /// Where the next one begins; `None`: there is nothing more.
     pub end: Option<Position>,
+    /// How far it was looked: where it begins, if there was nothing at all.
+    pub seen_upto: Position,
     /// Its events.
     pub events: Vec<Arc<TimelineEvent>>,
 }
@@ -96,13 +98,13 @@ impl Rooms {
                 if is_backward && request.to.is_none() && self.backfill(room).await {
                     continue;
                 }
-                return Ok(Page { start, end: None, events });
+                return Ok(Page { start, end: None, seen_upto: at, events });
             }
             if events.len() == limit {
                 break;
             }
         }
-        Ok(Page { start, end: Some(at), events })
+        Ok(Page { start, end: Some(at), seen_upto: at, events })
     }
 
     /// One event of the room, if `user_id` may see it.
@@ -127,10 +129,15 @@ impl Rooms {
         let mut before = self.page(room, sight, page(Direction::Backward, just_before, limit / 2)).await?;
         let mut after = self.page(room, sight, page(Direction::Forward, event.position, limit - limit / 2)).await?;
         if limit / 2 == 0 {
-            before = Page { start: just_before, end: Some(just_before), events: Vec::new() };
+            before = Page { start: just_before, end: Some(just_before), seen_upto: just_before, events: Vec::new() };
         }
         if limit == 0 {
-            after = Page { start: event.position, end: Some(event.position), events: Vec::new() };
+            after = Page {
+                start: event.position,
+                end: Some(event.position),
+                seen_upto: event.position,
+                events: Vec::new(),
+            };
         }
         let last = after.events.last().unwrap_or(&event);
         let mut state = match last.state_before {

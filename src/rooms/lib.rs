@@ -13,6 +13,7 @@ mod bundles;
 mod ceiling;
 mod client_event;
 mod create;
+mod delayed;
 mod direct;
 mod directory;
 mod error;
@@ -83,6 +84,7 @@ use memory::Memory;
 pub use ceiling::CEILING;
 pub use client_event::Reader;
 pub use create::NewRoom;
+pub use delayed::{Delayed, DelayedAct, DelayedState, LONGEST_DELAY};
 pub use directory::Listing;
 pub use error::RoomError;
 pub use friends::{

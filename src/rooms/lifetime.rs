@@ -104,7 +104,7 @@ impl Rooms {
     }
 
     async fn do_due(&self) -> Result<bool, RoomError> {
-        let is_more = self.say_due().await? | self.send_accepted().await?;
+        let is_more = self.say_due().await? | self.send_accepted().await? | self.send_delayed().await?;
         let store = &self.shared.store;
         if store.timed_messages().are_read().await? {
             let mut write = Write::new();

@@ -22,6 +22,7 @@ pub mod broker_links;
 pub mod cascade;
 pub mod conversations;
 pub mod custody;
+pub mod delayed_events;
 pub mod destinations;
 pub mod device_keys;
 pub mod device_receipts;

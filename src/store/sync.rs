@@ -64,6 +64,31 @@ impl SyncReads<'_> {
         rows.iter().map(|row| row.parse(0)).collect()
     }
 
+    /// Whether the room has a name, or an alias that it goes by.
+    pub async fn is_named(&self, room: RoomNid) -> Result<bool, Error> {
+        const NAMES: &str = "
+            SELECT e.json
+            FROM current_state c
+            JOIN events e ON e.nid = c.event_nid
+            WHERE c.room_nid = $1 AND c.type IN ('m.room.name', 'm.room.canonical_alias') AND c.state_key = ''";
+        #[derive(serde::Deserialize)]
+        struct Event {
+            content: Content,
+        }
+        #[derive(serde::Deserialize)]
+        struct Content {
+            #[serde(default, alias = "alias")]
+            name: Option<String>,
+        }
+        for row in self.0.query(NAMES, args![room.0]).await? {
+            let event = serde_json::from_str::<Event>(&row.text(0)?);
+            if event.is_ok_and(|event| event.content.name.is_some_and(|name| !name.is_empty())) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Who is joined to the room.
     pub async fn joined_users(&self, room: RoomNid) -> Result<Vec<OwnedUserId>, Error> {
         const JOINED: &str = "SELECT user_id FROM memberships WHERE room_nid = $1 AND membership = 'join'";

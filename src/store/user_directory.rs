@@ -17,10 +17,10 @@ pub struct PersonRow {
 }
 
 impl Store {
-    /// The users of `server`, other than `asker`, whose name or localpart has `term` in it, or whose id is `term`; by id.
+    /// The users of `server` whose name or localpart has `term` in it, or whose id is `term`; by id.
     ///
-    /// Found are those who share a room with the asker or are in a room that is listed or open to all; and, whatever
-    /// their rooms, the one whose whole id is asked for. Upper and lower case are the same, beyond ASCII only if the
+    /// Found are those who share a room with the asker or are in a room that is listed, or that everybody may enter or read; and,
+    /// whatever their rooms, the one whose whole id is asked for. The asker is found as by others. Upper and lower case are the same, beyond ASCII only if the
     /// whole of `term` is written as the name is.
     pub async fn search_users(
         &self,
@@ -35,7 +35,7 @@ impl Store {
             FROM accounts a
             LEFT JOIN profiles n ON n.user_id = a.user_id AND n.field = 'displayname'
             LEFT JOIN profiles p ON p.user_id = a.user_id AND p.field = 'avatar_url'
-            WHERE a.deactivated_at IS NULL AND a.user_id <> $1
+            WHERE a.deactivated_at IS NULL
                 AND (a.user_id = $2 OR (
                     (a.user_id LIKE $3 ESCAPE '\' OR LOWER(n.value) LIKE $4 ESCAPE '\' OR n.value LIKE $5 ESCAPE '\')
                     AND EXISTS (
@@ -47,9 +47,13 @@ impl Store {
                         LEFT JOIN current_state s ON s.room_nid = m.room_nid AND s.type = 'm.room.join_rules'
                             AND s.state_key = ''
                         LEFT JOIN events e ON e.nid = s.event_nid
+                        LEFT JOIN current_state h ON h.room_nid = m.room_nid AND h.type = 'm.room.history_visibility'
+                            AND h.state_key = ''
+                        LEFT JOIN events v ON v.nid = h.event_nid
                         WHERE m.user_id = a.user_id AND m.membership = 'join'
-                            AND (own.user_id IS NOT NULL OR d.room_nid IS NOT NULL
-                                OR e.json LIKE '%"join_rule":"public"%')
+                            AND ((own.user_id IS NOT NULL AND a.user_id <> $1) OR d.room_nid IS NOT NULL
+                                OR e.json LIKE '%"join_rule":"public"%'
+                                OR v.json LIKE '%"history_visibility":"world_readable"%')
                     )
                 ))
             ORDER BY a.user_id

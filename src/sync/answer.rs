@@ -97,7 +97,8 @@ pub(crate) struct PendingRoom {
 
 #[derive(Default)]
 pub(crate) struct Summary {
-    pub(crate) heroes: Vec<OwnedUserId>,
+    /// After whom the room is called, if it has no name of its own.
+    pub(crate) heroes: Option<Vec<OwnedUserId>>,
     pub(crate) joined: u64,
     pub(crate) invited: u64,
 }
@@ -301,10 +302,14 @@ impl Json {
             self.out.push('}');
         }
         if let Some(summary) = &room.summary {
-            self.out.push_str(",\"summary\":{\"m.heroes\":");
-            self.users(&summary.heroes);
+            self.out.push_str(",\"summary\":{");
+            if let Some(heroes) = &summary.heroes {
+                self.out.push_str("\"m.heroes\":");
+                self.users(heroes);
+                self.out.push(',');
+            }
             let (joined, invited) = (summary.joined, summary.invited);
-            let _ = write!(self.out, ",\"m.joined_member_count\":{joined},\"m.invited_member_count\":{invited}}}");
+            let _ = write!(self.out, "\"m.joined_member_count\":{joined},\"m.invited_member_count\":{invited}}}");
         }
         if let Some(unread) = &room.unread {
             let counts = |out: &mut String, counts: &UnreadCounts| {

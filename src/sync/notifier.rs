@@ -315,8 +315,13 @@ impl Notifier {
             let mut inner = room.lock();
             let grown = inner.events.push(position, shown.clone(), self.shared.recent_events_per_room);
             state.events = state.events.saturating_add_signed(grown);
-            let kind = &event.pdu.kind;
-            if matches!(kind, TimelineEventType::RoomMember | TimelineEventType::RoomPowerLevels) {
+            if matches!(
+                event.pdu.kind,
+                TimelineEventType::RoomMember
+                    | TimelineEventType::RoomPowerLevels
+                    | TimelineEventType::RoomName
+                    | TimelineEventType::RoomCanonicalAlias
+            ) {
                 inner.push_context = None;
                 inner.context_version += 1;
             }

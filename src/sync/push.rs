@@ -40,6 +40,8 @@ pub(crate) struct RoomContext {
     pub(crate) joined: u64,
     pub(crate) invited: u64,
     pub(crate) heroes: Vec<OwnedUserId>,
+    /// It has a name or an alias, and need not be called after anybody.
+    pub(crate) is_named: bool,
     power_levels: OnceCell<Option<PushConditionPowerLevelsCtx>>,
 }
 
@@ -228,7 +230,8 @@ impl Look<'_> {
         let (joined, invited) = store.rooms().member_counts(nid).await?;
         let nobody = <&UserId>::try_from("@:x").expect("this is a user id");
         let heroes = store.sync().heroes(nid, nobody, HEROES).await?;
-        let context = Arc::new(RoomContext { joined, invited, heroes, power_levels: OnceCell::new() });
+        let is_named = store.sync().is_named(nid).await?;
+        let context = Arc::new(RoomContext { joined, invited, heroes, is_named, power_levels: OnceCell::new() });
         let mut room = membership.room.lock();
         if room.context_version == version {
             room.push_context = Some(context.clone());

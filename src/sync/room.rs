@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use model::{Position, RoomNid};
 use ruma::OwnedUserId;
-use ruma::events::{StateEventType, room::member::MembershipState};
+use ruma::events::{StateEventType, TimelineEventType, room::member::MembershipState};
 use store::account_data::AccountDatum;
 
 use crate::{
@@ -94,12 +94,12 @@ impl Look<'_> {
         let stretch = Stretch { after: since.filter(|_| !is_new), upto: self.upto };
         let found = self.timeline(nid, membership, stretch).await?;
         let known_at = stretch.after.filter(|_| !self.full_state);
-        let members_changed = is_new
+        let is_summed_up_anew = is_new
             || self.full_state
             || found.timeline.limited
-            || found.timeline.events.iter().any(|event| event.shown.membership().is_some());
-        let summary = if members_changed { Some(self.summary(nid, membership).await?) } else { None };
-        let heroes = summary.as_ref().map_or(&[][..], |summary| &summary.heroes);
+            || found.timeline.events.iter().any(|event| changes_summary(&event.shown));
+        let summary = if is_summed_up_anew { Some(self.summary(nid, membership).await?) } else { None };
+        let heroes = summary.as_ref().and_then(|summary| summary.heroes.as_deref()).unwrap_or_default();
         let state = self.state(nid, membership, &found, stretch, known_at, heroes).await?;
 
         let heard_since = stretch.after.unwrap_or(Position(0));
@@ -134,12 +134,16 @@ impl Look<'_> {
 
     async fn summary(&self, nid: RoomNid, membership: &Membership) -> Result<Summary, SyncError> {
         let context = self.room_context(nid, membership).await?;
+        let (joined, invited) = (context.joined, context.invited);
+        if context.is_named {
+            return Ok(Summary { heroes: None, joined, invited });
+        }
         let mut heroes: Vec<OwnedUserId> =
             context.heroes.iter().filter(|hero| *hero != self.user_id()).take(HEROES).cloned().collect();
         if heroes.is_empty() {
             heroes = self.sync.shared.store.sync().heroes(nid, self.user_id(), HEROES as i64).await?;
         }
-        Ok(Summary { heroes, joined: context.joined, invited: context.invited })
+        Ok(Summary { heroes: Some(heroes), joined, invited })
     }
 
     /// A room that the reader left, or was put out of: up to then.
@@ -189,6 +193,12 @@ impl Look<'_> {
         events.push(event);
         Ok(Some(PendingRoom { room_id: membership.room_id.clone(), events, given }))
     }
+}
+
+/// Whether a room counts its members anew after an event, or is called something else.
+fn changes_summary(shown: &Shown) -> bool {
+    let is_name = matches!(shown.event.pdu.kind, TimelineEventType::RoomName | TimelineEventType::RoomCanonicalAlias);
+    is_name || shown.membership().is_some()
 }
 
 /// The stripped events that came with an invitation from another server.

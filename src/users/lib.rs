@@ -10,6 +10,7 @@ mod accounts;
 mod admin_register;
 pub mod applications;
 mod approvals;
+mod calls;
 mod config;
 mod cross_signing;
 mod custody;
@@ -63,6 +64,7 @@ use store::Store;
 pub use accounts::{Account, AccountError, NewAccount, RegisterError, Registered, Registration};
 pub use admin_register::AdminRegistration;
 pub use approvals::{ApprovalError, PendingAccount};
+pub use calls::{CallsConfig, TurnCredentials};
 pub use config::{AccountsConfig, ApplicationsConfig, HashCosts, Rate, RateLimitsConfig, RegistrationConfig};
 pub use cross_signing::{CrossSigningUpload, SignatureFailures};
 pub use custody::{AccountState, CustodyError, Restriction, UserDetails, UserRecord};
@@ -113,6 +115,8 @@ pub struct UsersConfig {
     pub applications: ApplicationsConfig,
     /// `[cascade]`, what of it is about this server's own people.
     pub directory: DirectoryConfig,
+    /// `[calls]`.
+    pub calls: CallsConfig,
 }
 
 /// What the nodes of a deployment have in common besides the database.

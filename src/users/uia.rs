@@ -5,7 +5,7 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#user-interactive-authentication-api>
 
-use model::{Millis, Refusal};
+use model::{Kind, Millis, Refusal};
 use ruma::{
     OwnedDeviceId,
     api::{
@@ -66,6 +66,17 @@ pub enum Refused {
 impl<E: Refusal + Send + Sync + 'static> From<E> for Refused {
     fn from(refusal: E) -> Self {
         Self::Refusal(Box::new(refusal))
+    }
+}
+
+/// Who proves to be somebody else than the one who asks has no business here.
+#[derive(Debug, thiserror::Error)]
+#[error("the identifier is not that of the user who asks")]
+struct SomebodyElse;
+
+impl Refusal for SomebodyElse {
+    fn kind(&self) -> Kind {
+        Kind::Forbidden
     }
 }
 
@@ -163,7 +174,7 @@ impl Users {
                 };
                 let user_id = self.user_of_identifier(&shown.identifier).ok();
                 if user_id.as_ref() != Some(&session.user_id) {
-                    return Ok(Err(Failed(ErrorKind::Forbidden, "the identifier is not that of the user who asks")));
+                    return Err(SomebodyElse.into());
                 }
                 match self.check_password(&session.user_id, &shown.password).await {
                     Ok(_) => Ok(Ok(())),

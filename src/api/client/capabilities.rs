@@ -10,15 +10,17 @@ use ruma::api::client::discovery::{
     get_capabilities::{
         self,
         v3::{
-            AccountModerationCapability, Capabilities, ChangePasswordCapability, GetLoginTokenCapability,
-            ProfileFieldsCapability, RoomVersionStability, RoomVersionsCapability, SetAvatarUrlCapability,
-            SetDisplayNameCapability, ThirdPartyIdChangesCapability,
+            AccountModerationCapability, Capabilities, GetLoginTokenCapability, ProfileFieldsCapability,
+            RoomVersionStability, RoomVersionsCapability, SetAvatarUrlCapability, SetDisplayNameCapability,
+            ThirdPartyIdChangesCapability,
         },
     },
     get_supported_versions,
 };
 
-use crate::{Answer, Ask, Error, Route, endpoint};
+use serde_json::json;
+
+use crate::{Answer, Ask, Error, Route, endpoint, json_endpoint};
 
 /// The versions of the specification whose client-server API this server speaks. A new one is added when what it
 /// brought is there.
@@ -27,7 +29,7 @@ const VERSIONS: &[&str] =
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![endpoint(versions), endpoint(capabilities), endpoint(well_known)]
+    vec![endpoint(versions), json_endpoint(capabilities), endpoint(well_known)]
 }
 
 async fn versions(_: Ask<get_supported_versions::Request>) -> Answer<get_supported_versions::Response> {
@@ -35,15 +37,16 @@ async fn versions(_: Ask<get_supported_versions::Request>) -> Answer<get_support
     // Profile fields came with v1.16, more of which is not there yet.
     response.unstable_features.insert("uk.tcpip.msc4133".into(), true);
     response.unstable_features.insert("uk.tcpip.msc4133.stable".into(), true);
+    response.unstable_features.insert("org.matrix.msc4140".into(), true);
     Ok(response)
 }
 
-async fn capabilities(ask: Ask<get_capabilities::v3::Request>) -> Answer<get_capabilities::v3::Response> {
+/// By hand: ruma leaves out what a client may take for granted, and not all do.
+async fn capabilities(ask: Ask<get_capabilities::v3::Request>) -> Answer<String> {
     let accounts = &ask.services.users.config().accounts;
     let room_versions =
         supported_room_versions().into_iter().map(|version| (version, RoomVersionStability::Stable)).collect();
     let mut capabilities = Capabilities::new();
-    capabilities.change_password = ChangePasswordCapability::new(true);
     capabilities.room_versions =
         RoomVersionsCapability::new(ask.services.rooms.default_version().clone(), room_versions);
     capabilities.set_displayname = SetDisplayNameCapability::new(accounts.change_display_name);
@@ -53,12 +56,16 @@ async fn capabilities(ask: Ask<get_capabilities::v3::Request>) -> Answer<get_cap
     let is_admin = ask.services.users.role(&ask.session).await? == users::Role::Admin;
     capabilities.account_moderation = AccountModerationCapability::new(is_admin, is_admin);
     capabilities.profile_fields = Some(ProfileFieldsCapability::new(true));
-    Ok(get_capabilities::v3::Response::new(capabilities))
+    let mut capabilities = serde_json::to_value(&capabilities).map_err(|error| Error::bad_json(error.to_string()))?;
+    capabilities["m.change_password"] = json!({ "enabled": true });
+    Ok(json!({ "capabilities": capabilities }).to_string())
 }
 
 async fn well_known(ask: Ask<discover_homeserver::Request>) -> Answer<discover_homeserver::Response> {
     let Some(base_url) = ask.services.public_baseurl.clone() else {
         return Err(Error::not_found("this server has no `public_baseurl`"));
     };
-    Ok(discover_homeserver::Response::new(HomeserverInfo::new(base_url)))
+    let mut response = discover_homeserver::Response::new(HomeserverInfo::new(base_url));
+    response.rtc_foci = super::calls::transports_of(&ask.services);
+    Ok(response)
 }

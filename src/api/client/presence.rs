@@ -4,7 +4,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use ruma::api::client::presence::{get_presence, set_presence};
+use ruma::{
+    api::client::presence::{get_presence, set_presence},
+    presence::PresenceState,
+};
+use sync::SyncError;
 
 use crate::{Answer, Ask, Route, endpoint};
 
@@ -14,7 +18,13 @@ pub(crate) fn routes() -> Vec<Route> {
 }
 
 async fn get(ask: Ask<get_presence::v3::Request>) -> Answer<get_presence::v3::Response> {
-    let presence = ask.services.sync.presence_for(&ask.session.user_id, &ask.request.user_id).await?;
+    let presence = match ask.services.sync.presence_for(&ask.session.user_id, &ask.request.user_id).await {
+        // Who may know of a user of this server, of whom nothing was heard yet.
+        Err(SyncError::NotFound(_)) if ask.request.user_id.server_name() == ask.services.rooms.server_name() => {
+            return Ok(get_presence::v3::Response::new(PresenceState::Offline));
+        }
+        presence => presence?,
+    };
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX);
     let mut response = get_presence::v3::Response::new(presence.state.clone());

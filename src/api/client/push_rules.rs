@@ -2,6 +2,8 @@
 //!
 //! Spec: <https://spec.matrix.org/v1.19/client-server-api/#push-rules-api>
 
+use axum::response::{IntoResponse as _, Response};
+use http::{Method, header};
 use ruma::{
     api::client::push::{
         PushRule, RuleKind, delete_pushrule, get_pushrule, get_pushrule_actions, get_pushrule_enabled,
@@ -10,13 +12,20 @@ use ruma::{
     push::AnyPushRuleRef,
 };
 
-use crate::{Answer, Ask, Error, Route, Services, Session, endpoint};
+use crate::{
+    Answer, Ask, Error, Needs, Route, Services, Session, endpoint,
+    endpoint::{PlainAsk, plain_endpoint},
+};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
     vec![
-        endpoint(all).also_at("/_matrix/client/v3/pushrules"),
-        endpoint(global).also_at("/_matrix/client/v3/pushrules/global"),
+        endpoint(all),
+        endpoint(global),
+        plain_endpoint(Method::GET, "/_matrix/client/v3/pushrules/global/{kind}/", Needs::User, of_kind),
+        plain_endpoint(Method::PUT, "/_matrix/client/v3/pushrules/", Needs::Nobody, nowhere),
+        plain_endpoint(Method::GET, "/_matrix/client/v3/pushrules/{*rest}", Needs::Nobody, nowhere),
+        plain_endpoint(Method::PUT, "/_matrix/client/v3/pushrules/{*rest}", Needs::Nobody, nowhere),
         endpoint(get),
         endpoint(put),
         endpoint(delete),
@@ -40,6 +49,23 @@ async fn find<T>(
 
 async fn all(ask: Ask<get_pushrules_all::v3::Request>) -> Answer<get_pushrules_all::v3::Response> {
     Ok(get_pushrules_all::v3::Response::new(ask.services.sync.push_rules(&ask.session.user_id).await?))
+}
+
+/// The rules of one kind, as servers have always answered it.
+async fn of_kind(ask: PlainAsk) -> Result<Response, Error> {
+    let session = ask.session().await?;
+    let rules = ask.services.sync.push_rules(&session.user_id).await?;
+    let rules = serde_json::to_value(&rules).map_err(|error| Error::bad_json(error.to_string()))?;
+    let kind = ask.arguments.first().map(String::as_str).unwrap_or_default();
+    let of_kind =
+        rules.get(kind).ok_or_else(|| Error::invalid_param(format!("there are no push rules of kind `{kind}`")))?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], of_kind.to_string()).into_response())
+}
+
+/// Below the push rules, but none of them, and nothing of one.
+async fn nowhere(_: PlainAsk) -> Result<Response, Error> {
+    let text = "the path is no push rule's: it is global, then a kind, then the rule's id, then nothing, `actions` or `enabled`";
+    Err(Error::invalid_param(text))
 }
 
 async fn global(ask: Ask<get_pushrules_global_scope::v3::Request>) -> Answer<get_pushrules_global_scope::v3::Response> {

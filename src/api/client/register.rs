@@ -30,8 +30,10 @@ async fn register(ask: Ask<Request>) -> Answer<String> {
             format!("type: nobody may register by `{}` here", login_type.as_str()),
         ));
     }
+    // Names are lower case here, as the specification lets servers have it.
+    let username = request.username.map(|name| name.to_ascii_lowercase());
     let wish = Registration {
-        username: request.username.as_deref(),
+        username: username.as_deref(),
         password: request.password.as_deref(),
         device_id: request.device_id.as_deref(),
         device_name: request.initial_device_display_name.as_deref(),

@@ -28,7 +28,7 @@ pub(crate) fn routes() -> Vec<Route> {
         // With the id of a key, as servers used to ask; the answer was always the same.
         plain_endpoint(Method::GET, "/_matrix/key/v2/server", Needs::Nobody, ours)
             .also_at("/_matrix/key/v2/server/{key_id}"),
-        endpoint(query_server),
+        endpoint(query_server).also_at("/_matrix/key/v2/query/{server_name}/{key_id}"),
         endpoint(query_servers),
     ]
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::{Method, Uri};
 use ruma::{CanonicalJsonValue, ServerName};
 use serde::Serialize;
-use serde_json::value::RawValue;
+use serde_json::{Value, value::RawValue};
 
 use super::{AuthError, Claim};
 use crate::Peers;
@@ -46,13 +46,17 @@ impl Peers {
             // one event nested too deep, are no reason to refuse everything else in a transaction.
             texts.push(asked.text(Some(content))?);
             // Another spelling is of use only where it can be brought into the canonical one.
-            if let Ok(content) = serde_json::from_str::<CanonicalJsonValue>(content.get()) {
-                let canonical = content.to_string();
-                if canonical.as_bytes() != &*as_it_came {
-                    let content: &RawValue = serde_json::from_str(&canonical).map_err(not_json)?;
-                    texts.push(asked.text(Some(content))?);
-                    bodies.push(Bytes::from(canonical));
-                }
+            let canonical =
+                serde_json::from_str::<CanonicalJsonValue>(content.get()).map(|content| content.to_string());
+            // Older room versions let numbers in that canonical JSON lacks; servers sort what has them all the same.
+            let sorted =
+                canonical.or_else(|_| serde_json::from_str::<Value>(content.get()).map(|value| value.to_string()));
+            if let Ok(canonical) = sorted
+                && canonical.as_bytes() != &*as_it_came
+            {
+                let content: &RawValue = serde_json::from_str(&canonical).map_err(not_json)?;
+                texts.push(asked.text(Some(content))?);
+                bodies.push(Bytes::from(canonical));
             }
             bodies.insert(0, as_it_came);
         }
