@@ -8,6 +8,7 @@ mod bus;
 mod chat;
 mod content_rules;
 mod crash;
+mod delayed;
 mod described;
 mod encrypted;
 mod federation;

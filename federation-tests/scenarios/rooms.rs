@@ -1,6 +1,6 @@
 //! What can happen in and to a room.
 
-use federation_tests::{Client, Engine, Server, enc, on_each_engine};
+use federation_tests::{Client, Engine, Network, Server, enc, eventually, on_each_engine};
 use serde_json::{Value, json};
 
 /// Every room version this server makes.
@@ -636,6 +636,42 @@ async fn read_markers_and_receipts_are_kept() {
         bob.post(&format!("rooms/{room}/receipt/m.read/{read}"), thread).await.ok();
         let unknown = bob.post(&format!("rooms/{room}/receipt/m.shrug/{read}"), json!({})).await;
         assert_eq!(unknown.status, 400, "{}", unknown.text);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_room_goes_on_in_its_successor_on_both_domains() {
+    on_each_engine(async |engine| {
+        let (_network, [a, b]) = Network::start(&engine, ["a.test", "b.test"]).await;
+        let (alice, bob) = (a.register_with_secret("alice").await, b.register_with_secret("bob").await);
+        let wish = json!({ "preset": "public_chat", "room_version": "10", "name": "Tea", "room_alias_name": "tea" });
+        let old = alice.create_room(wish).await;
+        bob.join_via(&old, &["a.test"]).await;
+        bob.put(&format!("user/{}/rooms/{old}/tags/m.favourite", bob.user_id), json!({ "order": 0.5 })).await.ok();
+        let of_b = enc("#tee:b.test");
+        bob.put(&format!("directory/room/{of_b}"), json!({ "room_id": old })).await.ok();
+
+        bob.post(&format!("rooms/{old}/upgrade"), json!({ "new_version": "12" })).await.refused(403, "M_FORBIDDEN");
+        let unknown = alice.post(&format!("rooms/{old}/upgrade"), json!({ "new_version": "elephant" })).await;
+        unknown.refused(400, "M_UNSUPPORTED_ROOM_VERSION");
+        let answer = alice.post(&format!("rooms/{old}/upgrade"), json!({ "new_version": "12" })).await.ok();
+        let new = answer["replacement_room"].as_str().expect("a room").to_owned();
+        eventually("bob is told where it goes on", async || {
+            (bob.state(&old, "m.room.tombstone", "").await.body["replacement_room"] == new.as_str()).then_some(())
+        })
+        .await;
+        assert_eq!(alice.state(&new, "m.room.name", "").await.ok()["name"], "Tea");
+        let alias = alice.get(&format!("directory/room/{}", enc("#tea:a.test"))).await.ok();
+        assert_eq!(alias["room_id"], new.as_str());
+
+        bob.join_via(&new, &["a.test"]).await;
+        let tags = bob.get(&format!("user/{}/rooms/{new}/tags", bob.user_id)).await.ok();
+        assert_eq!(tags["tags"]["m.favourite"]["order"], 0.5, "{tags}");
+        let alias = bob.get(&format!("directory/room/{of_b}")).await.ok();
+        assert_eq!(alias["room_id"], new.as_str(), "what the other domain calls the room goes on too");
+        bob.send(&old, "m.room.message", json!({ "body": "?" })).await.refused(403, "M_FORBIDDEN");
+        bob.say(&new, "here").await;
     })
     .await;
 }
