@@ -38,6 +38,7 @@ mod relations;
 mod reporting;
 mod search;
 mod send;
+mod sliding_sync;
 pub(crate) mod spaces;
 mod sync;
 #[cfg(test)]
@@ -80,6 +81,7 @@ pub(crate) fn routes() -> Vec<Route> {
         reporting::routes(),
         search::routes(),
         send::routes(),
+        sliding_sync::routes(),
         spaces::routes(),
         sync::routes(),
         tags::routes(),
