@@ -38,7 +38,7 @@ async fn a_window_shows_the_latest_rooms_grows_and_tells_each_thing_once() {
         let members =
             ["m.room.member @alice:".to_owned() + server.name(), "m.room.member @bob:".to_owned() + server.name()];
         let state = state_of(room);
-        assert_eq!(state, ["m.room.create ", &members[0], &members[1], "m.room.name "]);
+        assert_eq!(state, ["m.room.create ", members[0].as_str(), members[1].as_str(), "m.room.name "]);
 
         // The same position gives the same again; the next nothing.
         let again =

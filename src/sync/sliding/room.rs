@@ -11,6 +11,7 @@ use super::{
     connection::{Known, RoomKnown, union},
     lists::{Interest, Sight},
     state::Delta,
+    wanted::{StatePattern, StateWanted},
 };
 use crate::{SyncError, answer::Timeline, cells::Membership, streams::events::Stretch};
 
@@ -274,8 +275,11 @@ impl View<'_> {
             }
         };
         let told_states = before.as_ref().map_or(&[][..], |before| self.base.known.state(before));
-        let states = union(told_states, &interest.states);
-        self.required_state(nid, membership, &delta, &states, None, covers_all, &mut room).await?;
+        let states = if was_inside { union(told_states, &interest.states) } else { Vec::new() };
+        // How it ended is told, whatever is wanted.
+        let own = StatePattern { kind: Some("m.room.member".into()), key: Some(self.look.user_id().to_string()) };
+        let with_own = union(&states, &[StateWanted { include: vec![own], ..StateWanted::default() }]);
+        self.required_state(nid, membership, &delta, &with_own, None, covers_all, &mut room).await?;
         if was_inside {
             self.describe(nid, membership, &delta, &mut room).await?;
         }
