@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use federation_tests::{Server, on_each_engine};
+use federation_tests::{Engine, Server, on_each_engine};
 use serde_json::json;
 
 use super::{Connection, bodies, people, rooms_of, sorted, state_of, window};
@@ -176,4 +176,29 @@ async fn filters_tell_direct_encrypted_invited_rooms_and_spaces_from_others() {
         assert_eq!((rooms_of(&told), &told["lists"]["encrypted"]["count"]), (vec![plain.as_str()], &json!(2)));
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_client_goes_on_at_another_node_where_the_first_stopped() {
+    let Some(engine) = Engine::postgres() else {
+        eprintln!("SKIPPED: nodes share a PostgreSQL, and COMITY_TEST_POSTGRES_URL isn't set");
+        return;
+    };
+    let first = Server::start(&engine).await;
+    let second = first.another_node().await;
+    let alice = first.register_with_secret("alice").await;
+    let mut there = second.anonymous();
+    there.user_id.clone_from(&alice.user_id);
+    there.token.clone_from(&alice.token);
+    let room = alice.create_room(json!({ "name": "One" })).await;
+    let mut pos = None;
+    for (number, client) in [&alice, &there, &alice, &there].into_iter().enumerate() {
+        alice.say(&room, &number.to_string()).await;
+        let mut list = Connection { client, conn_id: "list".into(), pos };
+        // The other node may hear a moment later of what was said at the first.
+        let told = list.wait(Duration::from_secs(20), &window(9, 1)).await["rooms"][&room].clone();
+        assert_eq!(bodies(&told), [number.to_string()]);
+        assert_eq!(told["initial"], if number == 0 { json!(true) } else { json!(null) }, "{told}");
+        pos = list.pos;
+    }
 }
