@@ -40,7 +40,7 @@ async fn the_merged_form_tells_the_same_in_its_own_words() {
         assert!(state.contains(&format!("m.room.member {}", alice.user_id)), "who speaks is told: {state:?}");
         assert!(!state.contains(&format!("m.room.member {}", carol.user_id)), "who doesn't is not: {state:?}");
 
-        alice.set_state(&room, "m.room.name", "", json!({})).await.ok();
+        alice.set_state(&room, "m.room.name", "", json!({ "name": "" })).await.ok();
         let second = bob.post(MERGED, request(Some(&first["pos"]))).await.ok();
         let object = second["rooms"][&room].as_object().expect("it changed");
         assert_eq!(object.get("name"), Some(&Value::Null), "the name is gone: {second}");
