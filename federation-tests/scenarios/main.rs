@@ -22,6 +22,7 @@ mod outages;
 mod race;
 mod rooms;
 mod sdk;
+mod sliding;
 mod storage;
 mod sync_stories;
 mod webhooks;

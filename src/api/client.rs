@@ -40,6 +40,7 @@ mod relations;
 mod reporting;
 mod search;
 mod send;
+mod sliding_sync;
 pub(crate) mod spaces;
 mod sync;
 #[cfg(test)]
@@ -85,6 +86,7 @@ pub(crate) fn routes() -> Vec<Route> {
         reporting::routes(),
         search::routes(),
         send::routes(),
+        sliding_sync::routes(),
         spaces::routes(),
         sync::routes(),
         tags::routes(),

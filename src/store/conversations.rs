@@ -31,6 +31,17 @@ pub struct Face {
     pub last_seq: i64,
 }
 
+/// When something happened last in a room; position 0: never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Anything.
+    pub happened: Position,
+    /// Something that is no state, as far as it is among the room's latest twenty events.
+    pub said: Position,
+    /// Something that brings the room up in a list of sliding sync, as far as it is among the room's latest fifty events.
+    pub bumped: Position,
+}
+
 /// A member as the room knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MemberName {
@@ -48,24 +59,49 @@ pub struct MemberName {
 pub struct Conversations<'a>(pub(crate) &'a Store);
 
 impl Conversations<'_> {
-    /// Of each room that `user_id` has joined, when something was said last: what is state doesn't count, as far as something
-    /// else is among the room's latest twenty events.
-    pub async fn activity(&self, user_id: &UserId) -> Result<Vec<(RoomNid, Position)>, Error> {
-        const ACTIVITY: &str = "
-            SELECT m.room_nid, (
-                SELECT COALESCE(MAX(CASE WHEN latest.state_key IS NULL THEN latest.position END), MIN(latest.position))
-                FROM (
-                    SELECT e.position, e.state_key
-                    FROM events e
-                    WHERE e.room_nid = m.room_nid AND e.position IS NOT NULL
-                    ORDER BY e.position DESC
-                    LIMIT 20
-                ) AS latest
-            )
-            FROM memberships m
-            WHERE m.user_id = $1 AND m.membership = 'join'";
-        let rows = self.0.query(ACTIVITY, args![user_id.as_str()]).await?;
-        rows.iter().map(|row| Ok((RoomNid(row.int(0)?), Position(row.opt_int(1)?.unwrap_or_default())))).collect()
+    /// When something happened last in each of these rooms.
+    pub async fn activity(&self, rooms: &[RoomNid]) -> Result<Vec<(RoomNid, Activity)>, Error> {
+        let mut found = Vec::with_capacity(rooms.len());
+        for chunk in rooms.chunks(AT_ONCE) {
+            // Statements of few sizes are prepared once.
+            let size = chunk.len().next_power_of_two();
+            let nids: Vec<Arg> = (0..size).map(|at| Arg::Int(chunk[at.min(chunk.len() - 1)].0)).collect();
+            let sql = format!(
+                "SELECT r.nid, (
+                     SELECT MAX(e.position) FROM events e WHERE e.room_nid = r.nid AND e.position IS NOT NULL
+                 ), (
+                     SELECT COALESCE(MAX(CASE WHEN latest.state_key IS NULL THEN latest.position END), MIN(latest.position))
+                     FROM (
+                         SELECT e.position, e.state_key
+                         FROM events e
+                         WHERE e.room_nid = r.nid AND e.position IS NOT NULL
+                         ORDER BY e.position DESC
+                         LIMIT 20
+                     ) AS latest
+                 ), (
+                     SELECT COALESCE(MAX(CASE WHEN latest.type IN (
+                         'm.room.create', 'm.room.message', 'm.room.encrypted', 'm.sticker', 'm.call.invite', 'm.poll.start',
+                         'm.beacon_info'
+                     ) THEN latest.position END), MIN(latest.position))
+                     FROM (
+                         SELECT e.position, e.type
+                         FROM events e
+                         WHERE e.room_nid = r.nid AND e.position IS NOT NULL
+                         ORDER BY e.position DESC
+                         LIMIT 50
+                     ) AS latest
+                 )
+                 FROM rooms r
+                 WHERE r.nid IN ({})",
+                places(1, size)
+            );
+            for row in self.0.query(sql, nids).await? {
+                let position = |at| Ok::<_, Error>(Position(row.opt_int(at)?.unwrap_or_default()));
+                let activity = Activity { happened: position(1)?, said: position(2)?, bumped: position(3)? };
+                found.push((RoomNid(row.int(0)?), activity));
+            }
+        }
+        Ok(found)
     }
 
     /// What these rooms show of themselves.
@@ -254,9 +290,9 @@ mod tests {
                 assert_eq!(fifth.pdu.event_id, events[4].pdu.event_id);
             }
             // What was said counts, and what the room was called later doesn't.
-            let alice = user_id!("@alice:a.test");
-            let activity: HashMap<_, _> = store.conversations().activity(alice).await?.into_iter().collect();
-            assert_eq!(activity[&RoomNid(1)], Position(14));
+            let activity = store.conversations().activity(&[RoomNid(1)]).await?;
+            assert_eq!(activity[0].1.said, Position(14));
+            assert!(activity[0].1.happened >= Position(14));
             let faces = store.conversations().faces(&[RoomNid(1), RoomNid(26)]).await?;
             assert_eq!(faces[&RoomNid(1)].last_seq, 14);
             assert!(faces[&RoomNid(26)].state.contains_key("m.room.topic"));

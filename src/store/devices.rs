@@ -75,6 +75,7 @@ pub fn remove_device(write: &mut Write, user_id: &UserId, device_id: &DeviceId) 
         "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2",
         "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2",
         "DELETE FROM device_keys WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM sliding_connections WHERE user_id = $1 AND device_id = $2",
         "DELETE FROM key_signatures WHERE user_id = $1 AND target = $2",
         "DELETE FROM devices WHERE user_id = $1 AND device_id = $2",
     ] {

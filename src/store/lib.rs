@@ -66,6 +66,7 @@ pub mod second_factors;
 pub mod server_keys;
 pub mod settings;
 pub mod sip_phones;
+pub mod sliding;
 pub mod state;
 pub mod sync;
 pub mod system_events;

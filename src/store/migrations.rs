@@ -52,6 +52,7 @@ const SHARED: &[Step] = migrations![
     36 "0036_timed_messages",
     37 "0037_file_transfers",
     40 "0040_held_messages",
+    41 "0041_sliding_sync",
     44 "0044_delayed_events",
 ];
 

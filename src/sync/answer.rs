@@ -201,7 +201,7 @@ impl Answer {
 }
 
 impl KeyCounts {
-    fn render(&self, json: &mut Json) {
+    pub(crate) fn render(&self, json: &mut Json) {
         json.out.push_str(",\"device_one_time_keys_count\":{");
         for (at, (algorithm, count)) in self.one_time.iter().enumerate() {
             let comma = if at > 0 { "," } else { "" };
@@ -213,14 +213,14 @@ impl KeyCounts {
 }
 
 /// JSON on its way.
-struct Json {
-    out: String,
-    now: Millis,
-    for_federation: bool,
+pub(crate) struct Json {
+    pub(crate) out: String,
+    pub(crate) now: Millis,
+    pub(crate) for_federation: bool,
 }
 
 impl Json {
-    fn list<T>(&mut self, items: &[T], mut render: impl FnMut(&mut Self, &T)) {
+    pub(crate) fn list<T>(&mut self, items: &[T], mut render: impl FnMut(&mut Self, &T)) {
         self.out.push('[');
         for (at, item) in items.iter().enumerate() {
             if at > 0 {
@@ -231,17 +231,17 @@ impl Json {
         self.out.push(']');
     }
 
-    fn users(&mut self, users: &[OwnedUserId]) {
+    pub(crate) fn users(&mut self, users: &[OwnedUserId]) {
         self.list(users, |json, user| json.out.push_str(&quoted(user.as_str())));
     }
 
-    fn contents(&mut self, contents: &[Content]) {
+    pub(crate) fn contents(&mut self, contents: &[Content]) {
         self.list(contents, |json, content| {
             let _ = write!(json.out, "{{\"type\":{},\"content\":{}}}", quoted(&content.kind), content.content);
         });
     }
 
-    fn event(&mut self, event: &Event) {
+    pub(crate) fn event(&mut self, event: &Event) {
         if self.for_federation {
             self.out.push_str(&event.shown.event.pdu.json);
         } else {
@@ -341,6 +341,12 @@ impl Json {
 
     fn pending(&mut self, room: &PendingRoom, name: &str) {
         let _ = write!(self.out, "{{\"{name}\":{{\"events\":");
+        self.stripped(room);
+        self.out.push_str("}}");
+    }
+
+    /// The stripped state of a room, as a list.
+    pub(crate) fn stripped(&mut self, room: &PendingRoom) {
         self.list(&room.events, |json, event| event.render_stripped(&mut json.out));
         // What the inviting server gave goes before the closing bracket.
         if !room.given.is_empty() {
@@ -353,7 +359,6 @@ impl Json {
             }
             self.out.push(']');
         }
-        self.out.push_str("}}");
     }
 }
 

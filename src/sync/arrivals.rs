@@ -6,9 +6,9 @@ use std::{collections::BTreeMap, sync::OnceLock};
 
 use model::Position;
 use quick_cache::sync::Cache;
-use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName};
+use ruma::{OwnedEventId, OwnedRoomId, OwnedServerName, OwnedUserId, ServerName, UserId};
 
-use crate::{Answer, SyncRequest, SyncToken};
+use crate::answer::Event;
 
 /// Of how many devices the last answer is remembered.
 const DEVICES: usize = 20_000;
@@ -58,42 +58,46 @@ impl Arrivals {
         self.listener.get()
     }
 
-    /// A device asks for what comes after `since`: it has all before that.
-    pub(crate) fn confirm(&self, request: &SyncRequest, since: SyncToken) {
-        let (Some(listener), false) = (self.listener.get(), request.device_id.is_empty()) else { return };
-        let key = (request.user_id.clone(), request.device_id.clone());
+    /// A device asks for what comes after `since`: it has all before that. `device`: as in [`Self::note`].
+    pub(crate) fn confirm(&self, user_id: &UserId, device: &str, since: Position) {
+        let (Some(listener), false) = (self.listener.get(), device.is_empty()) else { return };
+        let key = (user_id.to_owned(), device.to_owned());
         // Who comes again with an older token didn't get the answer.
-        let Some((_, answered)) = self.answered.remove_if(&key, |answered| answered.upto <= since.position) else {
+        let Some((_, answered)) = self.answered.remove_if(&key, |answered| answered.upto <= since) else {
             return;
         };
         for (room_id, server, event_id) in answered.latest {
-            listener(Arrival { user_id: request.user_id.clone(), room_id, server, event_id });
+            listener(Arrival { user_id: user_id.to_owned(), room_id, server, event_id });
         }
     }
 
-    /// This is what a device is answered.
-    pub(crate) fn note(&self, us: &ServerName, request: &SyncRequest, answer: &Answer) {
-        if self.listener.get().is_none() || request.device_id.is_empty() {
+    /// This is what a device is answered, up to `upto`. `device`: its id, or what tells its connection from others.
+    pub(crate) fn note<'a>(
+        &self,
+        us: &ServerName,
+        user_id: &UserId,
+        device: &str,
+        upto: Position,
+        rooms: impl Iterator<Item = (&'a OwnedRoomId, &'a [Event])>,
+    ) {
+        if self.listener.get().is_none() || device.is_empty() {
             return;
         }
         let mut latest = Vec::new();
-        for room in answer.joined.iter().take(ROOMS) {
+        for (room_id, events) in rooms.take(ROOMS) {
             let mut by_server = BTreeMap::new();
-            for event in &room.timeline.events {
+            for event in events {
                 let pdu = &event.shown.event.pdu;
                 if pdu.sender.server_name() != us {
                     by_server.insert(pdu.sender.server_name(), &pdu.event_id);
                 }
             }
             latest.extend(
-                by_server
-                    .into_iter()
-                    .map(|(server, event_id)| (room.room_id.clone(), server.to_owned(), event_id.clone())),
+                by_server.into_iter().map(|(server, event_id)| (room_id.clone(), server.to_owned(), event_id.clone())),
             );
         }
         if !latest.is_empty() {
-            let upto = answer.next_batch().position;
-            self.answered.insert((request.user_id.clone(), request.device_id.clone()), Answered { upto, latest });
+            self.answered.insert((user_id.to_owned(), device.to_owned()), Answered { upto, latest });
         }
     }
 }

@@ -21,6 +21,8 @@ const RECENT_RECEIPTS: usize = 256;
 pub(crate) struct RoomCell {
     /// The position of the latest thing that members hear of; 0: nothing since this node listens.
     pub(crate) latest: AtomicI64,
+    /// Where it stands in lists.
+    pub(crate) standing: crate::room_list::Standing,
     inner: Mutex<RoomInner>,
 }
 
@@ -99,6 +101,7 @@ impl RoomCell {
     pub(crate) fn new(floor: Position) -> Self {
         Self {
             latest: AtomicI64::new(0),
+            standing: crate::room_list::Standing::default(),
             inner: Mutex::new(RoomInner {
                 events: Recent::since(floor),
                 receipts: Recent::since(floor),
@@ -137,6 +140,8 @@ pub(crate) struct Membership {
     pub(crate) position: Position,
     /// If joined: since when at the latest, without interruption.
     pub(crate) joined_by: Position,
+    /// Somebody else made it so.
+    pub(crate) by_other: bool,
     pub(crate) forgotten: bool,
 }
 

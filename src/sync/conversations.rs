@@ -186,22 +186,6 @@ impl Sync {
     }
 }
 
-impl Look<'_> {
-    /// The rooms to which the user is `wanted`, the latest first, with the positions that order them.
-    async fn by_activity(&self, wanted: &MembershipState) -> Result<Vec<(Position, RoomNid)>, SyncError> {
-        let is_wanted = |nid: &RoomNid| self.memberships.get(nid).is_some_and(|known| known.membership == *wanted);
-        let mut ordered: Vec<(Position, RoomNid)> = if *wanted == MembershipState::Join {
-            let active = self.sync.shared.store.conversations().activity(self.user_id()).await?;
-            active.into_iter().map(|(nid, position)| (position, nid)).filter(|(_, nid)| is_wanted(nid)).collect()
-        } else {
-            let pending = self.memberships.iter().filter(|(nid, _)| is_wanted(nid));
-            pending.map(|(nid, membership)| (membership.position, *nid)).collect()
-        };
-        ordered.sort_unstable_by(|one, other| other.cmp(one));
-        Ok(ordered)
-    }
-}
-
 impl<'a> Common<'a> {
     async fn new(sync: &Sync, look: Look<'a>, kept: Kept) -> Result<Self, SyncError> {
         let rules = sync.shared.settings.ruleset(&sync.shared.store, look.user).await?;
@@ -372,7 +356,7 @@ fn last_said(events: &[(Value, Option<i64>)], cleared_upto: i64) -> Option<LastE
 }
 
 /// A text in the content of one of a room's state events.
-fn of_state(face: &Face, kind: &str, field: &str) -> Option<String> {
+pub(crate) fn of_state(face: &Face, kind: &str, field: &str) -> Option<String> {
     #[derive(Deserialize)]
     struct Event {
         content: Value,

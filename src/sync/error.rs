@@ -14,6 +14,9 @@ pub enum SyncError {
         /// What it was.
         token: String,
     },
+    /// The connection of sliding sync isn't known, or no longer.
+    #[error("pos is none that this connection was given lately; begin anew without one")]
+    UnknownPos,
     /// The request makes no sense.
     #[error("{0}")]
     Invalid(String),
@@ -43,7 +46,11 @@ pub enum SyncError {
 impl Refusal for SyncError {
     fn kind(&self) -> Kind {
         match self {
-            Self::Token { .. } | Self::Invalid(_) | Self::BadBody(_) | Self::NotByThisEndpoint(_) => Kind::Invalid,
+            Self::Token { .. }
+            | Self::UnknownPos
+            | Self::Invalid(_)
+            | Self::BadBody(_)
+            | Self::NotByThisEndpoint(_) => Kind::Invalid,
             Self::NotFound(_) => Kind::NotFound,
             Self::Forbidden(_) => Kind::Forbidden,
             Self::TooLarge(_) => Kind::TooLarge,
@@ -55,6 +62,7 @@ impl Refusal for SyncError {
     fn errcode(&self) -> Option<&'static str> {
         match self {
             Self::Room(error) => error.errcode(),
+            Self::UnknownPos => Some("M_UNKNOWN_POS"),
             Self::BadBody(_) | Self::NotByThisEndpoint(_) => Some("M_BAD_JSON"),
             _ => None,
         }

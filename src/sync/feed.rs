@@ -29,9 +29,7 @@ pub use connections::{Connections, ConnectionsConfig, Crowded, OpenConnection};
 pub use elsewhere::{NodeQuestion, NodeReply, OtherNodes, PlaceInList, Replies};
 pub use news::{Item, News, Reset, Start};
 
-use crate::{
-    Arrival, PresenceNow, Shared, Sync, SyncError, SyncRequest, SyncToken, cells::InUse, filter::Filter, request::Look,
-};
+use crate::{Arrival, PresenceNow, Shared, Sync, SyncError, SyncToken, cells::InUse, filter::Filter, request::Look};
 
 /// Whose presence one feed follows at most.
 pub const MOST_FOLLOWED: usize = 200;
@@ -104,17 +102,7 @@ impl Sync {
 
     /// Who is connected is there.
     async fn note_connected(&self, user: &InUse, request: &FeedRequest) -> Result<(), SyncError> {
-        let syncing = SyncRequest {
-            user_id: request.user_id.clone(),
-            device_id: request.device_id.clone(),
-            since: None,
-            filter: None,
-            full_state: false,
-            timeout: std::time::Duration::ZERO,
-            set_presence: PresenceState::Online,
-            use_state_after: false,
-        };
-        self.note_syncing(user, &syncing).await?;
+        self.note_syncing(user, &PresenceState::Online).await?;
         if let Some(listener) = self.shared.on_syncing.get() {
             listener(&request.user_id);
         }

@@ -24,8 +24,10 @@ mod push;
 mod push_rules;
 mod request;
 mod room;
+mod room_list;
 mod settings;
 mod shown;
+pub mod sliding;
 mod states;
 mod streams;
 mod token;
@@ -105,6 +107,7 @@ pub(crate) struct Shared {
     pub(crate) states: states::States,
     pub(crate) settings: settings::AllSettings,
     pub(crate) lazy: lazy::Sent,
+    pub(crate) sliding: sliding::Connections,
     pub(crate) arrivals: arrivals::Arrivals,
     pub(crate) filters: quick_cache::sync::Cache<(ruma::OwnedUserId, i64), Arc<filter::Filter>>,
     pub(crate) typing: Mutex<streams::typing::Typists>,
@@ -136,6 +139,7 @@ impl Sync {
                 states,
                 settings: settings::AllSettings::new(),
                 lazy: lazy::Sent::new(),
+                sliding: sliding::Connections::new(),
                 arrivals: arrivals::Arrivals::new(),
                 filters: quick_cache::sync::Cache::new(1_000),
                 typing: Mutex::default(),

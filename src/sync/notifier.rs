@@ -311,6 +311,7 @@ impl Notifier {
         }
         let room = state.room(event.room_nid);
         let shown = Arc::new(Shown::new(TimelineEvent { position, ..(**event).clone() }));
+        room.standing.note(position, &shown);
         {
             let mut inner = room.lock();
             let grown = inner.events.push(position, shown.clone(), self.shared.recent_events_per_room);
@@ -374,6 +375,7 @@ impl State {
             event_nid: event.event.nid,
             position,
             joined_by: position,
+            by_other: event.event.pdu.sender != *user_id,
             forgotten: false,
         };
         let mut inner = user.lock();
@@ -416,6 +418,7 @@ impl State {
             user.lock().forget_unread(room);
         }
         room_cell.latest.fetch_max(position.0, Ordering::AcqRel);
+        room_cell.standing.note_receipt(position);
         match user {
             Some(user) if receipt.kind == ReceiptType::ReadPrivate => wake.user(user, position),
             None if receipt.kind == ReceiptType::ReadPrivate => {}
@@ -567,6 +570,7 @@ fn membership(row: MembershipRow, state: &mut State) -> Membership {
         event_nid: row.event_nid,
         position: row.position,
         joined_by: row.position,
+        by_other: row.sender != row.user_id,
         forgotten: row.forgotten,
     }
 }

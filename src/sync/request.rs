@@ -97,14 +97,14 @@ impl Sync {
         let mut since = self.since_of(&request).await?;
         let must_answer = since.is_none() || request.full_state;
         if let Some(since) = since {
-            shared.arrivals.confirm(&request, since);
+            shared.arrivals.confirm(&request.user_id, &request.device_id, since.position);
         }
 
         let mut is_first = true;
         loop {
             let user = shared.notifier.user(&shared.store, &request.user_id).await?;
             if std::mem::take(&mut is_first) {
-                self.note_syncing(&user, &request).await?;
+                self.note_syncing(&user, &request.set_presence).await?;
                 if let Some(listener) = shared.on_syncing.get() {
                     listener(&request.user_id);
                 }
@@ -121,7 +121,10 @@ impl Sync {
                 let Some(answer) = Box::pin(self.look(&request, &user, since, filter.clone())).await? else { continue };
                 histogram!("comity_sync_look_seconds").record(began.elapsed().as_secs_f64());
                 if must_answer || is_due || !answer.is_empty() {
-                    shared.arrivals.note(shared.rooms.server_name(), &request, &answer);
+                    let rooms = answer.joined.iter().map(|room| (&room.room_id, &room.timeline.events[..]));
+                    let upto = answer.next_batch().position;
+                    let us = shared.rooms.server_name();
+                    shared.arrivals.note(us, &request.user_id, &request.device_id, upto, rooms);
                     return Ok(answer);
                 }
                 // What was looked at and found to be of no interest needs no second look.

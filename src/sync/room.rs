@@ -132,7 +132,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    async fn summary(&self, nid: RoomNid, membership: &Membership) -> Result<Summary, SyncError> {
+    pub(crate) async fn summary(&self, nid: RoomNid, membership: &Membership) -> Result<Summary, SyncError> {
         let context = self.room_context(nid, membership).await?;
         let (joined, invited) = (context.joined, context.invited);
         if context.is_named {
@@ -211,4 +211,20 @@ fn given_state(event: &Shown) -> Vec<String> {
     let unsigned = event.event.pdu.unsigned.as_ref();
     let given = unsigned.and_then(|unsigned| serde_json::from_str::<Unsigned>(unsigned.get()).ok());
     given.map(|given| given.invite_room_state.iter().map(|event| event.get().to_owned()).collect()).unwrap_or_default()
+}
+
+/// The content of a state event among those that an invitation shows.
+pub(crate) fn stripped_content(room: &PendingRoom, kind: &str) -> Option<serde_json::Value> {
+    #[derive(serde::Deserialize)]
+    struct Stripped {
+        #[serde(rename = "type")]
+        kind: String,
+        content: serde_json::Value,
+    }
+    let shown = room.events.iter().rev().find(|event| &*event.kind == kind);
+    if let Some(shown) = shown {
+        return serde_json::from_str(shown.event.pdu.content.get()).ok();
+    }
+    let given = room.given.iter().filter_map(|event| serde_json::from_str::<Stripped>(event).ok());
+    given.filter(|event| event.kind == kind).map(|event| event.content).next_back()
 }

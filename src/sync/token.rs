@@ -4,6 +4,8 @@ use std::{fmt, str::FromStr};
 
 use model::Position;
 
+use crate::sliding::SlidingToken;
+
 /// `next_batch` and `since`: everything up to here has been told.
 ///
 /// `s17`, or `s17~9` when messages to the device after position 9 are still to be told, because they are many.
@@ -64,11 +66,12 @@ impl FromStr for SyncToken {
 impl FromStr for TimelineToken {
     type Err = NotAToken;
 
-    /// A sync token names a place in a timeline, too.
+    /// A token of a sync, or of a sliding one, names a place in a timeline, too.
     fn from_str(token: &str) -> Result<Self, NotAToken> {
-        match token.strip_prefix('t') {
-            Some(position) => number(position).map(Self),
-            None => token.parse::<SyncToken>().map(|token| Self(token.position)),
+        match token.as_bytes().first() {
+            Some(b't') => number(&token[1..]).map(Self),
+            Some(b'p') => token.parse::<SlidingToken>().map(|token| Self(token.position)),
+            _ => token.parse::<SyncToken>().map(|token| Self(token.position)),
         }
     }
 }
@@ -92,6 +95,7 @@ mod tests {
             assert_eq!(token.parse::<TimelineToken>().map(|token| token.to_string()).as_deref(), Ok(token));
         }
         assert_eq!("s5".parse(), Ok(TimelineToken(Position(5))));
+        assert_eq!("p5~2".parse(), Ok(TimelineToken(Position(5))));
     }
 
     #[test]

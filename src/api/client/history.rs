@@ -70,9 +70,9 @@ pub(super) fn reader(session: &Session) -> Reader<'_> {
     Reader { user_id: &session.user_id, device_id: &session.device_id }
 }
 
-/// `t17` or `s17`: between two events of a timeline. Of a sync token, only the position counts here.
+/// `t17`, `s17` or `p17~3`: between two events of a timeline. Of a sync token, only the position counts here.
 pub(super) fn position(field: &str, token: &str) -> Result<Position, Error> {
-    let digits = token.strip_prefix(['t', 's']).map(|rest| rest.split('~').next().unwrap_or_default());
+    let digits = token.strip_prefix(['t', 's', 'p']).map(|rest| rest.split('~').next().unwrap_or_default());
     let number = digits.and_then(|digits| digits.parse().ok());
     number
         .map(Position)

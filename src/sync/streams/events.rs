@@ -51,6 +51,18 @@ impl Look<'_> {
     ) -> Result<Found, SyncError> {
         let wanted = &self.filter.0.room.timeline;
         let limit = if allows_room(wanted, &membership.room_id) { self.filter.timeline_limit() } else { 0 };
+        self.timeline_of(nid, membership, stretch, limit).await
+    }
+
+    /// The latest `limit` events of a stretch. No query when memory reaches back far enough.
+    pub(crate) async fn timeline_of(
+        &self,
+        nid: RoomNid,
+        membership: &Membership,
+        stretch: Stretch,
+        limit: usize,
+    ) -> Result<Found, SyncError> {
+        let wanted = &self.filter.0.room.timeline;
         let mut events: Vec<Event> = Vec::new();
         let mut left_out = Vec::new();
         let mut limited = false;

@@ -18,9 +18,7 @@ use model::{Millis, Position};
 use ruma::{OwnedUserId, UserId, events::room::member::MembershipState, presence::PresenceState};
 use store::{duties::Duty, presence::PresenceRow};
 
-use crate::{
-    Answer, Sync, SyncError, SyncRequest, cells::InUse, filter::allows_plain, now, request::Look, shown::quoted,
-};
+use crate::{Answer, Sync, SyncError, cells::InUse, filter::allows_plain, now, request::Look, shown::quoted};
 use present::Here;
 
 pub(crate) use present::Present;
@@ -216,8 +214,8 @@ impl Sync {
     }
 
     /// The user syncs, and so is there, unless the client asks not to say so.
-    pub(crate) async fn note_syncing(&self, user: &InUse, request: &SyncRequest) -> Result<(), SyncError> {
-        if !self.shared.config.presence || request.set_presence == PresenceState::Offline {
+    pub(crate) async fn note_syncing(&self, user: &InUse, wanted: &PresenceState) -> Result<(), SyncError> {
+        if !self.shared.config.presence || *wanted == PresenceState::Offline {
             return Ok(());
         }
         let now = now();
@@ -229,15 +227,15 @@ impl Sync {
             present.comes_here(&user.user_id, now);
             if let Some(here) = present.users.get_mut(&user.user_id) {
                 here.last_sync_at = now;
-                let is_same = here.state == request.set_presence
+                let is_same = here.state == *wanted
                     || here.is_chosen
-                    || request.set_presence == PresenceState::Online && here.state == PresenceState::Unavailable;
+                    || *wanted == PresenceState::Online && here.state == PresenceState::Unavailable;
                 if is_same {
                     return Ok(());
                 }
             }
         }
-        let state = request.set_presence.clone();
+        let state = wanted.clone();
         self.put_presence(&user.user_id, |here| Here {
             state: state.clone(),
             status_msg: here.and_then(|here| here.status_msg.clone()),

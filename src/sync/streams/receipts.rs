@@ -31,6 +31,17 @@ impl Look<'_> {
         if !allows_type(wanted, "m.receipt") || !allows_room(wanted, &membership.room_id) {
             return Ok(None);
         }
+        let receipts = self.receipts_since(nid, membership, since).await?;
+        Ok((!receipts.is_empty()).then(|| render(&receipts)))
+    }
+
+    /// The receipts of a room after `since`, latest first. No query when memory reaches back.
+    pub(crate) async fn receipts_since(
+        &self,
+        nid: RoomNid,
+        membership: &Membership,
+        since: Position,
+    ) -> Result<Vec<Arc<Receipt>>, SyncError> {
         let recent: Option<Vec<Arc<Receipt>>> = {
             let room = membership.room.lock();
             room.receipts.covers(since).then(|| {
@@ -38,15 +49,14 @@ impl Look<'_> {
                 receipts.filter(|(_, receipt)| self.hears_of(receipt)).map(|(_, receipt)| receipt.clone()).collect()
             })
         };
-        let receipts = match recent {
+        Ok(match recent {
             Some(recent) => recent,
             None => {
                 let mut stored = self.sync.shared.store.receipts().since(nid, since, self.user_id()).await?;
                 stored.retain(|(position, receipt)| *position <= self.upto && self.hears_of(receipt));
                 stored.into_iter().rev().map(|(_, receipt)| receipt).collect()
             }
-        };
-        Ok((!receipts.is_empty()).then(|| render(&receipts)))
+        })
     }
 
     pub(crate) fn hears_of(&self, receipt: &Receipt) -> bool {
@@ -56,7 +66,7 @@ impl Look<'_> {
 }
 
 /// `m.receipt` of these receipts, latest first: of one user, type and thread only the latest counts.
-fn render(receipts: &[Arc<Receipt>]) -> String {
+pub(crate) fn render(receipts: &[Arc<Receipt>]) -> String {
     let mut by_event: BTreeMap<&EventId, BTreeMap<&str, Vec<&Receipt>>> = BTreeMap::new();
     let mut seen = std::collections::HashSet::new();
     for receipt in receipts {

@@ -2,9 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use model::peer::{Capability, Context};
+use model::{
+    Position,
+    peer::{Capability, Context},
+};
 use ruma::{CanonicalJsonObject, OwnedUserId, ServerName, TransactionId, UserId};
-use store::events::Transaction;
+use store::{events::Transaction, to_device::ToDeviceMessage};
 use tracing::debug;
 
 use crate::{Answer, Sync, SyncError, answer::KeyCounts, now, request::Look, shown::quoted};
@@ -22,25 +25,39 @@ impl Look<'_> {
         if self.device_id.is_empty() {
             return Ok(());
         }
+        let (waiting, are_more) = self.waiting(self.since.map(|since| since.to_device()), MESSAGES).await?;
+        if are_more {
+            answer.to_device_upto = waiting.last().map(|message| message.position);
+        }
+        answer.to_device = waiting;
+        Ok(())
+    }
+
+    /// The first `limit` messages that wait for the device, and whether more do. The device has those up to `told`, which wait no longer.
+    pub(crate) async fn waiting(
+        &self,
+        told: Option<Position>,
+        limit: usize,
+    ) -> Result<(Vec<ToDeviceMessage>, bool), SyncError> {
+        let limit = limit.clamp(1, MESSAGES);
         let shared = &self.sync.shared;
-        let told = self.since.map(|since| since.to_device());
         let sent_at = {
             let inner = self.user.lock();
             let known = inner.devices.get(self.device_id).and_then(|device| device.nothing_waits_upto);
             if known.is_some_and(|known| known >= inner.to_device) {
-                return Ok(());
+                return Ok((Vec::new(), false));
             }
             inner.to_device
         };
         let mut waiting =
-            shared.store.to_device().waiting(self.user_id(), self.device_id, model::Position(0), MESSAGES + 1).await?;
+            shared.store.to_device().waiting(self.user_id(), self.device_id, Position(0), limit + 1).await?;
         // The device comes with a later token: it has what was told before.
         let has = told.filter(|told| waiting.first().is_some_and(|first| first.position <= *told));
         if let Some(has) = has {
             let mut write = store::Write::new();
             store::to_device::remove(&mut write, self.user_id(), self.device_id, has);
             shared.store.commit(write).await?;
-            waiting = shared.store.to_device().waiting(self.user_id(), self.device_id, has, MESSAGES + 1).await?;
+            waiting = shared.store.to_device().waiting(self.user_id(), self.device_id, has, limit + 1).await?;
         }
         // What came after the moment of this answer waits all the same, and is told with the next one.
         let is_empty = waiting.is_empty();
@@ -48,12 +65,9 @@ impl Look<'_> {
         if is_empty {
             self.user.lock().devices.entry(self.device_id.to_owned()).or_default().nothing_waits_upto = Some(sent_at);
         }
-        if waiting.len() > MESSAGES {
-            waiting.truncate(MESSAGES);
-            answer.to_device_upto = waiting.last().map(|message| message.position);
-        }
-        answer.to_device = waiting;
-        Ok(())
+        let are_more = waiting.len() > limit;
+        waiting.truncate(limit);
+        Ok((waiting, are_more))
     }
 
     /// How many keys the device has left. In every answer: the client takes a missing count for none.

@@ -16,6 +16,7 @@ use store::{OnCommit, Store, testing::on_each_engine_heard};
 use sync::{
     Notifier, Sync, SyncConfig, SyncRequest, SyncToken,
     feed::{FeedRequest, News, Start},
+    sliding::{Form, RoomWanted, SlidingList, SlidingRequest},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -196,6 +197,54 @@ impl Server {
         heard
     }
 
+    fn window(reader: usize, last: usize, pos: Option<String>) -> SlidingRequest {
+        let wanted = RoomWanted { timeline_limit: 100, ..RoomWanted::default() };
+        let list = SlidingList { ranges: Some(vec![(0, last)]), wanted, ..SlidingList::default() };
+        SlidingRequest {
+            user_id: user(&format!("reader{reader}")),
+            device_id: "D".into(),
+            conn_id: "race".into(),
+            pos,
+            timeout: Duration::from_millis(100),
+            set_presence: PresenceState::Offline,
+            lists: [("all".to_owned(), list)].into(),
+            subscriptions: Default::default(),
+            extensions: Default::default(),
+        }
+    }
+
+    async fn slide_once(&self, reader: usize, last: usize, pos: Option<String>) -> Value {
+        let answer = self.sync.sliding_sync(&Self::window(reader, last, pos)).await.expect("a member may read");
+        serde_json::from_str(&answer.render(Form::Deployed, None, 0)).expect("an answer is JSON")
+    }
+
+    /// As [`Self::read`], through a window that now shows one room, now all of them: what happened out of sight is told later.
+    async fn slide(&self, reader: usize, pos: String) -> Heard {
+        let mut heard: Heard = self.joined.iter().map(|room_id| (room_id.clone(), Vec::new())).collect();
+        let (began, mut pos, mut total, mut quiet, mut answers) = (Instant::now(), pos, 0, 0, 0);
+        while total < WRITERS * MESSAGES && quiet < 20 && began.elapsed() < PATIENCE {
+            answers += 1;
+            let last = if answers % 3 == 0 { ROOMS } else { 0 };
+            let answer = self.slide_once(reader, last, Some(pos.clone())).await;
+            // Now and then an answer is lost on its way, and the same is asked again, of another window.
+            if answers % 5 == 0 {
+                continue;
+            }
+            pos = answer["pos"].as_str().expect("an answer has a position").to_owned();
+            quiet += 1;
+            for (room_id, events) in &mut heard {
+                let room = &answer["rooms"][room_id.as_str()];
+                assert_ne!(room["limited"], true, "the limit is beyond what is said");
+                let timeline = room["timeline"].as_array().into_iter().flatten();
+                for event in timeline.filter(|event| event["type"] == "m.room.message") {
+                    events.push(event["event_id"].as_str().expect("an event has an id").to_owned());
+                    (total, quiet) = (total + 1, 0);
+                }
+            }
+        }
+        heard
+    }
+
     /// The messages of each room, in order.
     async fn said(&self, store: &Store) -> Heard {
         let mut said = Vec::new();
@@ -218,13 +267,17 @@ async fn race(store: Store, notifier: Notifier) -> Vec<String> {
     let server = Arc::new(server);
     let mut readers = Vec::new();
     for reader in 0..READERS {
-        let first = server.ask(reader, None, Duration::ZERO).await;
-        let since = first["next_batch"].as_str().expect("an answer has a token").to_owned();
+        let first = match reader % 3 {
+            2 => server.slide_once(reader, ROOMS, None).await["pos"].clone(),
+            _ => server.ask(reader, None, Duration::ZERO).await["next_batch"].clone(),
+        };
+        let since = first.as_str().expect("an answer has a token").to_owned();
         let server = server.clone();
         readers.push(tokio::spawn(async move {
-            match reader % 2 {
+            match reader % 3 {
                 0 => server.read(reader, since).await,
-                _ => server.follow(reader, since).await,
+                1 => server.follow(reader, since).await,
+                _ => server.slide(reader, since).await,
             }
         }));
     }
