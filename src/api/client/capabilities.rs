@@ -35,6 +35,8 @@ async fn versions(_: Ask<get_supported_versions::Request>) -> Answer<get_support
     // Profile fields came with v1.16, more of which is not there yet.
     response.unstable_features.insert("uk.tcpip.msc4133".into(), true);
     response.unstable_features.insert("uk.tcpip.msc4133.stable".into(), true);
+    // Pushers can be switched off, from other devices too.
+    response.unstable_features.insert("org.matrix.msc3881".into(), true);
     Ok(response)
 }
 
