@@ -454,7 +454,7 @@ mod tests {
             store.commit(write).await?;
             assert_eq!(store.pushers().due(9, 5).await?, []);
             assert_eq!(store.pushers().next_due().await?, Some(10));
-            assert_eq!(store.pushers().due(10, 5).await?, [row.key.clone()]);
+            assert_eq!(store.pushers().due(10, 5).await?, std::slice::from_ref(&row.key));
             assert_eq!(store.pushers().queued(&row.key, 10, 5).await?, [event(4), event(5)]);
 
             let mut write = Write::new();

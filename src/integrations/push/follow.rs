@@ -140,9 +140,9 @@ impl Pushers {
         let now = now();
         let mut is_queued = false;
         for of_user in listeners.chunk_by(|one, other| one.key.user_id == other.key.user_id) {
-            let mut of_user = of_user.iter().filter(|listener| listener.since < position).peekable();
-            let Some(first) = of_user.peek() else { continue };
-            // Who has read it on the way here need not be told, but has not been told less either: the badge follows.
+            let of_user: Vec<&Listener> = of_user.iter().filter(|listener| listener.since < position).collect();
+            let Some(first) = of_user.first() else { continue };
+            // Who has read it already need not be told of it; what is still unread, the badge tells that follows the receipt.
             let judged = self.shared.sync.judge(&first.key.user_id, nid).await?;
             if judged.is_none_or(|notification| notification.is_read) {
                 continue;
