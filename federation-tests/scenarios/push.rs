@@ -123,10 +123,11 @@ async fn a_gateway_is_told_what_notifies_with_badges_that_are_right() {
         assert!(told_of(&full, &own).is_empty());
         assert!(told_of(&full, notice["event_id"].as_str().expect("an id")).is_empty());
 
-        // What was read is off the screen.
+        // What was read is off the screen, and so is an invitation that was declined.
         read(&bob, &room, &last).await;
         until_badge(&full, 1).await;
         bob.leave(&other).await;
+        until_badge(&full, 0).await;
         let again = alice.say(&room, "one more").await;
         assert_eq!(until_told(&full, &again).await["counts"]["unread"], 1);
         read(&bob, &room, &again).await;

@@ -99,34 +99,37 @@ impl Pushers {
             in_rooms.entry(room).or_default().push(listener);
         }
         let mut is_queued = false;
+        let mut readers = happened.readers.clone();
         for event in &happened.events {
             let listeners = in_rooms.get(&event.room_nid).map_or(&[][..], Vec::as_slice);
             is_queued |= self.queue_event(write, event.nid, event.position, listeners).await?;
-            if let Some(target) = invited(event) {
-                is_queued |= self.queue_for(write, event.nid, event.position, target).await?;
-            }
+            is_queued |= self.queue_membership(write, event, event.position, &mut readers).await?;
         }
         for (position, nid) in &happened.outside {
             let Some(event) = self.shared.store.events().by_nids(&[*nid]).await?.pop() else { continue };
-            if let Some(target) = invited(&event) {
-                is_queued |= self.queue_for(write, *nid, *position, target).await?;
-            }
+            is_queued |= self.queue_membership(write, &event, *position, &mut readers).await?;
         }
-        Ok(is_queued | self.queue_badges(write, &happened.readers).await?)
+        Ok(is_queued | self.queue_badges(write, &readers).await?)
     }
 
-    async fn queue_for(
+    /// Tells who is invited. Who comes or goes has another badge, like those who have read something.
+    async fn queue_membership(
         &self,
         write: &mut Write,
-        nid: EventNid,
+        event: &TimelineEvent,
         position: Position,
-        user_id: &UserId,
+        readers: &mut Vec<OwnedUserId>,
     ) -> Result<bool, PushError> {
-        if !self.shared.users.is_ours(user_id) {
+        let Some((user_id, is_invited)) = member(event).filter(|(user_id, _)| self.shared.users.is_ours(user_id))
+        else {
+            return Ok(false);
+        };
+        if !is_invited {
+            readers.push(user_id.to_owned());
             return Ok(false);
         }
         let listeners = self.shared.store.pushers().of_users(&[user_id]).await?;
-        self.queue_event(write, nid, position, &listeners).await
+        self.queue_event(write, event.nid, position, &listeners).await
     }
 
     /// `listeners`: by user.
@@ -174,8 +177,8 @@ impl Pushers {
     }
 }
 
-/// Whom an event invites.
-fn invited(event: &TimelineEvent) -> Option<&UserId> {
+/// Whose membership an event sets, and whether it invites them.
+fn member(event: &TimelineEvent) -> Option<(&UserId, bool)> {
     #[derive(serde::Deserialize)]
     struct Content {
         membership: String,
@@ -183,7 +186,7 @@ fn invited(event: &TimelineEvent) -> Option<&UserId> {
     let pdu = &event.pdu;
     let target = pdu.state_key.as_deref().filter(|_| pdu.kind == TimelineEventType::RoomMember)?;
     let content: Content = pdu.content_as()?;
-    (content.membership == "invite").then(|| <&UserId>::try_from(target).ok()).flatten()
+    Some((<&UserId>::try_from(target).ok()?, content.membership == "invite"))
 }
 
 /// Milliseconds.
