@@ -24,8 +24,8 @@ pub use self::{
     secret::Secret,
     sections::{
         Accounts, Applications, Broadcasts, Bus, Cache, Calls, Cascade, ClientApi, Database, Email, EmailTls, Events,
-        Federation, LinkKind, Listen, LogFormat, Logging, Media, MediaStorage, Metrics, Outbound, Rate, RateLimits,
-        Realtime, Registration, Rooms, Search, Sync, Tls,
+        Federation, LinkKind, Listen, LogFormat, Logging, Media, MediaStorage, Metrics, Outbound, Push, Rate,
+        RateLimits, Realtime, Registration, Rooms, Search, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -52,6 +52,7 @@ pub struct Config {
     pub bus: Bus,
     pub broadcasts: Broadcasts,
     pub cascade: Cascade,
+    pub push: Push,
     pub events: Events,
     pub cache: Cache,
     pub registration: Registration,
@@ -85,6 +86,7 @@ impl Default for Config {
             bus: Bus::default(),
             broadcasts: Broadcasts::default(),
             cascade: Cascade::default(),
+            push: Push::default(),
             events: Events::default(),
             cache: Cache::default(),
             registration: Registration::default(),

@@ -15,13 +15,13 @@ use std::{
 use api::{Dependency, Services};
 use fabric::{Broker, BrokerError, Cache, CacheError, MailError};
 use integrations::{
-    Announcements, Cascade, ContentRuleError, ContentRules, Integration, RuntimeSettings, Statistics, Stream, Webhooks,
-    system_events::Severity,
+    Announcements, Cascade, ContentRuleError, ContentRules, Integration, PushParts, Pushers, RuntimeSettings,
+    Statistics, Stream, Webhooks, system_events::Severity,
 };
 use media::{Media, MediaConfig, OpenError};
 use model::Millis;
 use peers::{
-    Links, LinksError, PeerError, Peers,
+    Links, LinksError, Outbound, PeerError, Peers,
     vault::{Vault, VaultError},
 };
 use rooms::Search;
@@ -196,6 +196,15 @@ impl Homeserver {
         let bus = settings::bus_config(&config)
             .map(|bus| Integration::new(bus, stream.clone(), rooms.clone(), users.clone(), announcements.clone()))
             .transpose()?;
+        let parts = PushParts {
+            store: store.clone(),
+            users: users.clone(),
+            sync: sync.clone(),
+            stream: stream.clone(),
+            outbound: Outbound::new(&settings::outbound_config(&config))?,
+            vault: vault.clone(),
+        };
+        let pushers = Pushers::new(settings::push_config(&config), parts);
         let webhooks = Webhooks::new(store.clone(), stream, vault, peers.plain_client()?);
         let sharing = settings::cascade_config(&config);
         let cascade = Cascade::open(store.clone(), peers.clone(), users.clone(), sharing).await?;
@@ -244,6 +253,8 @@ impl Homeserver {
         following.spawn(|stop| async move { counting.run(stop).await });
         let hooks = webhooks.clone();
         following.spawn(|stop| async move { hooks.run(stop).await });
+        let pushing = pushers.clone();
+        following.spawn(|stop| async move { pushing.run(stop).await });
         let shared = cascade.clone();
         following.spawn(|stop| async move { shared.run(stop).await });
         let index = search.clone();
@@ -279,6 +290,7 @@ impl Homeserver {
             logs: telemetry.logs(),
             links,
             webhooks,
+            pushers,
             cascade,
             content_rules,
             metrics: telemetry.render().map(|_| Box::new(move || telemetry.render().unwrap_or_default()) as _),

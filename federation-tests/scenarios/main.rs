@@ -19,6 +19,7 @@ mod lifecycle;
 mod native;
 mod nodes;
 mod outages;
+mod push;
 mod race;
 mod rooms;
 mod sdk;

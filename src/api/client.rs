@@ -32,6 +32,9 @@ mod openid;
 mod presence;
 mod profile;
 mod push_rules;
+mod pushers;
+#[cfg(test)]
+mod pushers_tests;
 #[cfg(test)]
 mod reading_tests;
 mod receipts;
@@ -80,6 +83,7 @@ pub(crate) fn routes() -> Vec<Route> {
         presence::routes(),
         profile::routes(),
         push_rules::routes(),
+        pushers::routes(),
         receipts::routes(),
         register::routes(),
         relations::routes(),

@@ -62,6 +62,8 @@ pub struct Services {
     pub bridge: ::federation::Bridge,
     /// Addresses that are told what happens here.
     pub webhooks: integrations::Webhooks,
+    /// Who is told, outside of people's clients, of what notifies them.
+    pub pushers: integrations::Pushers,
     /// Words that people don't get past with.
     pub content_rules: integrations::ContentRules,
     /// The directories that full peers share.

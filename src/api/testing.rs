@@ -114,7 +114,16 @@ impl Server {
         let stream = Stream::new(store.clone(), peers.server_name().to_owned());
         let vault = Arc::new(Vault::open(keys.path()).expect("the folder is ours"));
         let client = peers.plain_client().expect("a client needs no more");
-        let webhooks = Webhooks::new(store.clone(), stream, vault, client);
+        let webhooks = Webhooks::new(store.clone(), stream.clone(), vault.clone(), client);
+        let parts = integrations::PushParts {
+            store: store.clone(),
+            users: users.clone(),
+            sync: sync.clone(),
+            stream,
+            outbound: peers::Outbound::new(&peers::OutboundConfig::default()).expect("a client needs no more"),
+            vault,
+        };
+        let pushers = integrations::Pushers::new(integrations::PushConfig::default(), parts);
         let gate = webhooks.gate().await.expect("the store can be read");
         let content_rules = integrations::ContentRules::open(store.clone(), gate).await.expect("the store can be read");
         let gate = users.suspension_gate(content_rules.gate());
@@ -156,6 +165,7 @@ impl Server {
             ledger: sender.ledger(),
             content_rules,
             webhooks,
+            pushers,
             config: ApiConfig::default(),
             limits: users.limits(),
             users,

@@ -289,6 +289,33 @@ impl Default for Cascade {
     }
 }
 
+/// `[push]`: what notifies people who aren't looking.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Push {
+    /// Whether gateways, and letters, are told what was said, unless a pusher wants to have ids only.
+    pub include_content: bool,
+    /// Whether a badge counts rooms instead of what is unread.
+    pub badge_counts_rooms: bool,
+    /// How long something waits to be read before a letter tells of it.
+    #[serde(with = "human::duration")]
+    pub email_after: Duration,
+    /// How long after a letter the next one may come.
+    #[serde(with = "human::duration")]
+    pub email_every: Duration,
+}
+
+impl Default for Push {
+    fn default() -> Self {
+        Self {
+            include_content: true,
+            badge_counts_rooms: true,
+            email_after: Duration::from_mins(10),
+            email_every: Duration::from_hours(1),
+        }
+    }
+}
+
 /// `[events]`: what happened to the server and to the systems around it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]

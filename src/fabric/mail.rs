@@ -8,7 +8,10 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use futures_util::{StreamExt as _, stream};
 use lettre::{
     Address, AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor,
-    message::{Mailbox, header::ContentType},
+    message::{
+        Mailbox,
+        header::{ContentType, HeaderName, HeaderValue},
+    },
     transport::smtp::{
         authentication::Credentials,
         client::{Certificate, Tls, TlsParameters},
@@ -67,7 +70,7 @@ impl std::fmt::Debug for MailConfig {
 }
 
 /// What is written to somebody.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Letter {
     /// An address: see [`is_address`].
     pub to: String,
@@ -75,6 +78,10 @@ pub struct Letter {
     pub subject: String,
     /// Plain text.
     pub text: String,
+    /// Of letters that come again and again: the URL to which a POST ends that, without another question.
+    ///
+    /// Spec: <https://www.rfc-editor.org/rfc/rfc8058>
+    pub unsubscribe: Option<String>,
 }
 
 /// Addresses and codes are nobody's to see.
@@ -217,14 +224,18 @@ async fn deliver(relay: &AsyncSmtpTransport<Tokio1Executor>, from: &Mailbox, let
 
 fn written(from: &Mailbox, letter: Letter) -> Option<Message> {
     let id = format!("<{:032x}@{}>", rand::random::<u128>(), from.email.domain());
-    Message::builder()
+    let mut message = Message::builder()
         .from(from.clone())
         .to(Mailbox::new(None, letter.to.parse().ok()?))
         .subject(letter.subject)
         .message_id(Some(id))
-        .header(ContentType::TEXT_PLAIN)
-        .body(letter.text)
-        .ok()
+        .header(ContentType::TEXT_PLAIN);
+    if let Some(url) = letter.unsubscribe {
+        let raw = |name, value| HeaderValue::new(HeaderName::new_from_ascii_str(name), value);
+        message = message.raw_header(raw("List-Unsubscribe", format!("<{url}>")));
+        message = message.raw_header(raw("List-Unsubscribe-Post", "List-Unsubscribe=One-Click".into()));
+    }
+    message.body(letter.text).ok()
 }
 
 #[cfg(test)]
@@ -234,7 +245,7 @@ mod tests {
     use super::*;
 
     fn letter(to: &str) -> Letter {
-        Letter { to: to.into(), subject: "Grüße".into(), text: "Your code is 12345678.\n".into() }
+        Letter { to: to.into(), subject: "Grüße".into(), text: "Your code is 12345678.\n".into(), unsubscribe: None }
     }
 
     fn courier(sink: &MailSink, letters: mpsc::Receiver<Letter>) -> Courier {

@@ -6,7 +6,7 @@ use api::{ApiConfig, native::RealtimeConfig};
 use fabric::{AmqpConfig, CacheConfig, MailConfig, MailTls, ManagementConfig, management::LinkWay};
 use federation::FederationConfig;
 use integrations::{
-    AnnouncementsConfig, BusConfig, CascadeConfig,
+    AnnouncementsConfig, BusConfig, CascadeConfig, PushConfig,
     broadcasts::BroadcastsConfig,
     notices::NoticesConfig,
     runtime_settings::{Configured, SetLimits, SetRate},
@@ -234,6 +234,17 @@ pub(super) fn sync_config(config: &Config) -> SyncConfig {
             most_of_user: whole(config.realtime.max_connections_per_user),
         },
         ..SyncConfig::default()
+    }
+}
+
+pub(super) fn push_config(config: &Config) -> PushConfig {
+    let push = &config.push;
+    PushConfig {
+        include_content: push.include_content,
+        badge_counts_rooms: push.badge_counts_rooms,
+        email_after: push.email_after,
+        email_every: push.email_every,
+        public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
     }
 }
 

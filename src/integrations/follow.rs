@@ -14,8 +14,8 @@ use std::sync::{
 };
 
 use fabric::bus::Message;
-use model::{Committed, Position};
-use ruma::OwnedServerName;
+use model::{Committed, EventNid, Position, TimelineEvent};
+use ruma::{OwnedServerName, OwnedUserId};
 use store::Store;
 use tokio::sync::watch;
 
@@ -42,6 +42,8 @@ struct Shared {
     recent: Mutex<Recent>,
     /// The position up to which there may be something to tell.
     news: watch::Sender<Position>,
+    /// The same, with what other programs aren't told.
+    anything: watch::Sender<Position>,
 }
 
 /// A stretch of the stream.
@@ -52,18 +54,38 @@ pub(crate) struct Stretch {
     pub(crate) upto: Position,
 }
 
+/// A stretch of the stream, as far as it may notify somebody.
+#[derive(Debug)]
+pub(crate) struct Happened {
+    /// Events in rooms.
+    pub(crate) events: Vec<Arc<TimelineEvent>>,
+    /// Memberships, invitations perhaps, of rooms that this server need not be in.
+    pub(crate) outside: Vec<(Position, EventNid)>,
+    /// Who of this server has read something.
+    pub(crate) readers: Vec<OwnedUserId>,
+    /// It goes up to here.
+    pub(crate) upto: Position,
+}
+
 impl Stream {
     /// The stream of `us`, of which nothing was heard yet.
     pub fn new(store: Store, us: OwnedServerName) -> Self {
-        let (recent, news) = (Mutex::default(), watch::Sender::default());
+        let (recent, news, anything) = (Mutex::default(), watch::Sender::default(), watch::Sender::default());
         let is_followed = AtomicBool::new(false);
-        Self { shared: Arc::new(Shared { store, us, is_followed, recent, news }) }
+        Self { shared: Arc::new(Shared { store, us, is_followed, recent, news, anything }) }
     }
 
     /// Takes note of a commit. Quick, never waits.
     pub fn ingest(&self, committed: &Committed) {
-        if self.shared.is_followed.load(Ordering::Acquire) && self.recent().ingest(committed) {
+        if !self.shared.is_followed.load(Ordering::Acquire) {
+            return;
+        }
+        let heard = self.recent().ingest(committed, &self.shared.us);
+        if heard.is_told {
             self.shared.news.send_replace(committed.upto);
+        }
+        if heard.is_anything {
+            self.shared.anything.send_replace(committed.upto);
         }
     }
 
@@ -79,6 +101,11 @@ impl Stream {
     /// Hears whenever there may be something to tell.
     pub(crate) fn news(&self) -> watch::Receiver<Position> {
         self.shared.news.subscribe()
+    }
+
+    /// Hears of whatever may notify somebody, too.
+    pub(crate) fn anything(&self) -> watch::Receiver<Position> {
+        self.shared.anything.subscribe()
     }
 
     /// From now on every commit is heard of; whatever is visible already is read. Answers up to where that is.
@@ -98,6 +125,39 @@ impl Stream {
         }
     }
 
+    /// What comes after `at` that may notify somebody, about `most` things at once.
+    pub(crate) async fn happened(&self, at: Position, most: usize) -> Result<Happened, store::Error> {
+        let after = self.recent().after(at, most);
+        let (news, upto) = match after {
+            After::News(news, upto) => (news, upto.max(at)),
+            After::Forgotten(floor) => return self.read_happened(at, floor).await,
+        };
+        let mut happened = Happened { events: Vec::new(), outside: Vec::new(), readers: Vec::new(), upto };
+        for (position, news) in news {
+            match news {
+                News::Event(event) => happened.events.push(match event.position {
+                    Position(0) => Arc::new(TimelineEvent { position, ..(*event).clone() }),
+                    _ => event,
+                }),
+                News::Outside(event) => happened.outside.push((position, event.nid)),
+                News::Read(user_id) => happened.readers.push(user_id),
+                News::Presence(_) | News::SystemEvent(_) | News::Broadcast(_) => {}
+            }
+        }
+        Ok(happened)
+    }
+
+    async fn read_happened(&self, at: Position, floor: Position) -> Result<Happened, store::Error> {
+        let upto = Position(floor.0.min(at.0.saturating_add(WINDOW)));
+        let (followers, pushers) = (self.shared.store.followers(), self.shared.store.pushers());
+        Ok(Happened {
+            events: followers.events(at, upto).await?,
+            outside: pushers.invitations(at, upto).await?,
+            readers: pushers.readers(at, upto).await?,
+            upto,
+        })
+    }
+
     async fn render(&self, news: Vec<(Position, News)>) -> Result<Vec<Message>, store::Error> {
         let mut messages = Vec::with_capacity(news.len());
         for (position, news) in news {
@@ -115,6 +175,7 @@ impl Stream {
                     let row = self.shared.store.broadcasts().find(&id).await?;
                     messages.extend(row.and_then(|row| render::broadcast(&self.shared.us, &row)));
                 }
+                News::Outside(_) | News::Read(_) => {}
             }
         }
         Ok(messages)

@@ -28,6 +28,7 @@ use deliver::Worker;
 
 pub use before::{BeforeHook, OnFailure};
 pub use change::{MadeWebhook, WebhookWish};
+pub(crate) use deliver::plainly;
 
 /// How many addresses there may be: each follows by itself.
 const MOST: usize = 100;

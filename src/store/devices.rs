@@ -3,7 +3,7 @@
 use model::Millis;
 use ruma::{DeviceId, OwnedDeviceId, OwnedUserId, UserId};
 
-use crate::{Error, Row, Store, Table, Write, args};
+use crate::{Error, Row, Store, Table, Write, args, pushers};
 
 /// A device as it is stored.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ pub fn set_last_seen(write: &mut Write, user_id: &UserId, device_id: &DeviceId, 
     write.run(SEEN, args![user_id.as_str(), device_id.as_str(), at, ip]);
 }
 
-/// Removes a device, its tokens and its keys.
+/// Removes a device, its tokens, its keys and whom it has pushed to.
 pub fn remove_device(write: &mut Write, user_id: &UserId, device_id: &DeviceId) {
     for delete in [
         "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2",
@@ -81,6 +81,7 @@ pub fn remove_device(write: &mut Write, user_id: &UserId, device_id: &DeviceId) 
     ] {
         write.run(delete, args![user_id.as_str(), device_id.as_str()]);
     }
+    pushers::remove_of_device(write, user_id, device_id);
 }
 
 /// Reads devices.

@@ -54,6 +54,7 @@ pub mod pending_accounts;
 pub mod presence;
 pub mod presence_sequences;
 pub mod profiles;
+pub mod pushers;
 pub mod receipts;
 pub mod relations;
 pub mod remote_devices;

@@ -53,6 +53,7 @@ const SHARED: &[Step] = migrations![
     37 "0037_file_transfers",
     40 "0040_held_messages",
     41 "0041_sliding_sync",
+    42 "0042_pushers",
     44 "0044_delayed_events",
 ];
 

@@ -3,7 +3,7 @@
 use model::Millis;
 use ruma::{OwnedUserId, UserId};
 
-use crate::{Error, Store, Table, Write, args};
+use crate::{Error, Store, Table, Write, args, pushers};
 
 /// A code that was sent.
 #[derive(Clone, Debug)]
@@ -30,8 +30,9 @@ pub fn insert_email(write: &mut Write, email: &str, user_id: &UserId, now: Milli
     write.insert(&EMAILS, args![email, user_id.as_str(), now]);
 }
 
-/// Takes an account's e-mail addresses away.
+/// Takes an account's e-mail addresses away, and nobody is told anything there any more.
 pub fn remove_emails(write: &mut Write, user_id: &UserId) {
+    pushers::remove_mailboxes(write, user_id);
     write.run("DELETE FROM emails WHERE user_id = $1", args![user_id.as_str()]);
 }
 

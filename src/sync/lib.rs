@@ -48,7 +48,7 @@ pub use arrivals::{Arrival, OnArrival};
 pub use conversations::{Conversation, ConversationPage, ConversationsWanted, LastEvent, Mark, Settings};
 pub use error::SyncError;
 pub use notifier::Notifier;
-pub use push::Notification;
+pub use push::{Badge, Notification};
 pub use request::SyncRequest;
 pub use shown::{Reader, Rendered, Shown};
 pub use streams::{presence::PresenceNow, receipts::Read, to_device::ToDeviceMessages};

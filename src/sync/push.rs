@@ -7,13 +7,16 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use model::{Position, RoomNid};
+use model::{EventNid, Position, RoomNid};
 use ruma::{
     OwnedEventId, OwnedRoomId, OwnedUserId, UInt, UserId,
     events::{
         StateEventType,
         receipt::ReceiptThread,
-        room::power_levels::{RoomPowerLevels, RoomPowerLevelsEventContent, RoomPowerLevelsSource},
+        room::{
+            member::MembershipState,
+            power_levels::{RoomPowerLevels, RoomPowerLevelsEventContent, RoomPowerLevelsSource},
+        },
     },
     push::{Action, AnyPushRuleRef, PushCondition, PushConditionPowerLevelsCtx, PushConditionRoomCtx, Ruleset},
     state_res::events::RoomCreateEvent,
@@ -22,7 +25,13 @@ use serde::Serialize;
 use store::unread::Checkpoint;
 use tokio::sync::OnceCell;
 
-use crate::{Shown, Sync, SyncError, UnreadCounts, answer::Unread, cells::Membership, request::Look};
+use crate::{
+    Shown, Sync, SyncError, UnreadCounts,
+    answer::Unread,
+    cells::{InUse, Membership},
+    notifier::Moment,
+    request::Look,
+};
 
 /// No more events of one room are looked at for one count: nobody reads numbers beyond.
 const COUNTED_AT_MOST: usize = 1_000;
@@ -108,21 +117,7 @@ fn json(value: &impl Serialize) -> String {
 impl Look<'_> {
     /// How much of the room the reader has not read. No query when nothing but new events came since the last count.
     pub(crate) async fn unread(&self, nid: RoomNid, membership: &Membership) -> Result<Unread, SyncError> {
-        let (known, epoch) = {
-            let inner = self.user.lock();
-            (inner.unread.get(&nid).cloned(), inner.unread_epoch)
-        };
-        let counted = match known {
-            Some(counted) if counted.upto >= self.upto => counted,
-            known => {
-                let mut counted = match known {
-                    Some(counted) => (*counted).clone(),
-                    None => self.begin_count(nid, membership).await?,
-                };
-                self.count(nid, membership, &mut counted).await?;
-                self.keep_count(nid, counted, epoch)
-            }
-        };
+        let counted = self.counted(nid, membership).await?;
         let mut unread = Unread { main: counted.main, threads: counted.threads.clone() };
         if !self.filter.has_thread_counts() {
             for thread in std::mem::take(&mut unread.threads).into_values() {
@@ -131,6 +126,24 @@ impl Look<'_> {
             }
         }
         Ok(unread)
+    }
+
+    async fn counted(&self, nid: RoomNid, membership: &Membership) -> Result<Arc<Counted>, SyncError> {
+        let (known, epoch) = {
+            let inner = self.user.lock();
+            (inner.unread.get(&nid).cloned(), inner.unread_epoch)
+        };
+        match known {
+            Some(counted) if counted.upto >= self.upto => Ok(counted),
+            known => {
+                let mut counted = match known {
+                    Some(counted) => (*counted).clone(),
+                    None => self.begin_count(nid, membership).await?,
+                };
+                self.count(nid, membership, &mut counted).await?;
+                Ok(self.keep_count(nid, counted, epoch))
+            }
+        }
     }
 
     async fn begin_count(&self, nid: RoomNid, membership: &Membership) -> Result<Counted, SyncError> {
@@ -322,6 +335,15 @@ impl<'a> Judge<'a> {
     }
 }
 
+/// How much somebody has not read, in all rooms together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Badge {
+    /// In how many rooms something notified, and was not read; invitations count as such.
+    pub rooms: u64,
+    /// How often; an invitation is one.
+    pub notifications: u64,
+}
+
 /// An event that the user was notified of.
 pub struct Notification {
     /// What the rules say to do.
@@ -346,19 +368,8 @@ impl Sync {
         only_highlights: bool,
     ) -> Result<Vec<Notification>, SyncError> {
         let (user, moment) = self.shared.notifier.user_now(&self.shared.store, user_id).await?;
-        let look = Look {
-            sync: self,
-            user: &user,
-            device_id: "",
-            since: None,
-            upto: from.map_or(moment.visible, |from| Position(from.0 - 1).min(moment.visible)),
-            older_news: HashMap::new(),
-            memberships: moment.memberships,
-            filter: Arc::new(crate::filter::Filter(Default::default())),
-            ignored: self.shared.settings.ignored(&self.shared.store, &user).await?,
-            full_state: false,
-            use_state_after: false,
-        };
+        let mut look = self.look_of(&user, moment).await?;
+        look.upto = from.map_or(look.upto, |from| Position(from.0 - 1).min(look.upto));
         let mut found: Vec<Notification> = Vec::new();
         for (nid, membership) in look.joined() {
             let counted = look.begin_count(nid, membership).await?;
@@ -384,6 +395,70 @@ impl Sync {
         found.sort_unstable_by_key(|notification| std::cmp::Reverse(notification.shown.event.position));
         found.truncate(limit);
         Ok(found)
+    }
+
+    /// How an event notifies a user who is in its room, or is invited by it. `None`: it doesn't, or is no longer there for the user.
+    pub async fn judge(&self, user_id: &UserId, event: EventNid) -> Result<Option<Notification>, SyncError> {
+        let Some(shown) = self.shared.events.by_nid(event).await? else { return Ok(None) };
+        let (user, moment) = self.shared.notifier.user_now(&self.shared.store, user_id).await?;
+        let look = self.look_of(&user, moment).await?;
+        let nid = shown.event.room_nid;
+        let Some(membership) = look.memberships.get(&nid) else { return Ok(None) };
+        let is_joined = match membership.membership {
+            MembershipState::Join => true,
+            MembershipState::Invite if membership.event_nid == event => false,
+            _ => return Ok(None),
+        };
+        if shown.event.redacted_by.is_some() {
+            return Ok(None);
+        }
+        let judge = Judge::new(&look, nid, membership).await?;
+        let rule = judge.rule_for(&shown).await?;
+        let Some(rule) = rule.filter(|rule| rule.triggers_notification()) else { return Ok(None) };
+        let (actions, room_id) = (rule.actions().to_vec(), membership.room_id.clone());
+        let is_read = is_joined && {
+            let counted = look.counted(nid, membership).await?;
+            shown.event.position.0 <= counted.read_upto(shown.thread().as_ref())
+        };
+        Ok(Some(Notification { actions, shown, room_id, is_read }))
+    }
+
+    /// How much a user has not read, in all rooms together.
+    pub async fn badge(&self, user_id: &UserId) -> Result<Badge, SyncError> {
+        let (user, moment) = self.shared.notifier.user_now(&self.shared.store, user_id).await?;
+        let look = self.look_of(&user, moment).await?;
+        let mut badge = Badge::default();
+        for (nid, membership) in look.joined() {
+            let counted = look.counted(nid, membership).await?;
+            let threads: u64 = counted.threads.values().map(|counts| counts.notifications).sum();
+            let notifications = counted.main.notifications + threads;
+            badge.rooms += u64::from(notifications > 0);
+            badge.notifications += notifications;
+        }
+        let invitations = look.memberships.values().filter(|one| one.membership == MembershipState::Invite);
+        for invitation in self.shared.events.by_nids(invitations.map(|one| one.event_nid)).await? {
+            let is_heard = u64::from(!look.ignored.contains(&invitation.event.pdu.sender));
+            badge.rooms += is_heard;
+            badge.notifications += is_heard;
+        }
+        Ok(badge)
+    }
+
+    /// All that a user may see now.
+    async fn look_of<'a>(&'a self, user: &'a InUse, moment: Moment) -> Result<Look<'a>, SyncError> {
+        Ok(Look {
+            sync: self,
+            user,
+            device_id: "",
+            since: None,
+            upto: moment.visible,
+            older_news: HashMap::new(),
+            memberships: moment.memberships,
+            filter: Arc::new(crate::filter::Filter(Default::default())),
+            ignored: self.shared.settings.ignored(&self.shared.store, user).await?,
+            full_state: false,
+            use_state_after: false,
+        })
     }
 
     /// Writes down how far unread events were counted.

@@ -172,7 +172,7 @@ impl Users {
         put_code(&mut write, &email, purpose.as_str(), &hash, now, now + millis(lifetime));
         self.store.commit(write).await?;
         if let (Some(text), Some(mailer)) = (text, &self.mailer) {
-            mailer.send(Letter { to: email, subject, text })?;
+            mailer.send(Letter { to: email, subject, text, unsubscribe: None })?;
         }
         Ok(lifetime)
     }
@@ -272,7 +272,8 @@ impl Users {
     /// Writes to somebody who need not have it to go on.
     pub(crate) fn write_to(&self, email: &str, subject: &str, text: String) {
         let Some(mailer) = &self.mailer else { return };
-        if let Err(error) = mailer.send(Letter { to: email.to_owned(), subject: subject.to_owned(), text }) {
+        let letter = Letter { to: email.to_owned(), subject: subject.to_owned(), text, unsubscribe: None };
+        if let Err(error) = mailer.send(letter) {
             warn!(error = &error as &dyn std::error::Error, "a letter was not sent");
         }
     }

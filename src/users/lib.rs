@@ -252,6 +252,11 @@ impl Users {
         &self.config
     }
 
+    /// Where letters are handed over, if this server sends any.
+    pub fn mailer(&self) -> Option<&Mailer> {
+        self.mailer.as_ref()
+    }
+
     /// Whether a user of this name would be one of ours.
     pub fn is_ours(&self, user_id: &ruma::UserId) -> bool {
         user_id.server_name() == self.server_name

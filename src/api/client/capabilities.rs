@@ -40,6 +40,8 @@ async fn versions(_: Ask<get_supported_versions::Request>) -> Answer<get_support
     response.unstable_features.insert("org.matrix.msc4140".into(), true);
     // Sliding sync as clients speak it today; the form of MSC4186 is at `/v4/sync`, and no version announces it yet.
     response.unstable_features.insert("org.matrix.simplified_msc3575".into(), true);
+    // Pushers can be switched off, from other devices too.
+    response.unstable_features.insert("org.matrix.msc3881".into(), true);
     Ok(response)
 }
 

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use model::{Change, Committed, Position, TimelineEvent, UserStream};
-use ruma::OwnedUserId;
+use ruma::{OwnedUserId, ServerName};
 
 /// How many things are remembered; who is further behind reads the store.
 const MOST: usize = 10_000;
@@ -19,6 +19,25 @@ pub(super) enum News {
     SystemEvent(Arc<str>),
     /// A broadcast was published, or called back.
     Broadcast(Arc<str>),
+    /// Somebody's membership of a room that this server isn't in changed. Other programs are told nothing of it.
+    Outside(Arc<TimelineEvent>),
+    /// Somebody of this server has read something. Other programs are told nothing of it.
+    Read(OwnedUserId),
+}
+
+impl News {
+    fn is_told(&self) -> bool {
+        !matches!(self, Self::Outside(_) | Self::Read(_))
+    }
+}
+
+/// What was heard of a commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Heard {
+    /// There may be something to tell other programs.
+    pub(super) is_told: bool,
+    /// There may be something.
+    pub(super) is_anything: bool,
 }
 
 /// The latest news.
@@ -48,8 +67,9 @@ impl Recent {
         self.news.retain(|(at, _)| *at > position);
     }
 
-    /// Takes note of a commit. Answers whether there is anything to tell.
-    pub(super) fn ingest(&mut self, committed: &Committed) -> bool {
+    /// Takes note of a commit. `us`: this server.
+    pub(super) fn ingest(&mut self, committed: &Committed, us: &ServerName) -> Heard {
+        let mut heard = Heard { is_told: committed.gap, is_anything: committed.gap };
         if committed.gap {
             self.news.clear();
             self.floor = self.floor.max(committed.upto);
@@ -62,8 +82,15 @@ impl Recent {
                 }
                 Change::SystemEvent { id } => News::SystemEvent(id.clone()),
                 Change::Broadcast { id } => News::Broadcast(id.clone()),
+                Change::OutsideMembership(event) => News::Outside(event.clone()),
+                Change::Receipt { receipt, .. } if receipt.user_id.server_name() == us => {
+                    News::Read(receipt.user_id.clone())
+                }
                 _ => continue,
             };
+            let is_new = *position > self.upto;
+            heard.is_anything |= is_new;
+            heard.is_told |= is_new && news.is_told();
             self.news.push_back((*position, news));
         }
         while self.news.len() > MOST {
@@ -71,9 +98,8 @@ impl Recent {
                 self.floor = self.floor.max(position);
             }
         }
-        let is_new = committed.gap || self.news.back().is_some_and(|(position, _)| *position > self.upto);
         self.upto = self.upto.max(committed.upto);
-        is_new
+        heard
     }
 
     /// Up to where everything was heard of.
@@ -99,7 +125,7 @@ impl Recent {
 
 #[cfg(test)]
 mod tests {
-    use ruma::user_id;
+    use ruma::{server_name, user_id};
 
     use super::*;
 
@@ -119,9 +145,10 @@ mod tests {
     #[test]
     fn everything_is_told_once_and_in_order() {
         let mut recent = Recent::default();
-        assert!(recent.ingest(&commit(&[1, 2], 2, false)));
-        assert!(!recent.ingest(&commit(&[], 4, false)));
-        assert!(recent.ingest(&commit(&[5], 6, false)));
+        let us = server_name!("a.test");
+        assert!(recent.ingest(&commit(&[1, 2], 2, false), us).is_told);
+        assert!(!recent.ingest(&commit(&[], 4, false), us).is_anything);
+        assert!(recent.ingest(&commit(&[5], 6, false), us).is_told);
         assert_eq!(told(&recent, 0, 2), (vec![1, 2], 2));
         assert_eq!(told(&recent, 2, 2), (vec![5], 6));
         assert_eq!(told(&recent, 6, 2), (vec![], 6));
@@ -130,7 +157,7 @@ mod tests {
     #[test]
     fn what_came_before_one_listened_is_not_passed_over() {
         let mut recent = Recent::default();
-        recent.ingest(&commit(&[7, 8], 8, false));
+        recent.ingest(&commit(&[7, 8], 8, false), server_name!("a.test"));
         recent.begin(Position(7));
         assert!(matches!(recent.after(Position(3), 5), After::Forgotten(Position(7))));
         assert_eq!(told(&recent, 7, 5), (vec![8], 8));
@@ -139,14 +166,14 @@ mod tests {
     #[test]
     fn what_is_not_remembered_is_said_to_be_forgotten() {
         let mut recent = Recent::default();
-        recent.ingest(&commit(&[1], 1, false));
-        recent.ingest(&commit(&[], 9, true));
-        recent.ingest(&commit(&[10], 10, false));
+        recent.ingest(&commit(&[1], 1, false), server_name!("a.test"));
+        recent.ingest(&commit(&[], 9, true), server_name!("a.test"));
+        recent.ingest(&commit(&[10], 10, false), server_name!("a.test"));
         assert!(matches!(recent.after(Position(0), 5), After::Forgotten(Position(9))));
         assert_eq!(told(&recent, 9, 5), (vec![10], 10));
         let many: Vec<_> = (11..11 + MOST as i64).collect();
-        recent.ingest(&commit(&many, 11 + MOST as i64, false));
-        recent.ingest(&commit(&[50_000], 50_000, false));
+        recent.ingest(&commit(&many, 11 + MOST as i64, false), server_name!("a.test"));
+        recent.ingest(&commit(&[50_000], 50_000, false), server_name!("a.test"));
         assert!(matches!(recent.after(Position(10), 5), After::Forgotten(Position(11))));
     }
 }

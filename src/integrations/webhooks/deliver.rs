@@ -260,7 +260,7 @@ fn is_refusal(error: &NotTaken) -> bool {
 }
 
 /// The reason behind an error, without the URL, in which there may be a secret.
-pub(super) fn plainly(error: reqwest::Error) -> String {
+pub(crate) fn plainly(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut reason: &dyn std::error::Error = &error;
     while let Some(source) = reason.source() {
