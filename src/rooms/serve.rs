@@ -49,6 +49,10 @@ impl Rooms {
     ) -> Result<(Vec<Arc<TimelineEvent>>, Vec<Arc<TimelineEvent>>), RoomError> {
         let room = self.get_visible_to(room_id, origin).await?;
         let event = self.event_of(&room, event_id).await?;
+        // Nobody may build on what was refused.
+        if event.pdu.rejected {
+            return Err(RoomError::UnknownEvent);
+        }
         let state = match event.state_before {
             Some(snapshot) => self.state_at(snapshot).await?,
             None if event.pdu.kind == ruma::events::TimelineEventType::RoomCreate => StateMap::new(),
