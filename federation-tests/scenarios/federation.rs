@@ -37,7 +37,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use federation_tests::{Client, Engine, Network, PATIENCE, Server, eventually};
+use federation_tests::{Client, Engine, Network, PATIENCE, Server, enc, eventually};
 use serde_json::{Value, json};
 
 /// Two domains, and somebody in each.
@@ -97,7 +97,7 @@ async fn invitation(client: &Client, room: &str) -> Vec<Value> {
 /// Waits until `client` can read an event, and answers it.
 async fn arrives(client: &Client, room: &str, event_id: &str) -> Value {
     eventually(&format!("{event_id} arrives at {}", client.user_id), async || {
-        let answer = client.get(&format!("rooms/{room}/event/{event_id}")).await;
+        let answer = client.get(&format!("rooms/{room}/event/{}", enc(event_id))).await;
         (answer.status == 200).then_some(answer.body)
     })
     .await
@@ -105,7 +105,7 @@ async fn arrives(client: &Client, room: &str, event_id: &str) -> Value {
 
 /// Whether `client` can read an event now.
 async fn is_known(client: &Client, room: &str, event_id: &str) -> bool {
-    client.get(&format!("rooms/{room}/event/{event_id}")).await.status == 200
+    client.get(&format!("rooms/{room}/event/{}", enc(event_id))).await.status == 200
 }
 
 /// Three servers, of which `b.test` vouches for the keys of the others: where two can't see each other, somebody must.

@@ -199,6 +199,13 @@ impl Route {
         self
     }
 
+    /// Serves the same at another path than the one of its request.
+    #[must_use]
+    pub(crate) fn only_at(mut self, path: &'static str) -> Self {
+        self.paths = vec![path];
+        self
+    }
+
     /// Who may use it.
     pub fn needs(&self) -> Needs {
         self.needs

@@ -5,6 +5,7 @@
 mod authenticate;
 mod devices;
 mod events;
+mod first_forms;
 mod keys;
 mod media;
 mod membership;
@@ -30,6 +31,7 @@ pub(crate) fn routes() -> Vec<Route> {
     [
         devices::routes(),
         events::routes(),
+        first_forms::routes(),
         keys::routes(),
         media::routes(),
         membership::routes(),

@@ -302,17 +302,22 @@ impl Shared {
         let ids: Vec<_> = room.pdus.iter().filter_map(|pdu| self.id_of(pdu)).collect();
         match self.lanes.deliver(origin, &room_id, room.pdus, room.bytes, self.patience).await {
             Delivered::Taken(outcomes) => {
-                let reason = |refused: Refused| refused.reason;
-                outcomes.into_iter().map(|(event_id, outcome)| (event_id, outcome.map_err(reason))).collect()
+                // What is known to be wrong by the room's rules was handled as well as what is right: who sent it isn't told,
+                // as other servers don't tell either.
+                let said = |outcome: Result<(), Refused>| match outcome {
+                    Err(refused) if !refused.is_verdict => Err(refused.reason),
+                    _ => Ok(()),
+                };
+                outcomes.into_iter().map(|(event_id, outcome)| (event_id, said(outcome))).collect()
             }
             Delivered::Kept => ids.into_iter().map(|event_id| (event_id, Ok(()))).collect(),
             Delivered::Refused => ids.into_iter().map(|event_id| (event_id, Err(BUSY.to_owned()))).collect(),
         }
     }
 
-    /// The event's id, if its room is of one of the later versions.
+    /// The event's id, if its room is of one of the earliest or of the later versions.
     fn id_of(&self, object: &CanonicalJsonObject) -> Option<OwnedEventId> {
-        model::event_id_of(object, &self.rules).ok()
+        model::guessed_event_id(object, &self.rules)
     }
 }
 

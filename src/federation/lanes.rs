@@ -46,6 +46,8 @@ pub struct Refused {
     pub reason: String,
     /// It may be taken later.
     pub may_pass: bool,
+    /// The room came to a conclusion about it: nothing failed, and nothing is to be done about it.
+    pub is_verdict: bool,
 }
 
 /// Where events enter rooms.
@@ -71,7 +73,11 @@ impl Door for Rooms {
     ) -> BoxFuture<'a, Outcomes> {
         Box::pin(async move {
             let received = Self::receive(self, origin, room_id, pdus).await;
-            let refused = |error: ReceiveError| Refused { reason: error.to_string(), may_pass: error.may_pass() };
+            let refused = |error: ReceiveError| Refused {
+                reason: error.to_string(),
+                may_pass: error.may_pass(),
+                is_verdict: error.is_verdict(),
+            };
             received.into_iter().map(|(event_id, outcome)| (event_id, outcome.map_err(refused))).collect()
         })
     }
@@ -507,7 +513,7 @@ mod tests {
     }
 
     fn refused(may_pass: bool) -> Result<(), Refused> {
-        Err(Refused { reason: "no".into(), may_pass })
+        Err(Refused { reason: "no".into(), may_pass, is_verdict: false })
     }
 
     const PATIENCE: Duration = Duration::from_millis(50);

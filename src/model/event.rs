@@ -6,13 +6,19 @@ use std::sync::Arc;
 
 use ruma::{
     CanonicalJsonObject, CanonicalJsonValue, EventId, MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId,
-    OwnedUserId, RoomId, UInt, UserId, events::TimelineEventType, room_version_rules::RoomVersionRules, serde::Raw,
+    OwnedUserId, RoomId, UInt, UserId,
+    events::TimelineEventType,
+    room_version_rules::{EventIdFormatVersion, RoomVersionRules},
+    serde::{Base64, Raw, base64::UrlSafe},
     signatures, state_res,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::SigningKey;
+use crate::{
+    SigningKey,
+    references::{self, ReferenceHashes},
+};
 
 /// No PDU is larger than this, as canonical JSON with its signatures.
 /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#size-limits>
@@ -45,14 +51,23 @@ pub struct Place<'a> {
     pub prev_events: Vec<OwnedEventId>,
     /// The state that allows it.
     pub auth_events: Vec<OwnedEventId>,
+    /// The hashes of all those, where the room's version wants them told.
+    pub hashes: ReferenceHashes,
     /// One more than the greatest depth of `prev_events`.
     pub depth: i64,
+}
+
+impl<'a> Place<'a> {
+    /// Where an event stands that follows nothing and that nothing allows.
+    pub fn first(room_id: Option<&'a RoomId>) -> Self {
+        Self { room_id, prev_events: Vec::new(), auth_events: Vec::new(), hashes: ReferenceHashes::new(), depth: 1 }
+    }
 }
 
 /// A persistent event of a room, as every server of the room has it.
 #[derive(Clone, Debug)]
 pub struct Pdu {
-    /// `$` and the reference hash.
+    /// `$` and the reference hash; up to room version 2 what its maker called it, and the maker's server.
     pub event_id: OwnedEventId,
     /// The room; for the create event of a room version 12 made of its event id.
     pub room_id: OwnedRoomId,
@@ -133,9 +148,7 @@ impl Draft {
             return Err(PduError::Malformed("content must be an object".into()));
         };
 
-        let ids = |ids: &[OwnedEventId]| {
-            CanonicalJsonValue::Array(ids.iter().map(|id| CanonicalJsonValue::String(id.to_string())).collect())
-        };
+        let ids = |ids: &[OwnedEventId]| references::list(ids, &place.hashes, rules);
         let int = |value: i64, field| {
             ruma::Int::new(value)
                 .map(CanonicalJsonValue::Integer)
@@ -170,8 +183,14 @@ impl Draft {
 }
 
 impl Pdu {
-    /// Hashes and signs an event that lacks nothing else.
+    /// Hashes and signs an event that lacks nothing else. Where ids aren't made of hashes, it is given one.
     pub fn seal(mut object: CanonicalJsonObject, rules: &RoomVersionRules, key: &SigningKey) -> Result<Self, PduError> {
+        if rules.event_format.require_event_id && !object.contains_key("event_id") {
+            // Any would do that this server gives no other event.
+            let name: Base64<UrlSafe, _> = Base64::new(signatures::content_hash(&object)?.into_inner());
+            let event_id = format!("${}:{}", name.encode(), key.server_name());
+            object.insert("event_id".to_owned(), CanonicalJsonValue::String(event_id));
+        }
         signatures::hash_and_sign_event(key.server_name().as_str(), key, &mut object, &rules.redaction)?;
         Self::from_canonical(object, rules)
     }
@@ -192,6 +211,7 @@ impl Pdu {
     pub fn from_peer(mut object: CanonicalJsonObject, rules: &RoomVersionRules) -> Result<Self, PduError> {
         object.remove("unsigned");
         state_res::check_pdu_format(&object, &rules.event_format).map_err(PduError::Malformed)?;
+        references::check(&object, rules)?;
         Self::from_canonical(object, rules)
     }
 
@@ -224,7 +244,9 @@ impl Pdu {
             kind: TimelineEventType,
             content: Box<RawValue>,
             state_key: Option<String>,
+            #[serde(deserialize_with = "references::deserialize")]
             prev_events: Vec<OwnedEventId>,
+            #[serde(deserialize_with = "references::deserialize")]
             auth_events: Vec<OwnedEventId>,
             redacts: Option<OwnedEventId>,
             depth: i64,
@@ -335,10 +357,30 @@ impl AsRef<EventId> for Pdu {
     }
 }
 
-/// The id of an event: its reference hash, whether or not it is an event otherwise.
+/// The id of an event: its reference hash, whether or not it is an event otherwise. Up to room version 2 it is what the
+/// event says, which names a server.
 ///
 /// Spec: <https://spec.matrix.org/v1.19/rooms/v4/#event-ids>
 pub fn event_id_of(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Result<OwnedEventId, PduError> {
+    if matches!(rules.event_id_format, EventIdFormatVersion::V1) {
+        return given_id(object).ok_or_else(|| PduError::Malformed("`event_id` names no server".into()));
+    }
     let hash = signatures::reference_hash(object, rules)?;
     OwnedEventId::try_from(format!("${hash}")).map_err(|error| PduError::Malformed(error.to_string()))
 }
+
+/// What an event may be called of which not even the room's version is known: as `rules` would have it, or what it says of
+/// itself.
+pub fn guessed_event_id(object: &CanonicalJsonObject, rules: &RoomVersionRules) -> Option<OwnedEventId> {
+    given_id(object).or_else(|| event_id_of(object, rules).ok())
+}
+
+/// An id as makers of events choose it.
+fn given_id(object: &CanonicalJsonObject) -> Option<OwnedEventId> {
+    let event_id = OwnedEventId::try_from(object.get("event_id")?.as_str()?).ok()?;
+    event_id.server_name().is_some().then_some(event_id)
+}
+
+#[cfg(test)]
+#[path = "event_tests.rs"]
+mod tests;

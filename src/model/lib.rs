@@ -12,15 +12,17 @@ pub mod gate;
 mod kind;
 pub mod peer;
 mod position;
+mod references;
 mod room_version;
 mod signing;
 mod state;
 
 pub use address::{Address, AddressError};
 pub use change::{Change, Committed, Receipt, TimelineEvent, UserStream};
-pub use event::{Draft, MAX_PDU_BYTES, Pdu, PduError, Place, event_id_of};
+pub use event::{Draft, MAX_PDU_BYTES, Pdu, PduError, Place, event_id_of, guessed_event_id};
 pub use kind::{Kind, Refusal};
 pub use position::{EventNid, Position, RoomNid, SnapshotNid};
+pub use references::{ReferenceHashes, names_hashes, reference_hash};
 pub use room_version::{is_supported, rules_of, supported_room_versions};
 pub use signing::SigningKey;
 pub use state::{StateKey, StateMap};

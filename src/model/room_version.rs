@@ -3,8 +3,13 @@
 use ruma::{RoomVersionId, room_version_rules::RoomVersionRules};
 
 /// The room versions this server makes and joins, oldest first, all stable.
-pub fn supported_room_versions() -> [RoomVersionId; 7] {
+pub fn supported_room_versions() -> [RoomVersionId; 12] {
     [
+        RoomVersionId::V1,
+        RoomVersionId::V2,
+        RoomVersionId::V3,
+        RoomVersionId::V4,
+        RoomVersionId::V5,
         RoomVersionId::V6,
         RoomVersionId::V7,
         RoomVersionId::V8,

@@ -161,7 +161,7 @@ pub(crate) struct Asked {
 
 /// How long to wait for an answer, and how much of it to read.
 #[derive(Clone, Copy)]
-struct Bounds {
+pub(crate) struct Bounds {
     timeout: Duration,
     bytes: usize,
 }
@@ -184,8 +184,15 @@ impl Peers {
         R: OutgoingRequest<Authentication = ServerSignatures>,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
-        let bounds = Bounds { timeout: self.shared.config.request_timeout * LARGE_TIMES, bytes: LARGE };
-        self.ask_signed(bounds, destination, request).await
+        self.ask_signed(self.large(), destination, request).await
+    }
+
+    pub(crate) fn ordinary(&self) -> Bounds {
+        Bounds { timeout: self.shared.config.request_timeout, bytes: ORDINARY }
+    }
+
+    pub(crate) fn large(&self) -> Bounds {
+        Bounds { timeout: self.shared.config.request_timeout * LARGE_TIMES, bytes: LARGE }
     }
 
     /// As [`Self::ask`], for what may take longer or must not.
@@ -208,9 +215,8 @@ impl Peers {
         R: OutgoingRequest<Authentication = NoAuthentication>,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
-        let bounds = Bounds { timeout: self.shared.config.request_timeout, bytes: ORDINARY };
         let asked = asked(destination, request)?;
-        let answer = self.exchange(bounds, destination, asked).await?;
+        let answer = self.exchange(self.ordinary(), destination, asked).await?;
         read::<R>(destination, answer)
     }
 
@@ -247,7 +253,11 @@ impl Peers {
         R: OutgoingRequest<Authentication = ServerSignatures>,
         R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
     {
-        let mut asked = asked(destination, request)?;
+        self.sign(destination, asked(destination, request)?)
+    }
+
+    /// Says who asks, if the trust in `destination` lets it be asked.
+    pub(crate) fn sign(&self, destination: &ServerName, mut asked: Asked) -> Result<Asked, PeerError> {
         self.trust().admit_asking(destination, &asked.uri)?;
         let ours = |error: String| PeerError::Configuration(error);
         let content: Option<CanonicalJsonValue> = match asked.body.is_empty() {
@@ -260,7 +270,7 @@ impl Peers {
     }
 
     /// One request and its answer, between connecting and the last byte within `bounds`.
-    async fn exchange(
+    pub(crate) async fn exchange(
         &self,
         bounds: Bounds,
         destination: &ServerName,
@@ -352,7 +362,7 @@ pub(crate) async fn collect(
 }
 
 /// Takes one of ruma's requests apart.
-fn asked<R>(destination: &ServerName, request: R) -> Result<Asked, PeerError>
+pub(crate) fn asked<R>(destination: &ServerName, request: R) -> Result<Asked, PeerError>
 where
     R: OutgoingRequest,
     R::PathBuilder: for<'a> PathBuilder<Input<'a> = ()>,
@@ -372,7 +382,7 @@ where
 }
 
 /// Reads the answer as what was asked for.
-fn read<R: OutgoingRequest>(
+pub(crate) fn read<R: OutgoingRequest>(
     destination: &ServerName,
     answer: http::Response<Bytes>,
 ) -> Result<R::IncomingResponse, PeerError> {

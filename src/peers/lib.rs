@@ -11,6 +11,7 @@ mod config;
 pub mod doctor;
 mod error;
 mod fetch;
+mod first_forms;
 pub mod keys;
 pub mod links;
 pub mod lists;

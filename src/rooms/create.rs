@@ -140,7 +140,7 @@ impl Rooms {
                 LiveRoom::new(nid, RoomId::new_v1(self.server_name()), version.clone(), Some(Head::default()))?;
             if !room.rules.event_format.require_room_create_room_id {
                 // What the event says, moment included, is fixed in its draft, and so are its hash and its signature.
-                let place = model::Place { room_id: None, prev_events: Vec::new(), auth_events: Vec::new(), depth: 1 };
+                let place = model::Place::first(None);
                 room.room_id = drafts[0].clone().seal(place, &room.rules, &shared.key)?.room_id;
             }
             let room = Arc::new(room);

@@ -8,7 +8,7 @@ use std::{
 
 use imbl::ordmap::DiffItem;
 use model::{
-    Change, Draft, EventNid, Pdu, Place, Position, SnapshotNid, StateKey, StateMap, TimelineEvent,
+    Change, Draft, EventNid, Pdu, Place, Position, ReferenceHashes, SnapshotNid, StateKey, StateMap, TimelineEvent,
     peer::{Capability, Context},
 };
 use ruma::{
@@ -198,16 +198,42 @@ impl<'a> Extension<'a> {
         let rules = &self.room.rules;
         let auth = self.auth_state(&(&draft).into(), &spot.state).await?;
         let auth_types = auth::auth_types(&(&draft).into(), rules)?;
-        let auth_events = auth_types.iter().filter_map(|key| auth.get(key)).map(|pdu| pdu.event_id.clone()).collect();
+        let allowing: Vec<&Arc<Pdu>> = auth_types.iter().filter_map(|key| auth.get(key)).collect();
+        let prev_events: Vec<OwnedEventId> = spot.joins.iter().map(|(event_id, _)| event_id.clone()).collect();
+        let hashes = self.reference_hashes(&prev_events, &allowing).await?;
         let is_create = draft.kind == TimelineEventType::RoomCreate;
         let room_id = (!is_create || rules.event_format.require_room_create_room_id).then_some(&*self.room.room_id);
         let place = Place {
             room_id,
-            prev_events: spot.joins.iter().map(|(event_id, _)| event_id.clone()).collect(),
-            auth_events,
+            prev_events,
+            auth_events: allowing.into_iter().map(|pdu| pdu.event_id.clone()).collect(),
+            hashes,
             depth: spot.joins.iter().map(|(_, depth)| *depth).max().unwrap_or(0).min(DEEPEST - 1) + 1,
         };
         Ok((draft.place(place, rules)?, auth))
+    }
+
+    /// What the events are named with that an event of this room follows and is allowed by, if it is by more than their ids.
+    async fn reference_hashes(
+        &self,
+        prev_events: &[OwnedEventId],
+        allowing: &[&Arc<Pdu>],
+    ) -> Result<ReferenceHashes, RoomError> {
+        let rules = &self.room.rules;
+        if !model::names_hashes(rules) {
+            return Ok(ReferenceHashes::new());
+        }
+        let (here, elsewhere): (Vec<_>, Vec<_>) = prev_events
+            .iter()
+            .map(|event_id| (event_id, self.fresh.values().find(|event| event.pdu.event_id == *event_id)))
+            .partition(|(_, event)| event.is_some());
+        let elsewhere: Vec<OwnedEventId> = elsewhere.into_iter().map(|(event_id, _)| event_id.clone()).collect();
+        let stored = self.rooms.events_by_id(&elsewhere).await?;
+        let followed = here.into_iter().filter_map(|(_, event)| event).chain(&stored).map(|event| &event.pdu);
+        followed
+            .chain(allowing.iter().copied())
+            .map(|pdu| Ok((pdu.event_id.clone(), model::reference_hash(&pdu.object(), rules)?)))
+            .collect()
     }
 
     /// Where the next event of `sender` goes: it joins all branches, or, of very many, those on which the sender is what they
@@ -609,9 +635,14 @@ impl<'a> Extension<'a> {
     }
 
     /// Spec: <https://spec.matrix.org/v1.19/rooms/v11/#handling-redactions>: who has the power may redact everything, and a
-    /// server the events of its own people.
+    /// server the events of its own people; up to room version 2 these are the events that it gave their ids.
     async fn may_redact(&self, redaction: &TimelineEvent, original: &TimelineEvent) -> Result<bool, RoomError> {
-        if redaction.pdu.sender.server_name() == original.pdu.sender.server_name() {
+        let is_its_own = if self.room.rules.authorization.special_case_room_redaction {
+            redaction.pdu.event_id.server_name() == original.pdu.event_id.server_name()
+        } else {
+            redaction.pdu.sender.server_name() == original.pdu.sender.server_name()
+        };
+        if is_its_own {
             return Ok(true);
         }
         let power_levels = self.rooms.power_levels_in(self.room, &self.head.now.state, &self.fresh).await?;

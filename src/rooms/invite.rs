@@ -53,6 +53,9 @@ impl Rooms {
         self.check_room_limit(room, server, Capability::FirstContact, Direction::Out).await?;
         let invite = self.seal(room, draft).await?;
         let shown = self.stripped_state(room, Some(&invite)).await?;
+        // The first form says nothing of the room's version: it can only be for the rooms that were there then.
+        let is_of_old = matches!(room.version, RoomVersionId::V1 | RoomVersionId::V2);
+        let first_form = if is_of_old { Some(first_form(&invite, &shown)?) } else { None };
         let request = create_invite::v2::Request::new(
             room.room_id.clone(),
             invite.event_id.clone(),
@@ -60,9 +63,13 @@ impl Rooms {
             raw(&invite)?,
             shown.into_iter().map(RawStrippedState::Pdu).collect(),
         );
-        let answer = self.shared.peers.ask(user_id.server_name(), request).await?;
+        let (peers, server) = (&self.shared.peers, user_id.server_name());
+        let answer = match first_form {
+            Some(first_form) => peers.ask_either_with(server, request, first_form).await?,
+            None => peers.ask(server, request).await?,
+        };
         let signed: CanonicalJsonObject = serde_json::from_str(answer.event.get())
-            .map_err(|error| RoomError::Invalid(format!("the signed invitation is malformed: {error}")))?;
+            .map_err(|error| RoomError::BadContent(format!("the signed invitation is malformed: {error}")))?;
         let signed = Pdu::from_peer(signed, &room.rules)?;
         if signed.event_id != invite.event_id {
             return Err(RoomError::Invalid("the other server signed another invitation than it was sent".into()));
@@ -208,6 +215,12 @@ pub struct Invitation<'a> {
     pub event: &'a CanonicalJsonObject,
     /// What the room shows.
     pub shown: &'a [RawStrippedState],
+}
+
+/// The invitation as older servers take it: what the room shows is beside what is signed.
+fn first_form(invite: &Pdu, shown: &[Box<RawValue>]) -> Result<Box<RawValue>, RoomError> {
+    let shown = serde_json::to_value(shown).map_err(|error| RoomError::BadContent(error.to_string()))?;
+    raw(&with_unsigned(invite.clone(), "invite_room_state", shown)?)
 }
 
 fn check_invitation(

@@ -94,7 +94,7 @@ impl Rooms {
         let join = self.complete(room_id, user_id, &template.event, wish, &rules)?;
 
         let request = create_join_event::v2::Request::new(room_id.to_owned(), join.event_id.clone(), raw(&join)?);
-        let answer = peers.ask_large(server, request).await?.room_state;
+        let answer = peers.ask_either_large(server, request).await?.room_state;
         // Whoever let the user in has signed the event besides.
         let join = match &answer.event {
             Some(event) => {

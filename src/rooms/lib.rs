@@ -60,6 +60,7 @@ mod shared_tests;
 mod spaces;
 mod spaces_elsewhere;
 mod state;
+mod state_res_v1;
 #[cfg(test)]
 mod tests;
 mod timeline;

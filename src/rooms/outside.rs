@@ -71,6 +71,10 @@ impl Rooms {
             return Err(RoomError::BadContent("not a membership event".into()));
         };
         let known = self.events_by_id(std::slice::from_ref(&pdu.event_id)).await?.pop();
+        // Where makers choose ids, another event may have the same.
+        if known.as_ref().is_some_and(|event| event.room_nid != room.nid || event.pdu.state() != pdu.state()) {
+            return Err(RoomError::Invalid("another event has the event's id".into()));
+        }
         shared.store.ensure_nids(1).await?;
         let nid = known.as_ref().map_or_else(|| EventNid(shared.store.next_nid()), |event| event.nid);
         let event = Arc::new(outlier(nid, room.nid, Arc::new(pdu), None));
@@ -156,7 +160,7 @@ impl Rooms {
         let pdu = self.complete(&room.room_id, user_id, &template.event, wish, &room.rules)?;
         let raw = raw(&pdu)?;
         let request = create_leave_event::v2::Request::new(room.room_id.clone(), pdu.event_id.clone(), raw);
-        peers.ask(server, request).await?;
+        peers.ask_either(server, request).await?;
         Ok(pdu)
     }
 
@@ -171,7 +175,7 @@ impl Rooms {
             redacts: None,
             origin_server_ts: now(),
         };
-        let place = Place { room_id: Some(&room.room_id), prev_events: Vec::new(), auth_events: Vec::new(), depth: 1 };
+        let place = Place::first(Some(&room.room_id));
         Ok(draft.seal(place, &room.rules, &self.shared.key)?)
     }
 

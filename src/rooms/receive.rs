@@ -70,6 +70,11 @@ impl ReceiveError {
             _ => false,
         }
     }
+
+    /// Whether the event was judged, and found to be none of the room's.
+    pub fn is_verdict(&self) -> bool {
+        matches!(self, Self::Rejected(_) | Self::Missing(_))
+    }
 }
 
 impl Refusal for ReceiveError {
@@ -201,6 +206,12 @@ impl Rooms {
                 return (Vec::new(), received);
             }
         };
+        // Where makers choose ids, an event of another room may have the same.
+        let is_elsewhere = |pdu: &Pdu| known.get(&pdu.event_id).is_some_and(|event| event.room_nid != room.nid);
+        for (pdu, _) in fresh.extract_if(.., |(pdu, _)| is_elsewhere(pdu)) {
+            let taken = PduError::Malformed("an event of another room has its id".into());
+            received.push((pdu.event_id, Err(taken.into())));
+        }
         // What is settled already needs no second look; what is only known from outside does.
         let is_settled = |pdu: &Pdu| known.get(&pdu.event_id).is_some_and(|event| is_settled(event));
         received.extend(fresh.iter().filter(|(pdu, _)| is_settled(pdu)).map(|(pdu, _)| (pdu.event_id.clone(), Ok(()))));
@@ -313,10 +324,10 @@ impl Rooms {
         model::event_id_of(object, &room.rules).ok()
     }
 
-    /// The id that an event of any supported room version would have. Rooms differ in what their ids cover, but an event of
-    /// an unknown room has to be called something.
+    /// The id that an event would have in most rooms. They differ in what their ids cover, but an event of an unknown room
+    /// has to be called something.
     fn id_of(&self, object: &CanonicalJsonObject) -> Option<OwnedEventId> {
-        model::event_id_of(object, &model::rules_of(self.default_version())?).ok()
+        model::guessed_event_id(object, &model::rules_of(self.default_version())?)
     }
 }
 

@@ -11,13 +11,13 @@ use metrics::counter;
 use model::{EventNid, Pdu, StateMap, TimelineEvent};
 use ruma::{
     EventId, OwnedEventId, RoomVersionId,
-    room_version_rules::StateResolutionVersion,
+    room_version_rules::{RoomVersionRules, StateResolutionV2Rules, StateResolutionVersion},
     state_res::{self, utils::event_id_set::EventIdSet},
 };
 
 use tracing::warn;
 
-use crate::{RoomError, Rooms, live::SharedRoom};
+use crate::{RoomError, Rooms, live::SharedRoom, state_res_v1};
 
 /// No room's auth chain is longer that this server takes part in.
 const MOST_EVENTS: usize = 200_000;
@@ -170,31 +170,43 @@ impl AuthGraph {
     fn resolve(
         &self,
         states: &[StateMap],
-        rules: &ruma::room_version_rules::RoomVersionRules,
+        rules: &RoomVersionRules,
         version: &RoomVersionId,
     ) -> Result<StateMap, RoomError> {
-        let StateResolutionVersion::V2(v2) = &rules.state_res else {
-            return Err(RoomError::UnsupportedVersion(version.as_str().to_owned()));
-        };
         let maps: Vec<state_res::StateMap<OwnedEventId>> = states
             .iter()
             .map(|state| {
                 state.iter().filter_map(|(key, nid)| Some((key.clone(), self.ids.get(nid)?.clone()))).collect()
             })
             .collect();
+        let resolved = match &rules.state_res {
+            StateResolutionVersion::V1 => {
+                state_res_v1::resolve(&maps, rules, |event_id| self.events.get(event_id).cloned())
+            }
+            StateResolutionVersion::V2(v2) => self.resolve_v2(&maps, rules, v2)?,
+            _ => return Err(RoomError::UnsupportedVersion(version.as_str().to_owned())),
+        };
+        Ok(resolved.into_iter().filter_map(|(key, event_id)| Some((key, *self.nids.get(&event_id)?))).collect())
+    }
+
+    fn resolve_v2(
+        &self,
+        maps: &[state_res::StateMap<OwnedEventId>],
+        rules: &RoomVersionRules,
+        v2: &StateResolutionV2Rules,
+    ) -> Result<state_res::StateMap<OwnedEventId>, RoomError> {
         let chains = maps
             .iter()
             .map(|map| self.auth_chain(map.values()).into_iter().cloned().collect::<EventIdSet<OwnedEventId>>())
             .collect();
-        let resolved = state_res::resolve(
+        state_res::resolve(
             &rules.authorization,
             v2,
-            &maps,
+            maps,
             chains,
             |event_id| self.events.get(event_id).cloned(),
             |conflicted| Some(self.between(&conflicted.values().flatten().cloned().collect())),
         )
-        .map_err(|error| RoomError::Invalid(format!("the state could not be resolved: {error}")))?;
-        Ok(resolved.into_iter().filter_map(|(key, event_id)| Some((key, *self.nids.get(&event_id)?))).collect())
+        .map_err(|error| RoomError::Invalid(format!("the state could not be resolved: {error}")))
     }
 }

@@ -49,9 +49,16 @@ impl Rooms {
     ) -> Result<(Vec<Arc<TimelineEvent>>, Vec<Arc<TimelineEvent>>), RoomError> {
         let room = self.get_visible_to(room_id, origin).await?;
         let event = self.event_of(&room, event_id).await?;
+        // Nobody may build on what was refused; and what held before an event that never came in itself, another server has
+        // said.
+        let came_in = event.position.0 != 0 || event.soft_failed;
+        let is_first = event.pdu.kind == ruma::events::TimelineEventType::RoomCreate;
+        if event.pdu.rejected || !(came_in || is_first) {
+            return Err(RoomError::UnknownEvent);
+        }
         let state = match event.state_before {
             Some(snapshot) => self.state_at(snapshot).await?,
-            None if event.pdu.kind == ruma::events::TimelineEventType::RoomCreate => StateMap::new(),
+            None if is_first => StateMap::new(),
             None => return Err(RoomError::UnknownEvent),
         };
         let state = self.events(state.values().copied()).await?;

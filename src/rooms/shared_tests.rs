@@ -165,7 +165,7 @@ async fn set(
 
 #[tokio::test]
 async fn who_joins_through_another_server_has_the_same_state_and_both_hear_each_other() {
-    for version in [RoomVersionId::V10, RoomVersionId::V12] {
+    for version in model::supported_room_versions() {
         on_each_engine(async |store| {
             let a = rooms_of(server_name!("a.test"), store);
             let (_folder, b) = second().await;
@@ -202,13 +202,13 @@ async fn who_joins_through_another_server_has_the_same_state_and_both_hear_each_
 
 #[tokio::test]
 async fn servers_that_have_exchanged_all_events_agree_on_the_state_whatever_happened_meanwhile() {
-    for seed in 0..12 {
+    let versions = [RoomVersionId::V12, RoomVersionId::V11, RoomVersionId::V1, RoomVersionId::V2];
+    for (seed, version) in (0..16).zip(versions.iter().cycle()) {
         on_each_engine(async |store| {
             let mut dice = StdRng::seed_from_u64(seed);
-            let version = if seed % 2 == 0 { RoomVersionId::V12 } else { RoomVersionId::V11 };
             let a = rooms_of(server_name!("a.test"), store);
             let (_folder, b) = second().await;
-            let room_id = create(&a, version).await?;
+            let room_id = create(&a, version.clone()).await?;
             join(&a, &b, &room_id, &bob()).await?;
             // Carol stays, so that b.test hears of everything whatever becomes of Bob.
             b.join(&room_id, &carol(), &[], None).await?;

@@ -49,9 +49,22 @@ impl Scene {
         let results = self.send_among_good_ones(what, bad).await;
         let error = results[&bad_id]["error"].as_str().unwrap_or_default();
         assert!(!error.is_empty(), "{what}: nothing says what is wrong with {bad_id}: {results}");
-        assert!(!is_known(&self.alice, &self.room.id, &bad_id).await, "{what}: it was taken");
+        self.is_not_taken(what, &bad_id).await;
+    }
+
+    /// Sends an event among good ones that is well-formed and signed, and that the room's rules forbid: it was handled, and
+    /// who sends it hears of no failure.
+    async fn is_rejected_among_good_ones(&mut self, what: &str, bad: &Value) {
+        let bad_id = self.room.id_of(bad);
+        let results = self.send_among_good_ones(what, bad).await;
+        assert_eq!(results[&bad_id], json!({}), "{what}: {results}");
+        self.is_not_taken(what, &bad_id).await;
+    }
+
+    async fn is_not_taken(&self, what: &str, bad_id: &str) {
+        assert!(!is_known(&self.alice, &self.room.id, bad_id).await, "{what}: it was taken");
         let history = self.alice.history(&self.room.id).await;
-        assert!(!super::ids_of(&history).contains(&bad_id), "{what}: it is in the history");
+        assert!(!super::ids_of(&history).iter().any(|id| id == bad_id), "{what}: it is in the history");
     }
 
     /// Sends the event between two good ones, and answers the results once these have arrived.
@@ -161,7 +174,7 @@ async fn nobody_speaks_for_users_of_another_server() {
 
     let mut absent = scene.room.draft(&scene.peer.user("stranger"), "m.room.message", None, content);
     scene.peer.sign(&mut absent, "12");
-    scene.is_refused_among_good_ones("by somebody who is not in the room", &absent).await;
+    scene.is_rejected_among_good_ones("by somebody who is not in the room", &absent).await;
 }
 
 #[tokio::test]
@@ -182,7 +195,7 @@ async fn what_the_rules_of_the_room_forbid_is_refused() {
     for (event_type, state_key, content) in attempts {
         let mut event = scene.room.draft(&mallory, event_type, state_key, content);
         scene.peer.sign(&mut event, "12");
-        scene.is_refused_among_good_ones(&format!("{event_type} for {state_key:?}"), &event).await;
+        scene.is_rejected_among_good_ones(&format!("{event_type} for {state_key:?}"), &event).await;
     }
     let state = super::state_ids(&scene.alice, &scene.room.id).await;
     assert_eq!(scene.alice.membership(&scene.room.id, &alice).await.as_deref(), Some("join"));
@@ -198,22 +211,22 @@ async fn what_builds_on_false_reasons_is_refused() {
     let mut forged = scene.room.draft(&mallory, "m.room.power_levels", Some(""), levels);
     scene.peer.sign(&mut forged, "12");
     let forged_id = scene.room.id_of(&forged);
-    scene.is_refused_among_good_ones("power from nowhere", &forged).await;
+    scene.is_rejected_among_good_ones("power from nowhere", &forged).await;
     let mut topic = scene.room.draft(&mallory, "m.room.topic", Some(""), json!({ "topic": "mine" }));
     let member = scene.room.state[&("m.room.member".to_owned(), mallory.clone())].clone();
     topic["auth_events"] = json!([forged_id, scene.room.id_of(&member)]);
     scene.peer.sign(&mut topic, "12");
-    scene.is_refused_among_good_ones("on the strength of a refused event", &topic).await;
+    scene.is_rejected_among_good_ones("on the strength of a refused event", &topic).await;
 
     let mut nothing = scene.draft();
     nothing["auth_events"] = json!([]);
     scene.peer.sign(&mut nothing, "12");
-    scene.is_refused_among_good_ones("for no reason at all", &nothing).await;
+    scene.is_rejected_among_good_ones("for no reason at all", &nothing).await;
 
     let mut unknown = scene.draft();
     unknown["auth_events"] = json!([format!("${}", "A".repeat(43)), scene.room.id_of(&member)]);
     scene.peer.sign(&mut unknown, "12");
-    scene.is_refused_among_good_ones("for reasons that nobody can show", &unknown).await;
+    scene.is_rejected_among_good_ones("for reasons that nobody can show", &unknown).await;
 
     let mut irrelevant = scene.draft();
     let history = scene.room.state[&("m.room.history_visibility".to_owned(), String::new())].clone();
@@ -221,7 +234,7 @@ async fn what_builds_on_false_reasons_is_refused() {
     reasons.push(json!(scene.room.id_of(&history)));
     irrelevant["auth_events"] = json!(reasons);
     scene.peer.sign(&mut irrelevant, "12");
-    scene.is_refused_among_good_ones("for reasons that are beside the point", &irrelevant).await;
+    scene.is_rejected_among_good_ones("for reasons that are beside the point", &irrelevant).await;
 }
 
 #[tokio::test]
@@ -282,7 +295,7 @@ async fn events_of_rooms_that_do_not_concern_us_are_refused() {
     let mut intruding = scene.draft();
     intruding["room_id"] = json!(private);
     scene.peer.sign(&mut intruding, "12");
-    scene.is_refused_among_good_ones("a room that its server is not in", &intruding).await;
+    scene.is_rejected_among_good_ones("a room that its server is not in", &intruding).await;
     let history = scene.alice.history(&private).await;
     assert!(!super::ids_of(&history).contains(&scene.room.id_of(&intruding)));
 }

@@ -17,7 +17,7 @@ async fn promote(two: &Two, room: &str, level: u64) {
 async fn both_sides_change_state_and_then_agree() {
     on_each_engine(async |engine| {
         let two = Two::meet(&engine).await;
-        for version in ["10", "11", "12"] {
+        for version in ["1", "2", "3", "10", "11", "12"] {
             let room = two.room(version).await;
             promote(&two, &room, 50).await;
             two.network.part("a.test", "b.test");
@@ -57,7 +57,7 @@ async fn both_sides_change_state_and_then_agree() {
 #[tokio::test]
 async fn who_was_banned_behind_the_split_is_banned_after_it() {
     let two = Two::meet_mixed().await;
-    for version in ["10", "12"] {
+    for version in ["1", "10", "12"] {
         let room = two.room(version).await;
         promote(&two, &room, 50).await;
         two.network.part("a.test", "b.test");

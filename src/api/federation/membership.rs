@@ -6,7 +6,7 @@ use model::{Pdu, TimelineEvent};
 use rooms::{Invitation, Template};
 use ruma::api::federation::thirdparty::exchange_invite;
 use ruma::{
-    CanonicalJsonObject,
+    CanonicalJsonObject, ServerName,
     api::federation::membership::{
         RawStrippedState, create_invite, create_join_event, create_knock_event, create_leave_event, prepare_join_event,
         prepare_knock_event, prepare_leave_event,
@@ -15,7 +15,7 @@ use ruma::{
 };
 use serde_json::value::{RawValue, to_raw_value};
 
-use crate::{Answer, Ask, Error, Route, endpoint};
+use crate::{Answer, Ask, Error, Route, Services, endpoint};
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
@@ -41,7 +41,7 @@ async fn make_join(ask: Ask<prepare_join_event::v1::Request>) -> Answer<prepare_
     Ok(answer)
 }
 
-async fn send_join(ask: Ask<create_join_event::v2::Request>) -> Answer<create_join_event::v2::Response> {
+pub(super) async fn send_join(ask: Ask<create_join_event::v2::Request>) -> Answer<create_join_event::v2::Response> {
     let create_join_event::v2::Request { room_id, event_id, pdu, .. } = ask.request;
     let entrance = ask.services.rooms.let_in(&ask.session.server, &room_id, &event_id, object(&pdu)?).await?;
     let mut answer = create_join_event::v2::RoomState::new();
@@ -58,7 +58,7 @@ async fn make_leave(ask: Ask<prepare_leave_event::v1::Request>) -> Answer<prepar
     Ok(prepare_leave_event::v1::Response::new(Some(template.version), json(&template.event)?))
 }
 
-async fn send_leave(ask: Ask<create_leave_event::v2::Request>) -> Answer<create_leave_event::v2::Response> {
+pub(super) async fn send_leave(ask: Ask<create_leave_event::v2::Request>) -> Answer<create_leave_event::v2::Response> {
     let create_leave_event::v2::Request { room_id, event_id, pdu, .. } = ask.request;
     ask.services.rooms.let_go(&ask.session.server, &room_id, &event_id, object(&pdu)?).await?;
     Ok(create_leave_event::v2::Response::new())
@@ -81,12 +81,6 @@ async fn send_knock(ask: Ask<create_knock_event::v1::Request>) -> Answer<create_
 async fn invite(ask: Ask<create_invite::v2::Request>) -> Answer<create_invite::v2::Response> {
     let request = &ask.request;
     let object = object(&request.event)?;
-    let invited = object.get("state_key").and_then(|key| key.as_str()).and_then(|key| key.try_into().ok());
-    if let Some(user_id) = invited
-        && let Err(error) = ask.services.users.get_account(user_id).await
-    {
-        return Err(error.into());
-    }
     let invitation = Invitation {
         room_id: &request.room_id,
         event_id: &request.event_id,
@@ -94,8 +88,23 @@ async fn invite(ask: Ask<create_invite::v2::Request>) -> Answer<create_invite::v
         event: &object,
         shown: &request.invite_room_state,
     };
-    let signed = ask.services.rooms.be_invited(&ask.session.server, invitation).await.map_err(incompatible)?;
+    let signed = take_invitation(&ask.services, &ask.session.server, invitation).await?;
     Ok(create_invite::v2::Response::new(json(&signed)?))
+}
+
+/// Answers the event with this server's signature, if the invited user is of this server.
+pub(super) async fn take_invitation(
+    services: &Services,
+    origin: &ServerName,
+    invitation: Invitation<'_>,
+) -> Result<CanonicalJsonObject, Error> {
+    let invited = invitation.event.get("state_key").and_then(|key| key.as_str()).and_then(|key| key.try_into().ok());
+    if let Some(user_id) = invited
+        && let Err(error) = services.users.get_account(user_id).await
+    {
+        return Err(error.into());
+    }
+    services.rooms.be_invited(origin, invitation).await.map_err(incompatible)
 }
 
 async fn exchange_invite(ask: Ask<exchange_invite::v1::Request>) -> Answer<exchange_invite::v1::Response> {

@@ -1,7 +1,7 @@
 //! What other servers get, and what those get who aren't.
 
 use http::{Method, StatusCode};
-use ruma::{ServerName, server_name};
+use ruma::{CanonicalJsonObject, RoomVersionId, ServerName, server_name};
 use serde_json::{Value, json};
 
 use crate::testing::{Server, refusal, with_federating_server};
@@ -172,6 +172,69 @@ async fn a_third_party_learns_who_brought_a_token() {
         assert_eq!(refusal(wrong), (401, "M_UNKNOWN_TOKEN".to_owned()));
         let of_another = "/_matrix/client/v3/user/@bob:a.test/openid/request_token";
         assert_eq!(refusal(server.ask(Method::POST, of_another, Some(&alice), "{}").await).0, 403);
+    })
+    .await;
+}
+
+/// An event of b.test, with its id.
+fn sealed(event: &Value, version: &str) -> (String, Value) {
+    let version = RoomVersionId::try_from(version).expect("it is a version");
+    let rules = model::rules_of(&version).expect("it is supported");
+    let object: CanonicalJsonObject = serde_json::from_value(event.clone()).expect("it is canonical");
+    let pdu = model::Pdu::seal(object, &rules, &peers::testing::key_of(them())).expect("it is an event");
+    (pdu.event_id.to_string(), serde_json::from_str(&pdu.json).expect("it is JSON"))
+}
+
+#[tokio::test]
+async fn who_joins_and_leaves_in_the_first_form_is_answered_in_it() {
+    with_federating_server(&[them()], async |server| {
+        let (alice, _) = server.register("alice").await;
+        for version in ["1", "2", "3", "5", "10"] {
+            let wish = json!({ "preset": "public_chat", "room_version": version });
+            let room = server.post("/_matrix/client/v3/createRoom", Some(&alice), wish).await;
+            let room = room["room_id"].as_str().expect("there is a room");
+            for membership in ["join", "leave"] {
+                let make = format!("/_matrix/federation/v1/make_{membership}/{room}/@bob:b.test?ver={version}");
+                let (_, template) = asked_by_them(&server, Method::GET, &make, None).await;
+                assert_eq!(template["room_version"], version, "{template}");
+                let (event_id, event) = sealed(&template["event"], version);
+                let event_id = event_id.replace('/', "%2F").replace('+', "%2B");
+                let send = format!("/_matrix/federation/v1/send_{membership}/{room}/{event_id}");
+                let (status, answer) = asked_by_them(&server, Method::PUT, &send, Some(event)).await;
+                assert_eq!((status, &answer[0]), (StatusCode::OK, &json!(200)), "{version} {membership}: {answer}");
+                let told = answer[1]["state"].as_array().map_or(0, Vec::len);
+                assert_eq!(told > 0, membership == "join", "{version} {membership}: {answer}");
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_invitation_in_the_first_form_is_signed_and_answered_in_it() {
+    with_federating_server(&[them()], async |server| {
+        let (alice, _) = server.register("alice").await;
+        let (event_id, mut event) = sealed(
+            &json!({
+                "type": "m.room.member", "sender": "@bob:b.test", "state_key": "@alice:a.test", "room_id": "!r:b.test",
+                "content": { "membership": "invite" }, "depth": 5, "origin_server_ts": 1, "auth_events": [],
+                "prev_events": [["$before:b.test", { "sha256": "aGFzaA" }]],
+            }),
+            "1",
+        );
+        let create = json!({ "type": "m.room.create", "state_key": "", "sender": "@bob:b.test", "content": { "room_version": "2" } });
+        event["unsigned"] = json!({ "invite_room_state": [create] });
+        let path = format!("/_matrix/federation/v1/invite/!r:b.test/{event_id}");
+        let (status, answer) = asked_by_them(&server, Method::PUT, &path, Some(event)).await;
+        assert_eq!((status, &answer[0]), (StatusCode::OK, &json!(200)), "{answer}");
+        let signed = &answer[1]["event"];
+        assert_eq!(signed["event_id"], json!(event_id));
+        for name in [us(), them()] {
+            assert!(signed["signatures"][name.as_str()]["ed25519:test"].is_string(), "{signed}");
+        }
+        let shown = server.get("/_matrix/client/v3/sync", Some(&alice)).await;
+        let shown = &shown["rooms"]["invite"]["!r:b.test"]["invite_state"]["events"];
+        assert!(shown.as_array().is_some_and(|shown| shown.iter().any(|event| event["type"] == "m.room.create")), "{shown}");
     })
     .await;
 }
