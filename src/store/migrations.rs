@@ -52,6 +52,7 @@ const SHARED: &[Step] = migrations![
     36 "0036_timed_messages",
     37 "0037_file_transfers",
     40 "0040_held_messages",
+    43 "0043_oauth",
 ];
 
 /// What only SQLite knows.
