@@ -24,7 +24,7 @@ CREATE TABLE oauth_codes (
 CREATE INDEX oauth_codes_by_expiry ON oauth_codes (expires_at);
 
 CREATE TABLE oauth_sessions (
-    user_id TEXT NOT NULL,
+    user_id TEXT NOT NULL,           -- whose it is
     device_id TEXT NOT NULL,         -- the device whose session was opened by the OAuth 2.0 API
     client_id TEXT NOT NULL,         -- by which client
     scope TEXT NOT NULL,             -- what it may do, words with spaces between

@@ -81,7 +81,7 @@ async fn change(ask: PlainAsk) -> Result<Response, Error> {
             };
             Ok(page::redirect(&here))
         }
-        "end" => match services.users.end_session_of(user_id, <&DeviceId>::from(form.text("device_id"))).await {
+        "end" => match services.users.end_own_session(user_id, <&DeviceId>::from(form.text("device_id"))).await {
             Ok(()) => Ok(page::redirect(&format!("{here}?action=org.matrix.devices_list"))),
             Err(error) => Ok(page::refused(services, &error)),
         },

@@ -4,6 +4,7 @@
 
 use axum::response::Response;
 use http::Method;
+use model::Refusal as _;
 use ruma::UserId;
 use url::{Url, form_urlencoded::Serializer};
 use users::oauth::{AUTHORIZATION_CODE, CodeWish, OauthClient, OauthError, Scope};
@@ -18,8 +19,6 @@ use crate::{
     Error, Needs, Route, Services,
     endpoint::{PlainAsk, plain_endpoint},
 };
-use model::Refusal as _;
-
 /// RFC 7636, 4.2: the length of a SHA-256 in base64url.
 const CHALLENGE: usize = 43;
 

@@ -4,6 +4,7 @@
 
 use axum::response::Response;
 use http::{Method, StatusCode};
+use model::{Kind, Refusal};
 use url::Url;
 use users::{
     oauth::OauthError,
@@ -169,8 +170,8 @@ enum SignInFault {
     Request(#[from] OauthError),
 }
 
-impl model::Refusal for SignInFault {
-    fn kind(&self) -> model::Kind {
+impl Refusal for SignInFault {
+    fn kind(&self) -> Kind {
         match self {
             Self::Sso(error) => error.kind(),
             Self::Request(error) => error.kind(),

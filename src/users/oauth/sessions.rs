@@ -103,7 +103,7 @@ impl Users {
     }
 
     /// Ends a session of a user, as they have said on this server's page; its device goes with it.
-    pub async fn end_session_of(&self, user_id: &UserId, device_id: &DeviceId) -> Result<(), DeviceError> {
+    pub async fn end_own_session(&self, user_id: &UserId, device_id: &DeviceId) -> Result<(), DeviceError> {
         self.device_of(user_id, device_id).await?;
         self.remove_devices(user_id, &[device_id]).await?;
         Ok(())
