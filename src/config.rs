@@ -24,8 +24,8 @@ pub use self::{
     secret::Secret,
     sections::{
         Accounts, Applications, Broadcasts, Bus, Cache, Calls, Cascade, ClientApi, Database, Email, EmailTls, Events,
-        Federation, LinkKind, Listen, LogFormat, Logging, Media, MediaStorage, Metrics, Outbound, Push, Rate,
-        RateLimits, Realtime, Registration, Rooms, Search, Sync, Tls,
+        Federation, LinkKind, Listen, LogFormat, Logging, Media, MediaStorage, Metrics, Oauth, Outbound, Push, Rate,
+        RateLimits, Realtime, Registration, Rooms, Search, Sso, SsoProvider, Sync, Tls,
     },
     service_url::ServiceUrl,
 };
@@ -59,6 +59,8 @@ pub struct Config {
     pub email: Email,
     pub accounts: Accounts,
     pub applications: Applications,
+    pub oauth: Oauth,
+    pub sso: Sso,
     pub rate_limits: RateLimits,
     pub rooms: Rooms,
     pub calls: Calls,
@@ -93,6 +95,8 @@ impl Default for Config {
             email: Email::default(),
             accounts: Accounts::default(),
             applications: Applications::default(),
+            oauth: Oauth::default(),
+            sso: Sso::default(),
             rate_limits: RateLimits::default(),
             rooms: Rooms::default(),
             calls: Calls::default(),

@@ -274,7 +274,7 @@ impl Homeserver {
 
         let services = Arc::new(Services {
             config: settings::api_config(&config),
-            public_baseurl: config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned()),
+            public_baseurl: settings::public_baseurl(&config),
             dependencies: dependencies(links.as_ref(), bus.as_ref(), nodes.cache(), &media),
             limits: users.limits(),
             media,

@@ -39,6 +39,7 @@ pub struct ServerBuilder {
     settings: Vec<(String, String, Value)>,
     data_dir: Option<PathBuf>,
     federation: Option<Federation>,
+    is_public: bool,
 }
 
 /// What a server among others has besides.
@@ -56,6 +57,12 @@ impl ServerBuilder {
     /// Sets `key` of `[section]` in `config.toml`; an empty section means the top of the file.
     pub fn set(mut self, section: &str, key: &str, value: impl Into<Value>) -> Self {
         self.settings.push((section.to_owned(), key.to_owned(), value.into()));
+        self
+    }
+
+    /// Tells it where it is reached, so that it has pages to send browsers to.
+    pub fn public(mut self) -> Self {
+        self.is_public = true;
         self
     }
 
@@ -98,6 +105,9 @@ impl ServerBuilder {
         put(&mut settings, "", "data_dir", data_dir.display().to_string().into());
         put(&mut settings, "", "keys_dir", folder.path().join("keys").display().to_string().into());
         put(&mut settings, "listen", "client", address.to_string().into());
+        if self.is_public {
+            put(&mut settings, "", "public_baseurl", format!("http://{address}").into());
+        }
         put(&mut settings, "database", "url", database_url.into());
         if let Some(federation) = &self.federation {
             federation.configure(&mut settings, folder.path());
@@ -179,7 +189,13 @@ impl Server {
 
     /// A server whose settings are still open.
     pub fn builder(engine: &Engine) -> ServerBuilder {
-        ServerBuilder { engine: engine.clone(), settings: Vec::new(), data_dir: None, federation: None }
+        ServerBuilder {
+            engine: engine.clone(),
+            settings: Vec::new(),
+            data_dir: None,
+            federation: None,
+            is_public: false,
+        }
     }
 
     /// Another node of the same deployment: its own process, folder and addresses; the same database, keys, media and settings. Other

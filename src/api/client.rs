@@ -79,6 +79,7 @@ pub(crate) fn routes() -> Vec<Route> {
         media::routes(),
         membership::routes(),
         notifications::routes(),
+        crate::oauth::routes(),
         openid::routes(),
         presence::routes(),
         profile::routes(),

@@ -124,7 +124,7 @@ impl Error {
         }
     }
 
-    fn of(refusal: &(dyn Refusal + 'static)) -> Self {
+    pub(crate) fn of(refusal: &(dyn Refusal + 'static)) -> Self {
         let (status, errcode) = words_for(refusal.kind());
         let message = told(refusal);
         let error = Self::new(status, refusal.errcode().unwrap_or(errcode), message);

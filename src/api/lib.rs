@@ -16,6 +16,7 @@ mod json_path;
 pub mod logs;
 pub mod native;
 mod needs;
+mod oauth;
 mod operator;
 mod problem;
 mod router;

@@ -503,6 +503,86 @@ impl Default for Applications {
     }
 }
 
+/// `[oauth]`: the OAuth 2.0 API.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Oauth {
+    /// Whether clients may come by it; needs `public_baseurl`.
+    pub enabled: bool,
+}
+
+impl Default for Oauth {
+    fn default() -> Self {
+        Self { enabled: true }
+    }
+}
+
+/// `[sso]`: signing in by other providers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Sso {
+    /// Beginnings of addresses to which a login token is handed without asking.
+    pub trusted_redirects: Vec<String>,
+    /// The providers, in the order in which people are shown them; need `public_baseurl`.
+    pub providers: Vec<SsoProvider>,
+}
+
+/// `[[sso.providers]]`: an OpenID Connect provider.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SsoProvider {
+    /// What it is called in addresses.
+    pub id: String,
+    /// What people are shown.
+    pub name: String,
+    /// By which clients choose a picture: `google`, `github`, `gitlab`, `apple`, `facebook`, `twitter`.
+    pub brand: Option<String>,
+    /// What it calls itself, and where its discovery document is.
+    pub issuer: Url,
+    /// What it calls this server.
+    pub client_id: String,
+    /// By what this server shows itself; unset: it is a public client.
+    pub client_secret: Option<Secret>,
+    /// What is asked for.
+    #[serde(default = "default_scopes")]
+    pub scopes: Vec<String>,
+    /// Which claim becomes the user name.
+    #[serde(default = "default_localpart_claim")]
+    pub localpart_claim: String,
+    /// Which claim becomes the display name.
+    #[serde(default = "default_display_name_claim")]
+    pub display_name_claim: String,
+    /// Which claim becomes the e-mail address.
+    #[serde(default = "default_email_claim")]
+    pub email_claim: String,
+    /// Whether who comes for the first time gets an account.
+    #[serde(default = "yes")]
+    pub register: bool,
+    /// Whether an account that has the name already is theirs.
+    #[serde(default)]
+    pub link_by_name: bool,
+}
+
+fn default_scopes() -> Vec<String> {
+    ["openid", "profile", "email"].map(String::from).to_vec()
+}
+
+fn default_localpart_claim() -> String {
+    "preferred_username".to_owned()
+}
+
+fn default_display_name_claim() -> String {
+    "name".to_owned()
+}
+
+fn default_email_claim() -> String {
+    "email".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
 /// `[rate_limits]`: how often somebody may do something.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default)]

@@ -22,6 +22,8 @@ use url::Url;
 use users::{
     AccountsConfig, ApplicationsConfig, CallsConfig, DirectoryConfig, HashCosts, RateLimitsConfig, RegistrationConfig,
     RemoteUsersConfig, UsersConfig,
+    oauth::OauthConfig,
+    sso::{SsoConfig, SsoProvider},
 };
 use zeroize::Zeroizing;
 
@@ -82,7 +84,36 @@ pub(super) fn users_config(config: &Config) -> UsersConfig {
             turn_lifetime: config.calls.turn_lifetime,
             livekit_url: config.calls.livekit_url.as_ref().map(ToString::to_string),
         },
+        oauth: OauthConfig { enabled: config.oauth.enabled },
+        sso: sso_config(config),
+        public_baseurl: public_baseurl(config),
     }
+}
+
+fn sso_config(config: &Config) -> SsoConfig {
+    let provider = |provider: &config::SsoProvider| SsoProvider {
+        id: provider.id.clone(),
+        name: provider.name.clone(),
+        brand: provider.brand.clone(),
+        issuer: provider.issuer.as_str().trim_end_matches('/').to_owned(),
+        client_id: provider.client_id.clone(),
+        client_secret: provider.client_secret.as_ref().map(|secret| secret.expose().to_owned()),
+        scopes: provider.scopes.clone(),
+        localpart_claim: provider.localpart_claim.clone(),
+        display_name_claim: provider.display_name_claim.clone(),
+        email_claim: provider.email_claim.clone(),
+        register: provider.register,
+        link_by_name: provider.link_by_name,
+    };
+    SsoConfig {
+        providers: config.sso.providers.iter().map(provider).collect(),
+        trusted_redirects: config.sso.trusted_redirects.clone(),
+    }
+}
+
+/// Where clients and browsers reach this server, without a slash at the end.
+pub(super) fn public_baseurl(config: &Config) -> Option<String> {
+    config.public_baseurl.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned())
 }
 
 /// The mail relay, if there is one.

@@ -50,6 +50,8 @@ pub fn insert_account(write: &mut Write, account: &AccountRow) {
 /// Sets the password.
 pub fn set_password_hash(write: &mut Write, user_id: &UserId, hash: Option<&str>) {
     write.run("UPDATE accounts SET password_hash = $2 WHERE user_id = $1", args![user_id.as_str(), hash]);
+    // Whoever has signed in on this server's pages by the password of before does so again.
+    write.run("DELETE FROM browser_sessions WHERE user_id = $1", args![user_id.as_str()]);
 }
 
 /// Sets the password to another hash of the same one, unless it was changed meanwhile.

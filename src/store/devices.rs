@@ -72,6 +72,7 @@ pub fn remove_device(write: &mut Write, user_id: &UserId, device_id: &DeviceId) 
     for delete in [
         "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2",
         "DELETE FROM refresh_tokens WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM oauth_sessions WHERE user_id = $1 AND device_id = $2",
         "DELETE FROM one_time_keys WHERE user_id = $1 AND device_id = $2",
         "DELETE FROM fallback_keys WHERE user_id = $1 AND device_id = $2",
         "DELETE FROM device_keys WHERE user_id = $1 AND device_id = $2",

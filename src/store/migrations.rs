@@ -54,6 +54,7 @@ const SHARED: &[Step] = migrations![
     40 "0040_held_messages",
     41 "0041_sliding_sync",
     42 "0042_pushers",
+    43 "0043_oauth",
     44 "0044_delayed_events",
 ];
 

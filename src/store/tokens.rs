@@ -110,6 +110,7 @@ pub fn remove_tokens_of_device(write: &mut Write, user_id: &UserId, device_id: &
     for delete in [
         "DELETE FROM access_tokens WHERE user_id = $1 AND device_id = $2",
         "DELETE FROM refresh_tokens WHERE user_id = $1 AND device_id = $2",
+        "DELETE FROM oauth_sessions WHERE user_id = $1 AND device_id = $2",
     ] {
         write.run(delete, args![user_id.as_str(), device_id.as_str()]);
     }

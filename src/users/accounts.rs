@@ -337,7 +337,7 @@ impl Users {
     }
 
     /// Asks whoever is asked before somebody makes an account.
-    async fn ask_registration(&self, user_id: &UserId) -> Result<(), RegisterError> {
+    pub(crate) async fn ask_registration(&self, user_id: &UserId) -> Result<(), RegisterError> {
         let Some(gate) = self.gate.on(gate::Act::Register, user_id) else { return Ok(()) };
         let content = to_raw_value(&json!({ "username": user_id.localpart() })).expect("a text is JSON");
         let proposal = Proposal {

@@ -10,6 +10,7 @@ mod accounts;
 mod admin_register;
 pub mod applications;
 mod approvals;
+mod browsers;
 mod calls;
 mod config;
 mod cross_signing;
@@ -28,6 +29,7 @@ mod key_updates;
 mod last_seen;
 mod limits;
 mod login;
+pub mod oauth;
 mod openid;
 mod own_email;
 mod passwords;
@@ -44,6 +46,7 @@ mod second_factor;
 mod secrets;
 mod security;
 mod server_user;
+pub mod sso;
 mod suspensions;
 mod tickets;
 mod timeouts;
@@ -64,6 +67,7 @@ use store::Store;
 pub use accounts::{Account, AccountError, NewAccount, RegisterError, Registered, Registration};
 pub use admin_register::AdminRegistration;
 pub use approvals::{ApprovalError, PendingAccount};
+pub use browsers::{BROWSER_LIFETIME, SignIn};
 pub use calls::{CallsConfig, TurnCredentials};
 pub use config::{AccountsConfig, ApplicationsConfig, HashCosts, Rate, RateLimitsConfig, RegistrationConfig};
 pub use cross_signing::{CrossSigningUpload, SignatureFailures};
@@ -117,6 +121,12 @@ pub struct UsersConfig {
     pub directory: DirectoryConfig,
     /// `[calls]`.
     pub calls: CallsConfig,
+    /// `[oauth]`.
+    pub oauth: oauth::OauthConfig,
+    /// `[sso]`.
+    pub sso: sso::SsoConfig,
+    /// Where browsers reach this server, without a slash at the end; `None`: there are no pages to send them to.
+    pub public_baseurl: Option<String>,
 }
 
 /// What the nodes of a deployment have in common besides the database.
@@ -159,6 +169,8 @@ pub struct Users {
     bans: ip_bans::Bans,
     door: accounts::Door,
     gate: GateSlot,
+    /// Who else vouches for people.
+    sso: sso::Providers,
 }
 
 impl Users {
@@ -220,6 +232,7 @@ impl Users {
             suspensions: suspensions::Suspensions::default(),
             bans: ip_bans::Bans::default(),
             door: accounts::Door::of(&config.registration),
+            sso: sso::Providers::of(&config.sso),
             gate: GateSlot::default(),
             config,
             store,

@@ -12,6 +12,7 @@ use ruma::{
 use store::{
     Write,
     accounts::{AccountRow, replace_password_hash},
+    browser_sessions::remove_browsers_of,
     devices::remove_device,
     tokens::{claim_login_token, insert_login_token},
 };
@@ -168,9 +169,25 @@ impl Users {
     }
 
     async fn try_login(&self, request: LoginRequest<'_>, address: IpAddr) -> Result<NewSession, LoginError> {
-        self.limits.check_login_from(address).await?;
         check_device_id(request.device_id).map_err(|_| LoginError::DeviceId)?;
-        let user_id = match request.credentials {
+        let user_id = self.check_person(&request.credentials, address).await?;
+        let LoginRequest { device_id, device_name: display_name, tokens, .. } = request;
+        let device = NewDevice { device_id, display_name, tokens, application: None };
+        let mut write = Write::new();
+        let session = self.open_session(&mut write, &user_id, device);
+        self.store.commit(write).await?;
+        self.opened(&session);
+        Ok(session)
+    }
+
+    /// Who says what only they can say, slowly for those who guess. Nobody whose account is closed or locked.
+    pub(crate) async fn check_person(
+        &self,
+        credentials: &Credentials<'_>,
+        address: IpAddr,
+    ) -> Result<OwnedUserId, LoginError> {
+        self.limits.check_login_from(address).await?;
+        let user_id = match *credentials {
             Credentials::Password { identifier, password, code } => {
                 let user_id = self.user_of_identifier(identifier)?;
                 self.limits.check_login_to(user_id.as_str()).await?;
@@ -180,17 +197,17 @@ impl Users {
             }
             Credentials::Token(token) => self.use_login_token(token).await?,
         };
-        let account = self.store.custody().find(&user_id).await?;
-        if account.is_some_and(|account| account.locked_at.is_some()) {
-            return Err(LoginError::Locked);
+        self.check_may_enter(&user_id).await?;
+        Ok(user_id)
+    }
+
+    /// Refuses who may do nothing now.
+    pub(crate) async fn check_may_enter(&self, user_id: &UserId) -> Result<(), LoginError> {
+        match self.store.custody().find(user_id).await? {
+            Some(account) if account.deactivated_at.is_some() => Err(LoginError::Deactivated),
+            Some(account) if account.locked_at.is_some() => Err(LoginError::Locked),
+            _ => Ok(()),
         }
-        let LoginRequest { device_id, device_name: display_name, tokens, .. } = request;
-        let device = NewDevice { device_id, display_name, tokens, application: None };
-        let mut write = Write::new();
-        let session = self.open_session(&mut write, &user_id, device);
-        self.store.commit(write).await?;
-        self.opened(&session);
-        Ok(session)
     }
 
     /// Who is meant. A user of another server is nobody who could log in here.
@@ -279,11 +296,19 @@ impl Users {
         auth: Option<&AuthData>,
     ) -> Result<(String, std::time::Duration), Refused> {
         self.authorize(&Act::MakeLoginToken, Some(session), auth).await?;
+        Ok(self.give_login_token(&session.user_id).await?)
+    }
+
+    /// A token by which somebody logs in, once, and how long it is good.
+    pub(crate) async fn give_login_token(
+        &self,
+        user_id: &UserId,
+    ) -> Result<(String, std::time::Duration), store::Error> {
         let token = new_token("clt");
         let lifetime = self.config.accounts.login_token_lifetime;
         let now = self.now();
         let mut write = Write::new();
-        insert_login_token(&mut write, &hash_of(&token), &session.user_id, now, now + millis(lifetime));
+        insert_login_token(&mut write, &hash_of(&token), user_id, now, now + millis(lifetime));
         self.store.commit(write).await?;
         Ok((token, lifetime))
     }
@@ -318,7 +343,10 @@ impl Users {
     pub async fn logout_all(&self, session: &Session) -> Result<(), store::Error> {
         let devices = self.store.devices().list(&session.user_id).await?;
         let ids: Vec<&DeviceId> = devices.iter().map(|device| &*device.device_id).collect();
-        self.remove_devices(&session.user_id, &ids).await
+        self.remove_devices(&session.user_id, &ids).await?;
+        let mut write = Write::new();
+        remove_browsers_of(&mut write, &session.user_id);
+        self.store.commit(write).await.map(drop)
     }
 
     pub(crate) async fn remove_devices(&self, user_id: &UserId, devices: &[&DeviceId]) -> Result<(), store::Error> {

@@ -96,6 +96,11 @@ impl Users {
         let purpose = act.purpose();
         let who = session.map_or("", |session| session.user_id.as_str());
         let purpose = [purpose.as_str(), who];
+        if let (Act::ReplaceSigningKeys, Some(session)) = (act, session)
+            && self.store.oauth().session(&session.user_id, &session.device_id).await?.is_some()
+        {
+            return self.authorize_by_oauth(session, &purpose).await;
+        }
         let flows = self.flows(act);
         let Some(auth) = auth else {
             return Err(challenge(flows, self.begin(&purpose), Vec::new(), None));
@@ -133,6 +138,23 @@ impl Users {
             }
         }
         if is_complete(&flows, &completed) { Ok(()) } else { Err(challenge(flows, text, completed, None)) }
+    }
+
+    /// A session that came by the OAuth 2.0 API is never asked for a password: its user says on this server's page that it may. The
+    /// client asks again when that is done, with nothing but the name of the session.
+    ///
+    /// Spec: <https://spec.matrix.org/v1.19/client-server-api/#oauth-authentication>
+    async fn authorize_by_oauth(&self, session: &Session, purpose: &[&str]) -> Result<(), Refused> {
+        if self.store.oauth().may_reset_keys(&session.user_id, self.now()).await? {
+            return Ok(());
+        }
+        let base = self.config.public_baseurl.as_deref().unwrap_or_default();
+        let page = serde_json::json!({ "url": format!("{base}/oauth2/account?action=org.matrix.cross_signing_reset") });
+        let params = serde_json::json!({ "m.oauth": page });
+        let mut info = UiaaInfo::new(vec![AuthFlow::new(vec![AuthType::OAuth])]);
+        info.session = Some(self.begin(purpose));
+        info.params = serde_json::value::to_raw_value(&params).ok();
+        Err(Refused::Challenge(Box::new(info)))
     }
 
     fn flows(&self, act: &Act) -> Vec<AuthFlow> {

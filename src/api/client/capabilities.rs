@@ -6,7 +6,7 @@
 
 use model::supported_room_versions;
 use ruma::api::client::discovery::{
-    discover_homeserver::{self, HomeserverInfo},
+    discover_homeserver,
     get_capabilities::{
         self,
         v3::{
@@ -20,7 +20,7 @@ use ruma::api::client::discovery::{
 
 use serde_json::json;
 
-use crate::{Answer, Ask, Error, Route, endpoint, json_endpoint};
+use crate::{Answer, Ask, Error, Route, endpoint, json_endpoint, oauth};
 
 /// The versions of the specification whose client-server API this server speaks. A new one is added when what it
 /// brought is there.
@@ -29,7 +29,7 @@ const VERSIONS: &[&str] =
 
 /// The endpoints of this file.
 pub(crate) fn routes() -> Vec<Route> {
-    vec![endpoint(versions), json_endpoint(capabilities), endpoint(well_known)]
+    vec![endpoint(versions), json_endpoint(capabilities), json_endpoint(well_known)]
 }
 
 async fn versions(_: Ask<get_supported_versions::Request>) -> Answer<get_supported_versions::Response> {
@@ -65,11 +65,18 @@ async fn capabilities(ask: Ask<get_capabilities::v3::Request>) -> Answer<String>
     Ok(json!({ "capabilities": capabilities }).to_string())
 }
 
-async fn well_known(ask: Ask<discover_homeserver::Request>) -> Answer<discover_homeserver::Response> {
-    let Some(base_url) = ask.services.public_baseurl.clone() else {
+async fn well_known(ask: Ask<discover_homeserver::Request>) -> Answer<String> {
+    let Some(base_url) = &ask.services.public_baseurl else {
         return Err(Error::not_found("this server has no `public_baseurl`"));
     };
-    let mut response = discover_homeserver::Response::new(HomeserverInfo::new(base_url));
-    response.rtc_foci = super::calls::transports_of(&ask.services);
-    Ok(response)
+    let mut answer = json!({ "m.homeserver": { "base_url": base_url } });
+    let transports = super::calls::transports_of(&ask.services);
+    if !transports.is_empty() {
+        answer["org.matrix.msc4143.rtc_foci"] = json!(transports);
+    }
+    // Clients from before `auth_metadata` look for it here.
+    if let Some(authentication) = oauth::well_known(&ask.services) {
+        answer["org.matrix.msc2965.authentication"] = authentication;
+    }
+    Ok(answer.to_string())
 }

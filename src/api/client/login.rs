@@ -14,7 +14,7 @@ use ruma::{
             get_login_token,
             get_login_types::{
                 self,
-                v3::{LoginType, PasswordLoginType, TokenLoginType},
+                v3::{IdentityProvider, LoginType, PasswordLoginType, SsoLoginType, TokenLoginType},
             },
             logout, logout_all, refresh_token,
         },
@@ -28,6 +28,7 @@ use users::{Credentials, LoginRequest, TokenStyle};
 use crate::{
     Answer, Ask, Error, Needs, Route,
     endpoint::{self, PlainAsk, endpoint, plain_endpoint},
+    oauth::has_sso,
 };
 
 /// The endpoints of this file.
@@ -43,10 +44,20 @@ pub(crate) fn routes() -> Vec<Route> {
     ]
 }
 
-async fn login_types(_: Ask<get_login_types::v3::Request>) -> Answer<get_login_types::v3::Response> {
+async fn login_types(ask: Ask<get_login_types::v3::Request>) -> Answer<get_login_types::v3::Response> {
     let mut by_token = TokenLoginType::new();
     by_token.get_login_token = true;
-    let flows = vec![LoginType::Password(PasswordLoginType::new()), LoginType::Token(by_token)];
+    let mut flows = vec![LoginType::Password(PasswordLoginType::new()), LoginType::Token(by_token)];
+    if has_sso(&ask.services) {
+        let provider = |provider: &users::sso::SsoProvider| {
+            let mut shown = IdentityProvider::new(provider.id.clone(), provider.name.clone());
+            shown.brand = provider.brand.as_deref().map(Into::into);
+            shown
+        };
+        let mut by_sso = SsoLoginType::new();
+        by_sso.identity_providers = ask.services.users.sso_providers().iter().map(provider).collect();
+        flows.push(LoginType::Sso(by_sso));
+    }
     Ok(get_login_types::v3::Response::new(flows))
 }
 
