@@ -20,7 +20,7 @@ impl Store {
     /// The users of `server` whose name or localpart has `term` in it, or whose id is `term`; by id.
     ///
     /// Found are those who share a room with the asker or are in a room that is listed, or that everybody may enter or read; and,
-    /// whatever their rooms, the one whose whole id is asked for. The asker is found as by others. Upper and lower case are the same, beyond ASCII only if the
+    /// whatever their rooms, the one whose whole id is asked for. The asker is found where everybody would be. Upper and lower case are the same, beyond ASCII only if the
     /// whole of `term` is written as the name is.
     pub async fn search_users(
         &self,
@@ -36,7 +36,7 @@ impl Store {
             LEFT JOIN profiles n ON n.user_id = a.user_id AND n.field = 'displayname'
             LEFT JOIN profiles p ON p.user_id = a.user_id AND p.field = 'avatar_url'
             WHERE a.deactivated_at IS NULL
-                AND (a.user_id = $2 OR (
+                AND ((a.user_id = $2 AND a.user_id <> $1) OR (
                     (a.user_id LIKE $3 ESCAPE '\' OR LOWER(n.value) LIKE $4 ESCAPE '\' OR n.value LIKE $5 ESCAPE '\')
                     AND EXISTS (
                         SELECT 1

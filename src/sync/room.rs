@@ -134,16 +134,19 @@ impl Look<'_> {
 
     pub(crate) async fn summary(&self, nid: RoomNid, membership: &Membership) -> Result<Summary, SyncError> {
         let context = self.room_context(nid, membership).await?;
-        let (joined, invited) = (context.joined, context.invited);
-        if context.is_named {
-            return Ok(Summary { heroes: None, joined, invited });
-        }
-        let mut heroes: Vec<OwnedUserId> =
+        let heroes = if context.is_named { None } else { Some(self.heroes(nid, membership).await?) };
+        Ok(Summary { heroes, joined: context.joined, invited: context.invited })
+    }
+
+    /// After whom a room may be called, were it nameless.
+    pub(crate) async fn heroes(&self, nid: RoomNid, membership: &Membership) -> Result<Vec<OwnedUserId>, SyncError> {
+        let context = self.room_context(nid, membership).await?;
+        let heroes: Vec<OwnedUserId> =
             context.heroes.iter().filter(|hero| *hero != self.user_id()).take(HEROES).cloned().collect();
-        if heroes.is_empty() {
-            heroes = self.sync.shared.store.sync().heroes(nid, self.user_id(), HEROES as i64).await?;
+        if !heroes.is_empty() {
+            return Ok(heroes);
         }
-        Ok(Summary { heroes: Some(heroes), joined, invited })
+        Ok(self.sync.shared.store.sync().heroes(nid, self.user_id(), HEROES as i64).await?)
     }
 
     /// A room that the reader left, or was put out of: up to then.

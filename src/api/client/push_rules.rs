@@ -23,9 +23,9 @@ pub(crate) fn routes() -> Vec<Route> {
         endpoint(all),
         endpoint(global),
         plain_endpoint(Method::GET, "/_matrix/client/v3/pushrules/global/{kind}/", Needs::User, of_kind),
-        plain_endpoint(Method::PUT, "/_matrix/client/v3/pushrules/", Needs::Nobody, nowhere),
-        plain_endpoint(Method::GET, "/_matrix/client/v3/pushrules/{*rest}", Needs::Nobody, nowhere),
-        plain_endpoint(Method::PUT, "/_matrix/client/v3/pushrules/{*rest}", Needs::Nobody, nowhere),
+        plain_endpoint(Method::PUT, "/_matrix/client/v3/pushrules/", Needs::User, nowhere),
+        plain_endpoint(Method::GET, "/_matrix/client/v3/pushrules/{*rest}", Needs::User, nowhere),
+        plain_endpoint(Method::PUT, "/_matrix/client/v3/pushrules/{*rest}", Needs::User, nowhere),
         endpoint(get),
         endpoint(put),
         endpoint(delete),
@@ -63,7 +63,8 @@ async fn of_kind(ask: PlainAsk) -> Result<Response, Error> {
 }
 
 /// Below the push rules, but none of them, and nothing of one.
-async fn nowhere(_: PlainAsk) -> Result<Response, Error> {
+async fn nowhere(ask: PlainAsk) -> Result<Response, Error> {
+    ask.session().await?;
     let text = "the path is no push rule's: it is global, then a kind, then the rule's id, then nothing, `actions` or `enabled`";
     Err(Error::invalid_param(text))
 }

@@ -193,12 +193,12 @@ impl View<'_> {
             }
         };
         if !is_named {
-            room.heroes = Some(self.heroes(nid, summary.heroes).await?);
+            room.heroes = Some(self.named_heroes(nid, self.look.heroes(nid, membership).await?).await?);
         }
         Ok(())
     }
 
-    async fn heroes(
+    async fn named_heroes(
         &self,
         nid: RoomNid,
         heroes: Vec<OwnedUserId>,
