@@ -189,7 +189,7 @@ fn a_token_changed_in_any_byte_is_refused() {
             _ => changed.insert(at, change),
         }
         let Ok(value) = HeaderValue::from_bytes(&changed) else { return Ok(()) };
-        let says_the_same = value.to_str().is_ok_and(|text| text.trim().split_whitespace().eq(original.split(' ')));
+        let says_the_same = value.to_str().is_ok_and(|text| text.split_whitespace().eq(original.split(' ')));
         let headers = HeaderMap::from_iter([(header::AUTHORIZATION, value)]);
         prop_assert!(says_the_same || runtime.block_on(verify(&peers, &headers, b"")).is_err());
     });
