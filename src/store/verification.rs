@@ -96,6 +96,13 @@ impl Verification<'_> {
         self.0.query(FIND, args![user_id.as_str()]).await?.first().map(|row| row.text(0)).transpose()
     }
 
+    /// The addresses of an account, each with when it was proved.
+    pub async fn emails_of(&self, user_id: &UserId) -> Result<Vec<(String, Millis)>, Error> {
+        const FIND: &str = "SELECT email, verified_at FROM emails WHERE user_id = $1 ORDER BY verified_at, email";
+        let rows = self.0.query(FIND, args![user_id.as_str()]).await?;
+        rows.iter().map(|row| Ok((row.text(0)?, row.int(1)?))).collect()
+    }
+
     /// The code that was sent last.
     pub async fn code(&self, email: &str, purpose: &str) -> Result<Option<CodeRow>, Error> {
         const FIND: &str = "SELECT sent_at, attempts FROM verification_codes WHERE email = $1 AND purpose = $2";

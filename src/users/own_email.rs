@@ -1,5 +1,6 @@
 //! The e-mail address of one's own account: which it is, another one, none.
 
+use model::Millis;
 use store::{
     Write,
     verification::{insert_email, remove_emails},
@@ -12,6 +13,11 @@ impl Users {
     /// The address of whoever asks.
     pub async fn own_email(&self, session: &Session) -> Result<Option<String>, EmailError> {
         Ok(self.store.verification().email_of(&session.user_id).await?)
+    }
+
+    /// The addresses of whoever asks, each with when it was proved to be theirs, milliseconds since 1970.
+    pub async fn own_emails(&self, session: &Session) -> Result<Vec<(String, Millis)>, EmailError> {
+        Ok(self.store.verification().emails_of(&session.user_id).await?)
     }
 
     /// Sets the address of whoever asks, who shows that it is theirs by a code for [`CodePurpose::Change`], and that they are

@@ -237,6 +237,12 @@ async fn one_s_own_address_changes_by_a_code_and_the_password() {
         set(&alice, first, "00000000", "alice's password").await.problem(403, "wrong_code");
         assert_eq!(set(&alice, "Alice@mail.example", &code, "alice's password").await.ok()["email"], first);
         assert_eq!(alice.get(me).await.ok()["email"], first);
+        let of_matrix = alice.get("account/3pid").await.ok();
+        assert_eq!(
+            (&of_matrix["threepids"][0]["medium"], &of_matrix["threepids"][0]["address"]),
+            (&json!("email"), &json!(first))
+        );
+        assert_eq!(bob.get("account/3pid").await.ok(), json!({ "threepids": [] }));
         set(&bob, first, &code, "bob's password").await.problem(403, "wrong_code");
         // Another takes its place, and who reads the first is told.
         let code = code_for(&alice, second).await.code();
