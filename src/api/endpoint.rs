@@ -192,7 +192,7 @@ pub struct Route {
 }
 
 impl Route {
-    /// Serves the same at one more path. Path arguments that it lacks, from the right, are empty.
+    /// Serves the same at one more path. Path arguments that it lacks, from the right, are empty; those that it has more are left out.
     #[must_use]
     pub fn also_at(mut self, path: &'static str) -> Self {
         self.paths.push(path);
@@ -371,7 +371,7 @@ where
     let mut body = Incoming::Unread(body);
     let session = R::Authentication::authenticate(&parts, &mut body, address, &services).await?;
     let mut path_args = path_arguments(&mut parts).await?;
-    path_args.resize(arguments.max(path_args.len()), String::new());
+    path_args.resize(arguments, String::new());
     let body = match body {
         Incoming::Read(body) => body,
         Incoming::Unread(body) => read_json(&parts.method, body, services.config.max_body).await?,

@@ -119,6 +119,8 @@ impl Rooms {
             && redaction.room_nid == room.nid
         {
             let because: Raw<Value> = render(&redaction, Map::new());
+            // Not in the specification; clients have it from other servers.
+            unsigned.insert("redacted_by".into(), redaction.pdu.event_id.as_str().into());
             unsigned.insert("redacted_because".into(), because.deserialize().unwrap_or(Value::Null));
         }
         Ok(unsigned)

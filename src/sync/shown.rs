@@ -305,6 +305,8 @@ impl Events {
             if let Some(redaction) = &shown.event.redacted_by
                 && let Some(redaction) = self.store.events().find(redaction).await?
             {
+                // The id alone is not in the specification; clients have it from other servers.
+                let _ = write!(common, ",\"redacted_by\":{}", quoted(redaction.pdu.event_id.as_str()));
                 common.push_str(",\"redacted_because\":");
                 common.push_str(Shown::new((*redaction).clone()).body());
                 common.push('}');

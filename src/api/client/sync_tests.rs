@@ -433,6 +433,7 @@ async fn a_redacted_message_is_told_without_its_content() {
         let redacted = events.iter().find(|e| e["event_id"] == json!(event)).expect("it is still there");
         assert_eq!(redacted["content"], json!({}));
         assert_eq!(redacted["unsigned"]["redacted_because"]["content"]["reason"], "typo");
+        assert_eq!(redacted["unsigned"]["redacted_by"], redacted["unsigned"]["redacted_because"]["event_id"]);
         assert_eq!(events.last().map(|e| e["redacts"].clone()), Some(json!(event)));
     })
     .await;

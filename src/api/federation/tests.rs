@@ -54,6 +54,8 @@ async fn everybody_may_ask_for_the_version_and_for_keys() {
 
         let vouched = server.get("/_matrix/key/v2/query/b.test", None).await;
         assert_both_signed(&vouched["server_keys"][0]);
+        let by_key = server.get("/_matrix/key/v2/query/b.test/ed25519:1", None).await;
+        assert_eq!(by_key, vouched, "as servers used to ask");
         let wish = json!({ "server_keys": { "b.test": {}, "gone.test": {} } });
         let vouched = server.post("/_matrix/key/v2/query", None, wish).await;
         assert_eq!(vouched["server_keys"].as_array().map(Vec::len), Some(1));
